@@ -1,0 +1,48 @@
+# Every target sets up what it needs in a local virtual environment; only Python >= 3.11 and pip are assumed.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The first interpreter that is new enough and can make a virtual environment; `make PYTHON=...` overrides.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: demo test bench lint clean help
+# Two installs into one environment must not overlap.
+.NOTPARALLEL:
+
+help:
+	@echo "make demo | test | bench | lint | clean"
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m engine demo
+
+# Cheapest first: style, types, behaviour, and the wheel as a user would install it.
+test: lint
+	$(BIN)/python -m pytest
+	$(BIN)/python tests/wheel_check.py
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is written last, so an interrupted set-up is done again.
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "Python >= 3.11 with venv is needed (make PYTHON=/path/to/python)"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.bench $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

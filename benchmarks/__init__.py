@@ -1,0 +1,1 @@
+"""What eagerloop costs and saves, measured."""

@@ -1,0 +1,98 @@
+"""eagerloop: asynchronous eager execution for NumPy, native to asyncio."""
+
+import sys as _sys
+
+from engine import ops as ops, testing as testing
+from engine.config import Config
+from engine.context import (
+    Executor,
+    allow_sync,
+    device,
+    device_policy,
+    disable_eager_execution,
+    enable_eager_execution,
+    executing_eagerly,
+    execution_mode,
+    get_config,
+    get_device_policy,
+    get_execution_mode,
+    list_devices,
+)
+from engine.custom import op
+from engine.devices.base import Device
+from engine.dispatch import INTERNAL as _INTERNAL
+from engine.errors import (
+    BlockingSyncError,
+    DevicePlacementError,
+    EagerNotEnabledError,
+    ExecutorClosedError,
+    OpCancelledError,
+    QueueFullError,
+    UnknownDeviceError,
+    UnknownShapeError,
+)
+from engine.executor import Statistics
+from engine.modes import (
+    ASYNC,
+    DEVICE_PLACEMENT_EXPLICIT,
+    DEVICE_PLACEMENT_SILENT,
+    DEVICE_PLACEMENT_SILENT_FOR_INT32,
+    DEVICE_PLACEMENT_WARN,
+    SYNC,
+    DevicePolicy,
+    ExecutionMode,
+)
+from engine.planning.op import ShapeDtype
+from engine.scopes import scope
+from engine.sync import as_completed, clear_errors, drain, gather, synchronize, wait
+from handles import CancelOutcome
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASYNC",
+    "DEVICE_PLACEMENT_EXPLICIT",
+    "DEVICE_PLACEMENT_SILENT",
+    "DEVICE_PLACEMENT_SILENT_FOR_INT32",
+    "DEVICE_PLACEMENT_WARN",
+    "SYNC",
+    "BlockingSyncError",
+    "CancelOutcome",
+    "Config",
+    "Device",
+    "DevicePlacementError",
+    "DevicePolicy",
+    "EagerNotEnabledError",
+    "ExecutionMode",
+    "Executor",
+    "ExecutorClosedError",
+    "OpCancelledError",
+    "QueueFullError",
+    "ShapeDtype",
+    "Statistics",
+    "UnknownDeviceError",
+    "UnknownShapeError",
+    "allow_sync",
+    "as_completed",
+    "clear_errors",
+    "device",
+    "device_policy",
+    "disable_eager_execution",
+    "drain",
+    "enable_eager_execution",
+    "executing_eagerly",
+    "execution_mode",
+    "gather",
+    "get_config",
+    "get_device_policy",
+    "get_execution_mode",
+    "list_devices",
+    "op",
+    "ops",
+    "scope",
+    "synchronize",
+    "testing",
+    "wait",
+]
+
+_INTERNAL.update(name for name in _sys.modules if name.partition(".")[0] in ("engine", "handles"))

@@ -1,0 +1,90 @@
+"""The configuration of an executor: plain values, checked when made, compared by value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+DEFAULT_PENDING_OPS = 32_768
+DEFAULT_PENDING_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Config:
+    """How an executor runs; every field is honoured.
+
+    Raises `ValueError` for a value out of range and `TypeError` for one of the wrong type, naming the field.
+    """
+
+    device_count: Mapping[str, int] = field(default_factory=lambda: {"CPU": 1})
+    """Logical devices per kind. A kind that is not named has none, apart from CPU, which has one."""
+    intra_op_parallelism_threads: int = 0
+    """Threads that one op may use; 0 shares all cores among the ops that may run at once."""
+    inter_op_parallelism_threads: int = 0
+    """Independent ops of one device that may run at once; 0 is automatic: one after the other, in dispatch order."""
+    allow_soft_placement: bool = True
+    """Whether a missing device falls back to CPU:0 (logged) instead of raising."""
+    log_device_placement: bool = False
+    """Whether each dispatch logs op name and device on logger `engine.placement`."""
+    operation_timeout_in_ms: int = 0
+    """Milliseconds after which a sync point raises `TimeoutError`; 0 is never."""
+    max_pending_ops: int = DEFAULT_PENDING_OPS
+    """Ops in flight past which dispatch itself executes queued work; the low-water mark is half of it."""
+    max_pending_bytes: int = DEFAULT_PENDING_BYTES
+    """Bytes of snapshotted operands in flight past which dispatch itself executes queued work."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device_count", _device_count(self.device_count))
+        for name in ("intra_op_parallelism_threads", "inter_op_parallelism_threads", "operation_timeout_in_ms"):
+            object.__setattr__(self, name, _integer(name, getattr(self, name), least=0))
+        for name in ("max_pending_ops", "max_pending_bytes"):
+            object.__setattr__(self, name, _integer(name, getattr(self, name), least=1))
+        for name in ("allow_soft_placement", "log_device_placement"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"Config.{name} must be a bool, but got {getattr(self, name)!r}")
+
+    def __hash__(self) -> int:
+        values = (getattr(self, entry.name) for entry in fields(self) if entry.name != "device_count")
+        return hash((*values, tuple(self.device_count.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return _restore, (values | {"device_count": dict(self.device_count)},)
+
+
+def check_config(config: Config | None) -> None:
+    """Raise `TypeError` unless `config` is a `Config` or None."""
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config must be an engine.Config, but got {type(config)}")
+
+
+def _restore(values: dict[str, Any]) -> Config:
+    return Config(**values)
+
+
+def _integer(name: str, value: object, *, least: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"Config.{name} must be an integer, but got {value!r}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"Config.{name} must be an integer, but got {value!r}") from None
+    if number < least:
+        raise ValueError(f"Config.{name} must be at least {least}, but got {number}")
+    return number
+
+
+def _device_count(value: object) -> Mapping[str, int]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"Config.device_count must be a mapping of device kind to number, but got {value!r}")
+    counts = {"CPU": 1}
+    for kind, count in value.items():
+        if not isinstance(kind, str):
+            raise TypeError(f"Config.device_count must have device kinds (str) as keys, but got {kind!r}")
+        if not kind.isidentifier():
+            raise ValueError(f"Config.device_count must have device kinds such as 'CPU' as keys, but got {kind!r}")
+        counts[kind.upper()] = _integer(f"device_count[{kind!r}]", count, least=1)
+    return MappingProxyType(dict(sorted(counts.items())))

@@ -1,0 +1,127 @@
+"""`@engine.op`: the user's own functions, sync and async, as ops."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, overload
+
+import numpy as np
+
+from engine.context import current
+from engine.planning.op import Op, ShapeDtype
+from handles.base import Handle
+
+Function = Callable[..., Any]
+
+
+@overload
+def op(
+    function: Function, /, *, name: str | None = None, num_outputs: int = 1, shape: Any = None
+) -> Callable[..., Any]: ...
+@overload
+def op(
+    function: None = None, /, *, name: str | None = None, num_outputs: int = 1, shape: Any = None
+) -> Callable[[Function], Callable[..., Any]]: ...
+
+
+def op(function: Function | None = None, /, *, name: str | None = None, num_outputs: int = 1, shape: Any = None) -> Any:
+    """Make an op of a Python function: arrays in, an array (or a tuple of `num_outputs` arrays) out.
+
+    A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
+    beside compute. Arrays arrive read-only; whatever is not an array, a handle or a sequence of them is passed as it
+    is. Contextvars are those of the dispatch. `shape` makes shape and dtype known before the op has run: a
+    `(shape, dtype)` pair, or a function of the operands' `ShapeDtype`s that returns one (a tuple of them for several
+    outputs).
+
+    Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` below 1; the op itself raises
+    `TypeError` at the call where the arguments do not fit the function's signature.
+    """
+    if function is None:
+        return functools.partial(op, name=name, num_outputs=num_outputs, shape=shape)
+    if not callable(function):
+        raise TypeError(f"engine.op makes ops of functions, but got {function!r}")
+    if isinstance(num_outputs, bool) or not isinstance(num_outputs, int) or num_outputs < 1:
+        raise ValueError(f"num_outputs must be an integer, 1 or more, but got {num_outputs!r}")
+    return _make(function, name or str(getattr(function, "__name__", type(function).__name__)), num_outputs, shape)
+
+
+def _make(function: Function, name: str, outputs: int, shape: Any) -> Callable[..., Any]:
+    called: Any = function if inspect.isroutine(function) else type(function).__call__
+    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    signature = _signature(function)
+
+    def kernel(*operands: Any, arguments: Any) -> Any:
+        args, kwargs = _fill(arguments, operands)
+        return function(*args, **kwargs)
+
+    row = Op(name, kernel, infer=_inference(shape, outputs), ns=None, outputs=outputs, coroutine=coroutine, view=True)
+
+    @functools.wraps(function)
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        if signature is not None:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from None
+        operands: list[Any] = []
+        arguments = _take((args, kwargs), operands)
+        handles = current().dispatch_several(row, tuple(operands), {"arguments": arguments})
+        return handles[0] if outputs == 1 else handles
+
+    return dispatch
+
+
+def _signature(function: Function) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None  # a builtin that does not tell
+
+
+class _Operand:
+    """In the arguments of a call: the place of the operand of that number."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _take(value: Any, operands: list[Any]) -> Any:
+    """The arguments with their arrays taken out: those are operands, snapshotted and placed as such."""
+    if isinstance(value, Handle | np.ndarray):
+        operands.append(value)
+        return _Operand(len(operands) - 1)
+    if isinstance(value, list | tuple) and (type(value) in (list, tuple)):
+        return type(value)(_take(each, operands) for each in value)
+    if type(value) is dict:
+        return {key: _take(each, operands) for key, each in value.items()}
+    return value
+
+
+def _fill(value: Any, operands: tuple[Any, ...]) -> Any:
+    if isinstance(value, _Operand):
+        return operands[value.number]
+    if type(value) in (list, tuple):
+        return type(value)(_fill(each, operands) for each in value)
+    if type(value) is dict:
+        return {key: _fill(each, operands) for key, each in value.items()}
+    return value
+
+
+def _inference(shape: Any, outputs: int) -> Callable[..., Any] | None:
+    if shape is None:
+        return None
+
+    def one(result: Any) -> ShapeDtype:
+        lengths, dtype = result
+        return ShapeDtype((lengths,) if isinstance(lengths, int) else tuple(lengths), np.dtype(dtype))
+
+    def infer(*operands: Any, arguments: Any) -> Any:
+        args, kwargs = _fill(arguments, operands)
+        result = shape(*args, **kwargs) if callable(shape) else shape
+        return one(result) if outputs == 1 else tuple(map(one, result))
+
+    return infer

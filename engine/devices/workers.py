@@ -1,0 +1,90 @@
+"""Threads that run kernels: one cache for the process, so that idle executors hold none.
+
+A worker belongs to whoever submitted its job, and goes back to the cache when the job ends. When the last executor has
+let go of the cache, idle workers end at once and busy ones when their job does. Threads are daemons: a kernel that
+never ends cannot keep the interpreter from exiting.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+Job = Callable[[], None]
+
+
+class Worker:
+    """One thread and the box that its next job is put into; None ends it."""
+
+    __slots__ = ("inbox", "thread")
+
+    def __init__(self, pool: Workers, number: int) -> None:
+        self.inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self.thread = threading.Thread(target=pool.serve, args=(self,), name=f"eagerloop-{number}", daemon=True)
+        self.thread.start()
+
+
+class Workers:
+    """The cache of workers."""
+
+    def __init__(self) -> None:
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)  # threads do not survive a fork
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._users = 0
+        self._started = 0
+
+    def retain(self) -> None:
+        """An executor will submit jobs."""
+        with self._lock:
+            self._users += 1
+
+    def release(self, *, wait: bool) -> None:
+        """That executor is done; `wait` for the threads to end when it is the last and none of them is busy."""
+        with self._lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+            idle, self._idle = self._idle, []
+            workers = list(self._all)
+        for worker in idle:
+            worker.inbox.put(None)
+        if wait:
+            for worker in workers:
+                if worker.thread is not threading.current_thread():
+                    worker.thread.join()
+
+    def submit(self, job: Job) -> None:
+        """Run `job` on a worker."""
+        with self._lock:
+            if self._idle:
+                worker = self._idle.pop()
+            else:
+                self._started += 1
+                worker = Worker(self, self._started)
+                self._all.add(worker)
+        worker.inbox.put(job)
+
+    def serve(self, worker: Worker) -> None:
+        while (job := worker.inbox.get()) is not None:
+            try:
+                job()
+            except BaseException:  # noqa: BLE001 - a defect of the engine: show it, keep the worker
+                sys.excepthook(*sys.exc_info())
+            del job
+            with self._lock:
+                if self._users <= 0:
+                    break
+                self._idle.append(worker)
+        with self._lock:
+            self._all.discard(worker)
+
+
+workers = Workers()

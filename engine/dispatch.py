@@ -1,0 +1,350 @@
+"""Dispatch: from an op and its operands to a record on a queue (ASYNC) or a result (SYNC), and a handle of it.
+
+There is one dispatcher for each combination of executor, mode, device policy, device and group in force. Each has a
+fast path for what nearly every op is: operands that are handles of the same queue, or Python scalars.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from contextvars import copy_context
+from sys import _getframe as frame_at
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.ambient import scope_var
+from engine.devices.base import Device
+from engine.errors import ExecutorClosedError
+from engine.executor import Core, State
+from engine.failures import site
+from engine.modes import DevicePolicy
+from engine.operands import SCALARS, operand
+from engine.placement import Placement, check_copies, describe_copy, place
+from engine.planning.inference import infer_cell
+from engine.planning.op import Op
+from engine.queues.base import Queue, check_may_block
+from engine.queues.device_queue import DeviceQueue
+from engine.queues.waiting import block_until
+from handles.base import Handle
+from handles.cell import PENDING, Cell, Failure
+from handles.eager import EagerHandle
+from handles.pending import AsyncHandle
+
+logger = logging.getLogger("engine.placement")
+
+BYTES_COUNTED = 4096
+"""Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
+
+INTERNAL: set[str] = set()
+"""Names of the modules whose frames are not the user's."""
+
+TRANSFER = Op(
+    "to_device",
+    lambda value: value,
+    infer=lambda value: value,
+    ns=1e-6,
+    view=True,
+)
+"""Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
+
+new = object.__new__
+errstate = np._core.umath._extobj_contextvar.get  # type: ignore[attr-defined]
+DEFAULT_ERRSTATE = copy_context().run(errstate)
+
+
+class Group(Protocol):
+    """What counts the ops dispatched inside it."""
+
+    def admit(self, cell: Cell) -> None: ...
+
+
+def user_frame(depth: int) -> FrameType:
+    """The innermost frame outside the engine, from `depth` frames above the caller on."""
+    frame = frame_at(depth + 1)
+    while frame.f_globals.get("__name__") in INTERNAL and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+class Dispatcher:
+    """Where ops go that are called in one particular set of scopes."""
+
+    def __init__(self, core: Core, policy: DevicePolicy, device: Device | None, group: Group | None) -> None:
+        self.core = core
+        self.policy = policy
+        self.device = device
+        self.group = group
+
+    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+        """Dispatch an op of one result that user code called through one function of the engine."""
+        raise NotImplementedError
+
+    def dispatch_slowly(
+        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+    ) -> tuple[Handle, ...]:
+        """Dispatch any op: convert and place its operands, keep its context, tell its group."""
+        raise NotImplementedError
+
+    def dispatch_several(
+        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None
+    ) -> tuple[Handle, ...]:
+        """Dispatch an op of several results."""
+        return self.dispatch_slowly(op, args, params, user_frame(2))
+
+    # What both modes share
+
+    def _place(self, op: Op, operands: list[Any], frame: FrameType) -> Device:
+        """Decide the device; replace operands that are elsewhere by copies."""
+        core = self.core
+        inputs = [each.home.device if each.__class__ is Cell else None for each in operands]
+        known = [None if where is None else core.resolve(where) for where in inputs]
+        requested = None if self.device is None else core.resolve(self.device)
+        placement = place(known, requested, core.default_device)
+        if placement.copies:
+            check_copies(op.name, placement, known, self.policy, lambda index: _is_int32(operands[index]))
+            for index in placement.copies:
+                if self.policy is DevicePolicy.WARN:
+                    self._warn(op, placement, known, index, frame)
+                operands[index] = self.copy(operands[index], placement.device, frame)
+        return placement.device
+
+    def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
+        """The cell's value on another device; a copy that still lives is used again."""
+        raise NotImplementedError
+
+    def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
+        """The handle's value on another device, whatever the policy."""
+        raise NotImplementedError
+
+    def _warn(self, op: Op, placement: Placement, inputs: list[Device | None], index: int, frame: FrameType) -> None:
+        call = (frame.f_code, frame.f_lasti, index)
+        if call in warned:
+            return
+        warned.add(call)
+        logger.warning(
+            "before computing %r at %s %s. This triggers a copy, which can be a performance bottleneck.",
+            op.name,
+            site(frame.f_code, frame.f_lasti),
+            describe_copy(placement, inputs, index),
+        )
+
+    def _log(self, op: Op, device: Device) -> None:
+        if self.core.config.log_device_placement:
+            logger.info("%s: %s", op.name, device)
+
+
+warned: set[tuple[Any, int, int]] = set()
+"""Call sites that a placement warning was given for."""
+
+
+def _is_int32(operand: Any) -> bool:
+    return infer_cell(operand).dtype == np.int32
+
+
+class AsyncDispatcher(Dispatcher):
+    """Queues the op and returns a non-ready handle."""
+
+    def __init__(self, core: Core, policy: DevicePolicy, device: Device | None, group: Group | None) -> None:
+        super().__init__(core, policy, device, group)
+        self.queue = core.queues[core.default_device]
+        self.plain = device is None and group is None and not core.config.log_device_placement
+
+    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+        queue = self.queue
+        operands: list[Any] = []
+        for value in args:
+            cls = value.__class__
+            if cls is AsyncHandle:
+                value = value._cell
+                home = value.home
+                if home is not queue:
+                    if operands or home.owner is not self.core:
+                        break
+                    queue = home
+            elif cls not in SCALARS:
+                break
+            operands.append(value)
+        else:
+            if self.plain and op.known and op.outputs == 1 and errstate() is DEFAULT_ERRSTATE:
+                frame = frame_at(2)
+                if frame.f_globals["__name__"] in INTERNAL:
+                    frame = user_frame(2)
+                cell = Cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
+                if len(queue.pending) >= queue.room:
+                    self.core.make_room(queue, op.name)
+                queue.push(cell)
+                if not queue.scheduled:
+                    queue.kick()
+                handle = new(AsyncHandle)
+                handle._cell = cell
+                return handle
+        return self.dispatch_slowly(op, args, params, user_frame(2))[0]
+
+    def dispatch_slowly(
+        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+    ) -> tuple[Handle, ...]:
+        check_open(self.core, op)
+        operands = [operand(value, keep=True) for value in args]
+        queue = self.core.queues[self._place(op, operands, frame)]
+        record = Cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
+        if not op.known or errstate() is not DEFAULT_ERRSTATE:
+            record.extend().context = copy_context()
+        if op.outputs != 1:
+            make_outputs(record)
+        handles = handles_of(record, AsyncHandle)
+        self._submit(record, queue, operands)
+        return handles
+
+    def _submit(self, record: Cell, queue: DeviceQueue, operands: list[Any]) -> None:
+        op: Op = record.op
+        if len(queue.pending) >= queue.room or self.core.pending_bytes >= self.core.config.max_pending_bytes:
+            self.core.make_room(queue, op.name)
+        nbytes = sum(each.nbytes for each in operands if isinstance(each, np.ndarray))
+        if nbytes >= BYTES_COUNTED:
+            self.core.hold_bytes(record, nbytes)
+        if self.group is not None:
+            self.group.admit(record)
+        self._log(op, queue.device)
+        queue.push(record)
+        if not queue.scheduled:
+            queue.kick()
+
+    def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
+        return handle_of(self.copy(handle._cell, self.core.resolve(device), frame), AsyncHandle)
+
+    def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
+        rare = cell.extend()
+        if rare.copies is None:
+            rare.copies = weakref.WeakValueDictionary()
+        queue = self.core.queues[device]
+        copy: Cell | None = rare.copies.get(queue)
+        if copy is None:
+            copy = Cell(TRANSFER, (cell,), None, queue, frame.f_code, frame.f_lasti)
+            rare.copies[queue] = copy
+            self._submit(copy, queue, [])
+        return copy
+
+
+class SyncDispatcher(Dispatcher):
+    """Runs the op inline and returns a concrete handle, or raises the op's error."""
+
+    def __init__(self, core: Core, policy: DevicePolicy, device: Device | None, group: Group | None) -> None:
+        super().__init__(core, policy, device, group)
+        self.queue = core.inline[core.default_device]
+        config = core.config
+        self.plain = (
+            device is None
+            and not config.log_device_placement
+            and len(core.devices) == 1
+            and config.intra_op_parallelism_threads == 0
+        )
+
+    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+        if self.plain and op.known and op.outputs == 1:
+            values: list[Any] = []
+            for value in args:
+                cls = value.__class__
+                if cls is EagerHandle:
+                    cell = value._cell
+                    value = cell.value
+                    if value.__class__ is not np.ndarray or cell.home is not self.queue:
+                        break
+                elif cls not in SCALARS:
+                    break
+                values.append(value)
+            else:
+                if self.core.state is State.OPEN:
+                    try:
+                        value = op.kernel(*values) if params is None else op.kernel(*values, **params)
+                    except Exception as error:
+                        error.add_note(note(op, self.queue.device, user_frame(2)))
+                        raise
+                    if value.__class__ is not np.ndarray:
+                        value = np.asarray(value)
+                    cell = Cell(op, (), None, self.queue, None, 0)
+                    cell.value = value
+                    handle = new(EagerHandle)
+                    handle._cell = cell
+                    return handle
+        return self.dispatch_slowly(op, args, params, user_frame(2))[0]
+
+    def dispatch_slowly(
+        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+    ) -> tuple[Handle, ...]:
+        check_open(self.core, op)
+        operands = [operand(value, keep=op.view) for value in args]
+        queue = self.core.inline[self._place(op, operands, frame)]
+        values = [_ready_value(each, op) if each.__class__ is Cell else each for each in operands]
+        record = Cell(op, (), params, queue, frame.f_code, frame.f_lasti)
+        if not op.known:
+            record.extend().context = copy_context()
+        if op.outputs != 1:
+            make_outputs(record)
+        self._log(op, queue.device)
+        handles = handles_of(record, EagerHandle)
+        queue.run(record, values)
+        if record.value.__class__ is Failure:
+            record.value.throw()
+        return handles
+
+    def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
+        return handle_of(self.copy(handle._cell, self.core.resolve(device), frame), EagerHandle)
+
+    def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
+        queue = self.core.inline[device]
+        copy = Cell(TRANSFER, (), None, queue, frame.f_code, frame.f_lasti)
+        queue.run(copy, [_ready_value(cell, TRANSFER)])
+        return copy
+
+
+def _ready_value(cell: Cell, op: Op) -> Any:
+    """The value of an operand of a SYNC op, waited for where it is not ready."""
+    if cell.value is PENDING:
+        if scope_var.get().kernel is not None:
+            check_may_block(cell, f"{op.name}()")
+        home = cell.home
+        assert isinstance(home, Queue)
+        block_until(cell, home.owner.timeout)
+    value = cell.value
+    if isinstance(value, Failure):
+        value.throw()
+    return value
+
+
+def check_open(core: Core, op: Op) -> None:
+    """Raise `ExecutorClosedError` unless the executor takes work."""
+    if core.state is not State.OPEN:
+        raise ExecutorClosedError(f"{op.name!r} was dispatched to an executor that is {core.state.value}")
+
+
+def make_outputs(record: Cell) -> None:
+    """Give a record with several results a cell for each."""
+    op: Op = record.op
+    outputs = []
+    for _ in range(op.outputs):
+        output = Cell(op, (record,), None, record.home, record.code, record.lasti)
+        output.extend().record = record
+        outputs.append(output)
+    record.extend().outputs = tuple(outputs)
+
+
+def handles_of(record: Cell, cls: type[Handle]) -> tuple[Handle, ...]:
+    """The handles of a record's results."""
+    rare = record.rare
+    cells = rare.outputs if rare is not None and rare.outputs else (record,)
+    return tuple(handle_of(cell, cls) for cell in cells)
+
+
+def handle_of(cell: Cell, cls: type[Handle]) -> Handle:
+    handle = new(cls)
+    handle._cell = cell
+    return handle
+
+
+def note(op: Op, device: Device, frame: FrameType) -> str:
+    """The note of an op that failed inline."""
+    function = f" in {frame.f_code.co_qualname}"
+    return f"op {op.name!r} on {device}, dispatched at {site(frame.f_code, frame.f_lasti)}{function}"

@@ -1,0 +1,38 @@
+"""The errors that the engine itself raises."""
+
+from __future__ import annotations
+
+
+class EagerNotEnabledError(RuntimeError):
+    """An op was called outside any eager scope, in a program that has not enabled eager execution."""
+
+
+class ExecutorClosedError(RuntimeError):
+    """An op was dispatched to an executor that takes no more work."""
+
+
+class BlockingSyncError(ValueError):
+    """A blocking sync where blocking would freeze a running event loop, or could never end.
+
+    It is a `ValueError` because the array API standard has lazy arrays raise that from `bool()`.
+    """
+
+
+class DevicePlacementError(ValueError):
+    """The device policy forbids the copy that an op would need."""
+
+
+class UnknownDeviceError(ValueError):
+    """A device that this executor does not have."""
+
+
+class UnknownShapeError(ValueError):
+    """The shape or dtype of a result that only running its op can tell."""
+
+
+class OpCancelledError(RuntimeError):
+    """The op was cancelled before it had a result."""
+
+
+class QueueFullError(RuntimeError):
+    """The high-water mark is reached and nothing of what is pending can be executed inline."""

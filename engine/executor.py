@@ -1,0 +1,246 @@
+"""The core of an executor: the devices of one configuration, their queues, and what is in flight on them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from engine.ambient import program
+from engine.config import Config
+from engine.devices.base import Device
+from engine.devices.blas import core_count
+from engine.devices.registry import make_devices
+from engine.devices.workers import workers
+from engine.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
+from engine.failures import Ledger, raise_together
+from engine.loops import AbstractEventLoop
+from engine.planning.op import Op
+from engine.queues.device_queue import SLICE, DeviceQueue
+from engine.queues.inline import InlineQueue
+from handles.cell import Cell
+from handles.eager import EagerHandle
+
+logger = logging.getLogger("engine.placement")
+
+
+class State(Enum):
+    """The life of an executor."""
+
+    NEW = "not entered yet"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What an executor has done and is doing, at one moment."""
+
+    state: str
+    """`not entered yet`, `open` or `closed`."""
+    completed: int
+    """Ops that ended with a value, SYNC ones apart."""
+    failed: int
+    """Ops that ended with an error, dependents of failed ones included."""
+    cancelled: int
+    """Ops that were cancelled."""
+    pending: int
+    """Ops in flight: queued, waiting for operands, or running."""
+    running: int
+    """Ops that run on workers or as tasks of the loop."""
+    pending_bytes: int
+    """Bytes of snapshotted operands in flight."""
+
+
+class Core:
+    """The devices of one configuration and their queues; made at the first op, bound to one loop or to none."""
+
+    def __init__(self, config: Config, loop: AbstractEventLoop | None) -> None:
+        self.config = config
+        self.loop = loop
+        self.state = State.OPEN
+        self.ledger = Ledger()
+        self.timeout = config.operation_timeout_in_ms / 1000 or None
+        self.pending_bytes = 0
+        self._released = False
+        self._bytes_lock = threading.Lock()
+        self.devices = make_devices(config.device_count)
+        width = config.inter_op_parallelism_threads or 1
+        threads = config.intra_op_parallelism_threads or max(1, core_count() // (width * len(self.devices)))
+        self.queues = {
+            device: DeviceQueue(self, device, backend, loop, width, threads) for device, backend in self.devices.items()
+        }
+        alone = config.intra_op_parallelism_threads or core_count()
+        self.inline = {device: InlineQueue(self, device, backend, alone) for device, backend in self.devices.items()}
+        self.default_device = next(iter(self.devices))
+        self.low_mark = max(1, config.max_pending_ops // 2)
+        workers.retain()
+
+    # In flight
+
+    def in_flight(self) -> int:
+        return sum(queue.in_flight() for queue in self.queues.values())
+
+    def statistics(self) -> Statistics:
+        queues = self.queues.values()
+        failed, cancelled = sum(queue.failed for queue in queues), sum(queue.cancelled for queue in queues)
+        return Statistics(
+            state=self.state.value,
+            completed=sum(queue.completed for queue in queues) - failed,
+            failed=failed,
+            cancelled=cancelled,
+            pending=self.in_flight(),
+            running=sum(queue.running() for queue in queues),
+            pending_bytes=self.pending_bytes,
+        )
+
+    def hold_bytes(self, cell: Cell, nbytes: int) -> None:
+        """Count the snapshots of a record against the high-water mark until it is settled."""
+        cell.extend().nbytes = nbytes
+        with self._bytes_lock:
+            self.pending_bytes += nbytes
+        cell.waiters = [*(cell.waiters or ()), self._free_bytes]
+
+    def _free_bytes(self, cell: Cell) -> None:
+        with self._bytes_lock:
+            self.pending_bytes -= cell.extend().nbytes
+
+    def over_low_mark(self) -> Cell | None:
+        """A record to wait for, when more is in flight than the low-water marks say."""
+        over = self.in_flight() - self.low_mark
+        if over < 0 and self.pending_bytes <= self.config.max_pending_bytes // 2:
+            return None
+        for queue in self.queues.values():
+            cells = queue.unfinished()
+            if cells:
+                return cells[min(max(over // len(self.queues), 0), len(cells) - 1)]
+        return None
+
+    def make_room(self, queue: DeviceQueue, op_name: str) -> None:
+        """Let `queue` take more records: below the high-water marks at once, past them by executing what is queued."""
+        if self.state is not State.OPEN:
+            raise ExecutorClosedError(f"{op_name!r} was dispatched to an executor that is {self.state.value}")
+        while True:
+            free = self.config.max_pending_ops - self.in_flight()
+            if free > 0 and self.pending_bytes < self.config.max_pending_bytes:
+                queue.room = len(queue.pending) + max(1, free // len(self.queues))
+                return
+            self._execute_inline(op_name)
+
+    def _execute_inline(self, op_name: str) -> None:
+        event = threading.Event()
+        queues = self.queues.values()
+        for queue in queues:
+            queue.listen(event, True)
+        try:
+            moved = [queue.drive(SLICE, patient=True) for queue in queues]
+            if any(moved):
+                return
+            if any(queue.blocked_outside() for queue in queues):
+                raise QueueFullError(
+                    f"{op_name!r} was not dispatched: {self.in_flight()} ops are pending (Config.max_pending_ops is "
+                    f"{self.config.max_pending_ops}) and none can be executed here; `await engine.drain()` first"
+                )
+            event.wait(0.1)
+        finally:
+            for queue in queues:
+                queue.listen(event, False)
+
+    # Barriers
+
+    def barriers(self, device: Device | None = None) -> list[Cell]:
+        """Markers behind all that was dispatched so far, on one device or on all."""
+        queues = self.queues.values() if device is None else [self.queues[device]]
+        return [queue.barrier() for queue in queues if queue.in_flight()]
+
+    def raise_failures(self, device: Device | None = None) -> None:
+        """Raise what failed and was not reported yet."""
+        raise_together(self.ledger.take(device), "ops failed")
+
+    # The end
+
+    def cancel_pending(self, why: str) -> None:
+        """Drop what has not started, abandon what has."""
+        for queue in self.queues.values():
+            for cell in queue.unfinished():
+                queue.cancel(cell, why)
+
+    def close(self) -> None:
+        """Take no more work."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        for queue in self.queues.values():
+            queue.room = -1
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give the workers back, once."""
+        if self._released:
+            return
+        self._released = True
+        busy = any(queue.running() for queue in self.queues.values())
+        workers.release(wait=not busy)
+
+    def detach(self) -> None:
+        """The loop shuts down: what is pending stays for whoever asks for it."""
+        for queue in self.queues.values():
+            queue.detach()
+        self.loop = None
+        self.let_go()
+
+    def releaser(self) -> Callable[[], None]:
+        """What gives the workers back when this executor is collected; it must not refer to it."""
+        released = self._released
+        return lambda: None if released else workers.release(wait=False)
+
+    # Devices
+
+    def resolve(self, device: Device) -> Device:
+        """The device itself where this executor has it; CPU:0 under soft placement; else `UnknownDeviceError`."""
+        if device in self.devices:
+            return device
+        known = ", ".join(map(str, self.devices))
+        if not self.config.allow_soft_placement:
+            raise UnknownDeviceError(
+                f"device {device} does not exist; this executor has {known} (Config.device_count says how many; "
+                "Config.allow_soft_placement=True falls back to CPU:0)"
+            )
+        logger.warning(
+            "device %s does not exist, using %s instead; this executor has %s", device, self.default_device, known
+        )
+        return self.default_device
+
+    # What handles need
+
+    @property
+    def namespace(self) -> Any:
+        return program.namespace
+
+    def restorer(self) -> Callable[..., Any]:
+        return restore
+
+
+_CONSTANT = Op("asarray", np.asarray, view=True)
+
+
+def restore(array: np.ndarray[Any, Any], device: str) -> EagerHandle:
+    """The handle of an unpickled value: on the device of that name where there is one here, else on CPU:0."""
+    global _restored
+    if _restored is None:
+        _restored = Core(Config(), None)
+        _restored.close()
+    queue = _restored.inline.get(Device(device)) or _restored.inline[_restored.default_device]
+    cell = Cell(_CONSTANT, (), None, queue, None, 0)
+    cell.value = array
+    handle = object.__new__(EagerHandle)
+    handle._cell = cell
+    return handle
+
+
+_restored: Core | None = None

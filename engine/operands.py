@@ -1,0 +1,43 @@
+"""Operands of an op: handles as their cells, arrays as snapshots that no later write can reach, scalars as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.ambient import program
+from engine.devices.cpu import checked, plain, snapshot
+from handles.base import Handle
+from handles.cell import Cell
+
+SCALARS = frozenset({bool, int, float, complex})
+
+
+def operand(value: Any, *, keep: bool) -> Any:
+    """What a record holds for an operand; `keep` says that the record, or its result, outlives the call."""
+    if isinstance(value, Handle):
+        return value._cell
+    if isinstance(value, np.ndarray):
+        return snapshot(value) if keep else checked(value if value.__class__ is np.ndarray else plain(value))
+    if value.__class__ is Cell:
+        return value
+    if isinstance(value, bool | int | float | complex | np.generic):
+        return value
+    if isinstance(value, list | tuple):
+        if holds_handle(value):
+            return program.namespace.asarray(value)._cell
+        return checked(np.asarray(value))
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        return checked(np.array(value))
+    raise TypeError(
+        "operands must be handles, arrays, Python scalars or nested sequences of them, "
+        f"but got {type(value).__module__}.{type(value).__qualname__}"
+    )
+
+
+def holds_handle(value: Any) -> bool:
+    """Whether there is a handle anywhere inside nested sequences."""
+    if isinstance(value, list | tuple):
+        return any(holds_handle(each) for each in value)
+    return isinstance(value, Handle)

@@ -1,0 +1,1 @@
+"""Planning: pure functions from pending records to what to do with them."""

@@ -1,0 +1,89 @@
+"""Shape and dtype of pending results, from those of the operands; nothing is computed, nobody waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.errors import UnknownShapeError
+from engine.planning.op import ShapeDtype
+from handles.cell import PENDING, Cell, Failure, Rare
+
+
+def infer_cell(cell: Cell) -> ShapeDtype:
+    """The shape and dtype of a cell's result, now or in future.
+
+    Raises what the op will raise where its operands do not fit, and `UnknownShapeError` where nobody can tell.
+    Chains of pending ops may be long, so this walks them with a stack of its own.
+    """
+    stack = [cell]
+    while stack:
+        top = stack[-1]
+        if _known(top) is not None:
+            stack.pop()
+            continue
+        args = _operands(top)
+        missing = [arg for arg in args if arg.__class__ is Cell and _known(arg) is None]
+        if missing and _known(top) is None:
+            stack.extend(missing)
+            continue
+        if top.value is PENDING:
+            _remember(top, args)
+        stack.pop()
+    known = _known(cell)
+    assert known is not None
+    return known
+
+
+def _operands(cell: Cell) -> tuple[Any, ...]:
+    rare = cell.rare
+    return (rare.record or cell).args if rare is not None else cell.args
+
+
+def _known(cell: Cell) -> ShapeDtype | None:
+    value = cell.value
+    if value is PENDING:
+        rare = cell.rare
+        return None if rare is None else rare.inferred
+    if value.__class__ is Failure:
+        rare = cell.rare
+        if rare is not None and rare.inferred is not None:
+            return rare.inferred  # type: ignore[no-any-return]
+        value.throw()
+    return ShapeDtype(value.shape, value.dtype)
+
+
+def _remember(cell: Cell, args: tuple[Any, ...]) -> None:
+    rare = cell.rare
+    record = rare.record or cell if rare is not None else cell
+    op = record.op
+    params = record.params
+    if op.infer is None:
+        if cell.value is PENDING:
+            raise UnknownShapeError(
+                f"the shape and dtype of {op.name!r} are not known before it has run: await the handle first, "
+                "or say them with engine.op(..., shape=...)"
+            )
+        return
+    inferred = op.infer(*[_described(arg) for arg in args], **(params or {}))
+    if cell.value is not PENDING:
+        return  # it was computed meanwhile, and its operands may have been let go
+    if isinstance(inferred, tuple) and not isinstance(inferred, ShapeDtype):
+        outputs = record.extend().outputs
+        for output, its in zip(outputs, inferred, strict=True):
+            output.extend().inferred = its
+    else:
+        (rare or cell.extend()).inferred = inferred
+
+
+def _described(arg: Any) -> Any:
+    """An operand as inference sees it: shape and dtype of arrays, scalars as they are."""
+    if arg.__class__ is Cell:
+        return _known(arg)
+    if isinstance(arg, np.ndarray | np.generic):
+        return ShapeDtype(arg.shape, arg.dtype)
+    return arg
+
+
+__all__ = ["Rare", "infer_cell"]

@@ -1,0 +1,1 @@
+"""Queues: one protocol, an inline implementation (SYNC) and one on `asyncio.Queue` (ASYNC)."""

@@ -1,0 +1,158 @@
+"""Waiting for a cell from a thread that may block, by working off what the cell waits for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from time import monotonic
+from typing import Any
+
+from engine.ambient import scope_var
+from engine.errors import BlockingSyncError, OpCancelledError
+from engine.failures import describe
+from engine.planning.op import Op
+from engine.queues.base import Queue
+from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
+
+SLICE = 0.005
+"""Seconds that a blocked thread drives a queue before it looks at its deadline."""
+RECHECK = 0.1
+"""Seconds after which a blocked thread looks again, whatever it was told."""
+
+NEVER = Cell(Op("never", lambda: None), (), None, None, None, 0)  # type: ignore[arg-type]
+"""An operand that never comes: a record that has it is set aside when its turn comes."""
+
+
+class Countdown:
+    """Calls back once when all of several cells are settled, at once where they are."""
+
+    __slots__ = ("_left", "_lock", "_then")
+
+    def __init__(self, cells: Iterable[Cell], then: Callable[[], object]) -> None:
+        self._then = then
+        self._lock = threading.Lock()
+        self._left = 1
+        for cell in cells:
+            with self._lock:
+                self._left += 1
+            if not add_waiter(cell, self):
+                self(cell)
+        self(None)
+
+    def __call__(self, _: Cell | None) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._then()
+
+
+class Settled:
+    """Awaits that a cell is settled; raises nothing of its own."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._cell.value is PENDING:
+            yield from self._cell.home.wait(self._cell)
+
+
+def record_of(cell: Cell) -> Cell:
+    """The record that settles a cell."""
+    rare = cell.rare
+    return cell if rare is None or rare.record is None else rare.record
+
+
+def pending_operands(record: Cell) -> list[Cell]:
+    """The records that a record needs and that have not been settled."""
+    return [record_of(each) for each in record.args if each.__class__ is Cell and each.value is PENDING]
+
+
+def blockers(cell: Cell) -> list[Cell]:
+    """The records whose queues have to move before the cell can be settled."""
+    stack, seen, found = [record_of(cell)], set(), []
+    while stack:
+        record = stack.pop()
+        if record in seen or record is NEVER:
+            continue
+        seen.add(record)
+        home = record.home
+        assert isinstance(home, Queue)
+        waits_for = home.waiting_for(record)
+        if waits_for:
+            stack.extend(record_of(each) for each in waits_for)
+        else:
+            found.append(record)
+    return found
+
+
+def block_until(cell: Cell, seconds: float | None) -> None:
+    """Block this thread until the cell is settled, driving the queues that it waits for."""
+    deadline = None if seconds is None else monotonic() + seconds
+    event = threading.Event()
+    homes: set[Queue] = set()
+
+    def wake(_: Cell) -> None:
+        event.set()
+
+    if not add_waiter(cell, wake):
+        return
+    try:
+        while cell.value is PENDING:
+            event.clear()
+            if not _drive(cell, event, homes) and cell.value is PENDING:
+                left = RECHECK if deadline is None else min(RECHECK, deadline - monotonic())
+                if left > 0:
+                    event.wait(left)
+            if deadline is not None and monotonic() >= deadline and cell.value is PENDING:
+                raise TimeoutError(timed_out(cell, seconds))
+    finally:
+        remove_waiter(cell, wake)
+        for home in homes:
+            home.listen(event, False)
+
+
+def _drive(cell: Cell, event: threading.Event, homes: set[Queue]) -> bool:
+    """Drive the queues that hold the cell up; whether anything was done."""
+    done = False
+    for record in blockers(cell):
+        home = record.home
+        assert isinstance(home, Queue)
+        if home not in homes:
+            homes.add(home)
+            home.listen(event, True)
+        if record.value is PENDING:
+            home.check_can_end(record)
+        done = home.drive(SLICE, record, patient=True) or done
+    return done
+
+
+def timed_out(cell: Cell, seconds: float | None) -> str:
+    return f"not ready after {seconds:g} s: {describe(cell)}; it is {cell.state}"
+
+
+def cancellation(record: Cell, why: str) -> Failure:
+    """The failure of an op that was cancelled."""
+    error = OpCancelledError(f"op {record.op.name!r} was cancelled: {why}")
+    error.add_note(describe(record))
+    return Failure(error, cancelled=True)
+
+
+def check_not_waiting_for_itself(cell: Cell) -> None:
+    """Raise where an async kernel waits for what cannot be done before the kernel has ended."""
+    kernel = scope_var.get().kernel
+    if kernel is None or kernel.value is not PENDING:
+        return
+    stack, seen = [record_of(cell)], set()
+    while stack:
+        record = stack.pop()
+        if record is kernel:
+            raise BlockingSyncError(
+                f"the kernel of {kernel.op.name!r} waits for something that needs its own result: {describe(cell)}"
+            )
+        if record not in seen:
+            seen.add(record)
+            stack.extend(pending_operands(record))

@@ -1,0 +1,167 @@
+"""Sync points of many handles, or of everything: where errors surface."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterable
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from engine.ambient import scope_var
+from engine.context import current_core
+from engine.devices.base import Device
+from engine.errors import BlockingSyncError
+from engine.executor import Core
+from engine.loops import Waiter, asyncio_loop
+from engine.queues.base import Queue, check_may_block
+from engine.queues.waiting import Settled, block_until, timed_out
+from handles.base import Handle
+from handles.cell import Cell, Failure, add_waiter, remove_waiter
+
+Array = np.ndarray[Any, Any]
+
+
+async def synchronize(device: str | Device | None = None) -> None:
+    """Wait for all that was dispatched before to the executor in force (on one device, where one is named).
+
+    Then raises every failure that nobody was told of yet: one as itself, several as an `ExceptionGroup`. Each is
+    raised once; a second call returns.
+    """
+    core, where = _target(device)
+    for barrier in core.barriers(where):
+        await Settled(barrier)
+    core.raise_failures(where)
+
+
+def wait(device: str | Device | None = None, timeout: float | None = None) -> None:
+    """The blocking twin of `synchronize`; `timeout` is in seconds.
+
+    Raises `TimeoutError`, and `BlockingSyncError` on a thread whose event loop is running.
+    """
+    check_may_block(None, "engine.wait()")
+    core, where = _target(device)
+    limit = core.timeout if timeout is None else min(timeout, core.timeout or timeout)
+    deadline = None if limit is None else monotonic() + limit
+    for barrier in core.barriers(where):
+        block_until(barrier, None if deadline is None else max(0.0, deadline - monotonic()))
+    core.raise_failures(where)
+
+
+def clear_errors() -> None:
+    """Drop the failures of the executor in force that nobody was told of; their handles go on raising them."""
+    current_core().ledger.take()
+
+
+async def drain() -> None:
+    """Wait until what is in flight is below the low-water mark, half of `Config.max_pending_ops` and bytes.
+
+    As `StreamWriter.drain`: call it now and then in a loop that dispatches.
+    """
+    core = current_core()
+    while (cell := core.over_low_mark()) is not None:
+        await Settled(cell)
+    await Turn(core)
+
+
+async def gather(*handles: Handle) -> list[Array]:
+    """The values of the handles, in the order given; the first failure in time is raised, the other ops go on."""
+    async for handle in as_completed(handles):
+        if handle._cell.value.__class__ is Failure:
+            await handle
+    return [await handle for handle in handles]
+
+
+async def as_completed(handles: Iterable[Handle]) -> AsyncIterator[Handle]:
+    """The handles, each when its op has ended; reading one that failed raises its error."""
+    handles = tuple(handles)
+    for index, handle in enumerate(handles):
+        if not isinstance(handle, Handle):
+            raise TypeError(f"argument {index} must be a handle, but got {type(handle).__name__}")
+    waiting: dict[Cell, list[Handle]] = {}
+    for handle in handles:
+        waiting.setdefault(handle._cell, []).append(handle)
+    completions = Completions(waiting)
+    try:
+        while waiting:
+            for handle in waiting.pop(await completions.next()):
+                yield handle
+    finally:
+        completions.close()
+
+
+class Completions:
+    """Tells the cells of a set as they are settled."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self._settled: deque[Cell] = deque()
+        self._left: set[Cell] = set(cells)
+        self._waiter: Waiter | None = None
+        for cell in list(self._left):
+            if not add_waiter(cell, self._note):
+                self._settled.append(cell)
+
+    def _note(self, cell: Cell) -> None:
+        self._settled.append(cell)
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.wake()
+
+    async def next(self) -> Cell:
+        """The next cell that is settled."""
+        while not self._settled:
+            await self._more()
+        cell = self._settled.popleft()
+        self._left.discard(cell)
+        return cell
+
+    async def _more(self) -> None:
+        oldest = next(iter(self._left))
+        self._waiter = waiter = Waiter(asyncio_loop())
+        try:
+            if not self._settled:
+                await Woken(waiter, oldest)
+        finally:
+            self._waiter = None
+
+    def close(self) -> None:
+        for cell in self._left:
+            remove_waiter(cell, self._note)
+
+
+class Woken:
+    """Awaits a waiter, having helped with one of the cells that it is for."""
+
+    __slots__ = ("_cell", "_waiter")
+
+    def __init__(self, waiter: Waiter, cell: Cell) -> None:
+        self._waiter = waiter
+        self._cell = cell
+
+    def __await__(self) -> Generator[Any, None, None]:
+        home = self._cell.home
+        assert isinstance(home, Queue)
+        yield from home.assist(self._cell)
+        if not (yield from self._waiter.wait(home.owner.timeout)):
+            raise TimeoutError(timed_out(self._cell, home.owner.timeout))
+
+
+def _target(device: str | Device | None) -> tuple[Core, Device | None]:
+    if scope_var.get().kernel is not None:
+        raise BlockingSyncError("a kernel cannot wait for everything that was dispatched: that includes itself")
+    core = current_core()
+    return core, None if device is None else core.resolve(Device(device))
+
+
+class Turn:
+    """Awaits nothing, but lets the rest of the program run when this turn of the loop has lasted long enough."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if any(queue.turn_is_over() for queue in self._core.queues.values()):
+            yield

@@ -1,0 +1,243 @@
+"""The handle: an array that may not have been computed yet, seen from outside."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from handles.cell import PENDING, CancelOutcome, Cell, Unready
+from handles.operators import Operators
+
+if TYPE_CHECKING:
+    from types import EllipsisType, NotImplementedType, TracebackType  # noqa: F401
+
+Array = np.ndarray[Any, Any]
+
+
+class Handle(Operators):
+    """The result of an op: a view of a write-once result cell.
+
+    Dropping a handle cancels nothing. `==` is elementwise, `hash` is identity. Everything that needs the value
+    (`bool`, `float`, `item`, `np.asarray`, ...) is an implicit sync point: on a running event loop, in ASYNC mode, it
+    raises `BlockingSyncError` for a non-ready handle, whether the value happens to be there or not.
+    """
+
+    __slots__ = ("__weakref__", "_cell")
+
+    _cell: Cell
+
+    def __init__(self) -> None:
+        raise TypeError(f"{type(self).__name__} is made by ops, not called: use engine.ops.asarray(...)")
+
+    # What is known without waiting
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the result; never waits."""
+        cell = self._cell
+        return cell.home.infer(cell).dtype
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The shape of the result; never waits. A dimension that depends on values not computed yet is None."""
+        cell = self._cell
+        return cell.home.infer(cell).shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions; never waits."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int | None:
+        """The number of elements, None while a dimension is unknown; never waits."""
+        size = 1
+        for length in self.shape:
+            if length is None:
+                return None
+            size *= length
+        return size
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element; never waits."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the result, None while a dimension is unknown; never waits."""
+        size = self.size
+        return None if size is None else size * self.dtype.itemsize
+
+    @property
+    def device(self) -> Any:
+        """The device that holds, or will hold, the result; never waits."""
+        return self._cell.home.device
+
+    def is_ready(self) -> bool:
+        """Whether reading would not wait: the op has finished, with a value or with an error."""
+        cell = self._cell
+        if cell.value is PENDING:
+            cell.home.nudge(cell)
+            return False
+        return True
+
+    # Waiting
+
+    def __await__(self) -> Generator[Any, None, Array]:
+        cell = self._cell
+        if cell.value is PENDING:
+            yield from cell.home.wait(cell)
+        return cell.home.host(cell)
+
+    async def wait_ready(self) -> Self:
+        """Wait until the op has run, without copying the value to the host; raises the op's error."""
+        cell = self._cell
+        if cell.value is PENDING:
+            await _Wait(cell)
+        if isinstance(cell.value, Unready):
+            cell.home.host(cell)
+        return self
+
+    def result(self, timeout: float | None = None) -> Array:
+        """Block until the op has run, `timeout` seconds at most, and return the value as a read-only array.
+
+        Raises the op's error; `TimeoutError`; `BlockingSyncError` on a thread whose event loop is running.
+        """
+        cell = self._cell
+        cell.home.block(cell, timeout, "result()")
+        return cell.home.host(cell)
+
+    def cancel(self) -> CancelOutcome:
+        """Cancel the op: drop it if it is queued, abandon its result if it is running."""
+        cell = self._cell
+        return cell.home.cancel(cell)
+
+    # Implicit sync points
+
+    def _sync(self, what: str) -> Array:
+        cell = self._cell
+        cell.home.block(cell, None, what)
+        return cell.home.host(cell)
+
+    def __bool__(self) -> bool:
+        return bool(self._sync("bool()"))
+
+    def __int__(self) -> int:
+        return int(self._sync("int()"))
+
+    def __float__(self) -> float:
+        return float(self._sync("float()"))
+
+    def __complex__(self) -> complex:
+        return complex(self._sync("complex()"))
+
+    def __index__(self) -> int:
+        return operator.index(self._sync("operator.index()"))  # type: ignore[arg-type]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._sync("the in operator")
+
+    def __format__(self, spec: str) -> str:
+        return format(self._sync("format()")[()], spec) if spec else repr(self)
+
+    def item(self, *index: Any) -> Any:
+        """The element as a Python scalar, as `ndarray.item`; an implicit sync point."""
+        return self._sync("item()").item(*index)
+
+    def tolist(self) -> Any:
+        """The value as nested lists of Python scalars; an implicit sync point."""
+        return self._sync("tolist()").tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        value = self._sync("np.asarray()")
+        if dtype is not None and np.dtype(dtype) != value.dtype:
+            if copy is False:
+                raise ValueError(f"cannot turn {value.dtype} into {np.dtype(dtype)} without a copy")
+            return value.astype(dtype)
+        return value.copy() if copy else value
+
+    # An array like others
+
+    def __len__(self) -> int:
+        shape = self.shape
+        if not shape:
+            raise TypeError("len() of a handle with no dimensions")
+        if shape[0] is None:
+            return len(self._sync("len() of an unknown dimension"))
+        return shape[0]
+
+    def __iter__(self) -> Iterator[Handle]:
+        if not self.shape:
+            raise TypeError("iteration over a handle with no dimensions")
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, key: Any) -> Handle:
+        return self._cell.home.namespace.getitem(self, key)  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Rebind this handle to a new value; handles made from the old value keep it."""
+        changed: Handle = self._cell.home.namespace.setitem(self, key, value)
+        self._cell = changed._cell
+        if changed.__class__ is not self.__class__:
+            # A concrete handle written to in ASYNC mode becomes a non-ready one, and the other way round.
+            self.__class__ = changed.__class__
+
+    def to_device(self, device: Any, /, *, stream: Any = None) -> Handle:
+        """A handle of the same value on another device ("CPU:1"); this handle stays where it is."""
+        if stream is not None:
+            raise ValueError("stream must be None: this engine has no streams to pass on")
+        return self._cell.home.namespace.to_device(self, device)  # type: ignore[no-any-return]
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(self.__class__)
+        twin._cell = self._cell
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.__copy__()  # values never change: h[k] = v rebinds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._cell.home.reduce(self._cell)
+
+    def __repr__(self) -> str:
+        cell = self._cell
+        state = cell.state
+        facts = [f"op={cell.op.name}", f"device={cell.home.device}", f"state={state}"]
+        try:
+            inferred = cell.home.infer(cell)
+            facts += [f"shape={inferred.shape}", f"dtype={inferred.dtype}"]
+        except Exception:  # noqa: BLE001 - a repr shows what is known and never fails
+            pass
+        if state == "ready":
+            facts.append(f"value={_shorten(cell.home.host(cell))}")
+        elif isinstance(cell.value, Unready) and state == "failed":
+            facts.append(f"error={_shorten_error(cell)}")
+        return f"<{type(self).__name__} {' '.join(facts)}>"
+
+
+class _Wait:
+    """Awaits a cell, not its value."""
+
+    __slots__ = ("cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from self.cell.home.wait(self.cell)
+
+
+def _shorten(value: Array) -> str:
+    text = np.array2string(value, threshold=8, edgeitems=2, separator=", ", max_line_width=10_000)
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _shorten_error(cell: Cell) -> str:
+    error = cell.value.error
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,0 +1,184 @@
+"""The write-once result cell: what an op will have computed, apart from the handles that show it.
+
+Guarantees: a cell goes from pending to a value or to a failure exactly once; whoever registers a waiter is called
+exactly once, whichever thread settles the cell. Assumption: reads and writes of one attribute are atomic and seen in
+order (the interpreter lock). Only the slow path, a cell that somebody waits for, takes a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum
+from types import CodeType, TracebackType
+from typing import Any
+
+from handles.protocols import Home
+
+
+class Unready:
+    """What stands in a cell in place of a value."""
+
+    __slots__ = ()
+
+
+class Pending(Unready):
+    """Nothing yet: the op is queued or running."""
+
+    __slots__ = ()
+
+
+PENDING = Pending()
+
+
+class CancelOutcome(Enum):
+    """What cancelling an op achieved."""
+
+    DROPPED = "dropped"
+    """The op was queued; it never runs, and its handles raise `OpCancelledError`."""
+    ABANDONED = "abandoned"
+    """The op was running; its result is discarded, its device stays busy until it ends."""
+    TOO_LATE = "too late"
+    """The op had finished; nothing changed."""
+
+
+class Failure(Unready):
+    """The error of an op, shared by the op's own cell and by those of all its dependents."""
+
+    __slots__ = ("cancelled", "error", "seen", "traceback")
+
+    def __init__(self, error: BaseException, *, cancelled: bool = False) -> None:
+        self.error = error
+        self.traceback: TracebackType | None = error.__traceback__
+        self.seen = cancelled
+        """Whether somebody was told: a reader of a handle, or a barrier."""
+        self.cancelled = cancelled
+
+    def throw(self) -> None:
+        """Raise the error, with the traceback of the kernel only: earlier readers leave no trace."""
+        self.seen = True
+        raise self.error.with_traceback(self.traceback)
+
+
+class Rare:
+    """What few cells need: kept out of the cell, so that most ops do not pay for it."""
+
+    __slots__ = ("context", "copies", "inferred", "nbytes", "outputs", "record", "running", "task")
+
+    def __init__(self) -> None:
+        self.running = False
+        self.context: Any = None
+        """The contextvars of the dispatch, where the kernel needs them."""
+        self.outputs: tuple[Cell, ...] = ()
+        """The cells of a record with several results."""
+        self.record: Cell | None = None
+        """The record that settles this cell, where that is another one."""
+        self.inferred: Any = None
+        """Shape and dtype, once somebody asked."""
+        self.copies: Any = None
+        """Copies on other devices, as long as they live."""
+        self.nbytes = 0
+        """Bytes of snapshotted operands, counted against the high-water mark."""
+        self.task: Any = None
+        """What cancels the running coroutine of an async op."""
+
+
+Waiter = Callable[["Cell"], object]
+
+
+class Cell:
+    """A record of one dispatched op, and in the end its result.
+
+    `value` is `PENDING`, then the result or a `Failure`. It is set before `args` is let go, so a reader that takes
+    `args` first and still finds the cell pending has the operands.
+    """
+
+    __slots__ = ("__weakref__", "args", "code", "home", "lasti", "op", "params", "rare", "value", "waiters")
+
+    def __init__(
+        self,
+        op: Any,
+        args: tuple[Any, ...],
+        params: dict[str, Any] | None,
+        home: Home,
+        code: CodeType | None,
+        lasti: int,
+    ) -> None:
+        self.op = op
+        self.args = args
+        self.params = params
+        self.home = home
+        self.code = code
+        self.lasti = lasti
+        self.value: Any = PENDING
+        self.waiters: list[Waiter] | None = None
+        self.rare: Rare | None = None
+
+    @property
+    def state(self) -> str:
+        value = self.value
+        if value is PENDING:
+            rare = self.rare
+            if rare is not None and rare.record is not None:
+                return rare.record.state
+            return "running" if rare is not None and rare.running else "pending"
+        if isinstance(value, Failure):
+            return "cancelled" if value.cancelled else "failed"
+        return "ready"
+
+    def extend(self) -> Rare:
+        """The rare part of this cell, made on first use."""
+        rare = self.rare
+        if rare is None:
+            rare = self.rare = Rare()
+        return rare
+
+
+_waiters_lock = threading.Lock()
+
+
+def settle(cell: Cell, value: Any) -> bool:
+    """Write the result, let go of the operands, and call the waiters; False when the cell was settled before."""
+    if cell.value is not PENDING:
+        return False
+    cell.value = value
+    cell.args = ()
+    cell.params = None
+    if cell.waiters is not None:
+        call_waiters(cell)
+    return True
+
+
+def call_waiters(cell: Cell) -> None:
+    with _waiters_lock:
+        waiters, cell.waiters = cell.waiters, None
+    for waiter in waiters or ():
+        waiter(cell)
+
+
+def add_waiter(cell: Cell, waiter: Waiter) -> bool:
+    """Have `waiter(cell)` called once when the cell is settled; False, and no call, when it is settled already."""
+    with _waiters_lock:
+        # The waiter goes in before the value is looked at: whoever settles the cell in between finds it.
+        if cell.waiters is None:
+            cell.waiters = [waiter]
+        else:
+            cell.waiters.append(waiter)
+        if cell.value is PENDING:
+            return True
+        return not _discard(cell, waiter)
+
+
+def remove_waiter(cell: Cell, waiter: Waiter) -> None:
+    with _waiters_lock:
+        _discard(cell, waiter)
+
+
+def _discard(cell: Cell, waiter: Waiter) -> bool:
+    waiters = cell.waiters
+    if waiters is None or waiter not in waiters:
+        return False
+    waiters.remove(waiter)
+    if not waiters:
+        cell.waiters = None
+    return True

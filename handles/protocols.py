@@ -1,0 +1,53 @@
+"""What a handle needs from whoever made it: the only view that handles have of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from handles.cell import CancelOutcome, Cell
+
+
+class Inferred(Protocol):
+    """Shape and dtype of a result that may not exist yet; unknown dimensions are None."""
+
+    @property
+    def shape(self) -> tuple[int | None, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+class Home(Protocol):
+    """The queue that a cell was dispatched to."""
+
+    @property
+    def device(self) -> Any:
+        """The device that holds, or will hold, the result."""
+
+    @property
+    def namespace(self) -> Any:
+        """The array API namespace of the engine."""
+
+    def wait(self, cell: Cell) -> Generator[Any, None, None]:
+        """What `await` runs: help, then suspend, until the cell is settled."""
+
+    def block(self, cell: Cell, timeout: float | None, what: str) -> None:
+        """Block this thread until the cell is settled; refuse where that would freeze a running loop."""
+
+    def nudge(self, cell: Cell) -> None:
+        """Somebody polls for this cell: make sure that it is being worked on."""
+
+    def host(self, cell: Cell) -> np.ndarray[Any, Any]:
+        """The settled value as a read-only array, or the error raised."""
+
+    def infer(self, cell: Cell) -> Inferred:
+        """Shape and dtype, without waiting."""
+
+    def cancel(self, cell: Cell) -> CancelOutcome: ...
+
+    def reduce(self, cell: Cell) -> tuple[Any, ...]:
+        """How to pickle a settled cell's handle."""

@@ -1,0 +1,37 @@
+"""Every test starts from a fresh process state; async tests run on each event loop, behaviour tests in each mode."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import uvloop
+
+import engine
+import engine.testing
+
+EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each async test once per loop; ``pytest.mark.asyncio(loop_factories=["asyncio"])`` picks one."""
+    return EVENT_LOOPS
+
+
+@pytest.fixture(autouse=True)
+def fresh_engine() -> Iterator[None]:
+    """Undo whatever an earlier test enabled, and what this one did."""
+    engine.testing.reset()
+    yield
+    engine.testing.reset()
+
+
+@pytest.fixture(params=[engine.SYNC, engine.ASYNC], ids=lambda mode: mode.name)
+def mode(request: pytest.FixtureRequest, fresh_engine: None) -> engine.ExecutionMode:
+    """Eager execution enabled for the whole process, in each mode in turn."""
+    execution_mode: engine.ExecutionMode = request.param
+    # A scope would be lost: fixtures and async tests need not share a context.
+    engine.enable_eager_execution(execution_mode=execution_mode)
+    return execution_mode

@@ -1,0 +1,382 @@
+"""The shape of the packages: layers, import cycles, who may know asyncio or print, and the public names.
+
+Modules are parsed, never imported, so a rule holds for optional backends too. An import guarded by ``TYPE_CHECKING``
+cannot make a cycle when the program runs and is left out there; every other rule counts it.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import engine
+import handles
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("engine", "handles")
+
+# From the lowest layer to the highest; a module imports from its own layer or a lower one. A dotted entry covers all
+# below it, unless a longer entry says otherwise; a bare one is that package's `__init__` alone.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("handles", "handles.*"),
+    ("engine.config", "engine.errors", "engine.modes"),
+    ("engine.devices", "engine.kernels", "engine.placement", "engine.planning"),
+    ("engine.ambient", "engine.failures", "engine.loops"),
+    ("engine.queues",),
+    ("engine.executor",),
+    ("engine.context",),
+    ("engine.graph", "engine.ops"),
+    ("engine.observe", "engine.testing"),
+    ("engine",),
+    ("engine.__main__", "engine.cli", "engine.demo"),
+)
+
+# Patterns of the modules that may import asyncio.
+ASYNCIO_MODULES = ("engine.queues.*", "engine.loops", "engine.demo.*")
+
+# (module, what it imports inside a function): optional backends only.
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+
+# Patterns of the modules that may print: the command line.
+PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")
+
+ENGINE_NAMES = [
+    "ASYNC",
+    "BlockingSyncError",
+    "CancelOutcome",
+    "Config",
+    "DEVICE_PLACEMENT_EXPLICIT",
+    "DEVICE_PLACEMENT_SILENT",
+    "DEVICE_PLACEMENT_SILENT_FOR_INT32",
+    "DEVICE_PLACEMENT_WARN",
+    "Device",
+    "DevicePlacementError",
+    "DevicePolicy",
+    "ExecutionMode",
+    "Executor",
+    "ExecutorClosedError",
+    "Graph",
+    "OpCancelledError",
+    "QueueFullError",
+    "SYNC",
+    "Session",
+    "allow_sync",
+    "as_completed",
+    "clear_errors",
+    "device",
+    "device_policy",
+    "disable_eager_execution",
+    "drain",
+    "enable_eager_execution",
+    "executing_eagerly",
+    "execution_mode",
+    "function",
+    "gather",
+    "get_config",
+    "get_default_graph",
+    "get_device_policy",
+    "get_execution_mode",
+    "list_devices",
+    "op",
+    "ops",
+    "placeholder",
+    "reset_default_graph",
+    "scope",
+    "synchronize",
+    "testing",
+    "wait",
+]
+HANDLES_NAMES = ["AsyncHandle", "EagerHandle", "Handle", "Symbol"]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module named by one import statement."""
+
+    target: str
+    line: int
+    in_function: bool
+    type_checking: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """One parsed source file."""
+
+    name: str
+    tree: ast.Module
+    is_package: bool = False
+
+
+def load(root: Path, packages: Iterable[str]) -> dict[str, Module]:
+    """Parse every source file below `root` that belongs to one of `packages`."""
+    modules = {}
+    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        modules[name] = Module(name, ast.parse(path.read_text(encoding="utf-8"), str(path)), is_package)
+    return modules
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def _targets(module: Module, node: ast.AST) -> Iterator[str]:
+    """Yield the absolute dotted names that one node imports, an ``import_module("...")`` call being an import too."""
+    match node:
+        case ast.Import():
+            yield from (alias.name for alias in node.names)
+        case ast.ImportFrom():
+            parts = module.name.split(".")
+            base = parts[: len(parts) - node.level + module.is_package] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            # Which of `from package import name` are modules is settled by `resolve`, which knows all modules.
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+        case ast.Call(func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module")):
+            yield ast.unparse(node.args[0]).strip("'\"") if node.args else "?"
+
+
+def imports(module: Module) -> Iterator[Import]:
+    """Yield every import of `module`, wherever it stands."""
+
+    def visit(node: ast.AST, in_function: bool, type_checking: bool) -> Iterator[Import]:
+        for target in _targets(module, node):
+            yield Import(target, getattr(node, "lineno", 0), in_function, type_checking)
+        in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        guarded = node.body if isinstance(node, ast.If) and _is_type_checking(node) else []
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, in_function, type_checking or child in guarded)
+
+    return visit(module.tree, in_function=False, type_checking=False)
+
+
+def resolve(target: str, modules: Mapping[str, Module]) -> str | None:
+    """Return the longest prefix of `target` that is one of our modules."""
+    parts = target.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in modules), None)
+
+
+def edges(modules: Mapping[str, Module], *, type_checking: bool) -> dict[str, set[str]]:
+    """Return which of our modules each module imports, with or without those needed by type checkers only."""
+    graph: dict[str, set[str]] = {}
+    for module in modules.values():
+        wanted = (found.target for found in imports(module) if type_checking or not found.type_checking)
+        targets = {resolve(target, modules) for target in wanted}
+        graph[module.name] = {target for target in targets if target is not None and target != module.name}
+    return graph
+
+
+def find_cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return one cycle, its first member repeated at the end, or nothing."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for target in sorted(graph[name]):
+            if cycle := visit(target, [*path, name]):
+                return cycle
+        done.add(name)
+        return []
+
+    return next((cycle for name in sorted(graph) if (cycle := visit(name, []))), [])
+
+
+def _covers(entry: str, name: str) -> bool:
+    return name == entry or ("." in entry and name.startswith(f"{entry.removesuffix('.*')}."))
+
+
+def layer_of(name: str, layers: tuple[tuple[str, ...], ...]) -> int | None:
+    """Return the index of the layer whose entry fits `name` best."""
+    fits = [(len(entry), index) for index, layer in enumerate(layers) for entry in layer if _covers(entry, name)]
+    return max(fits)[1] if fits else None
+
+
+def layer_violations(graph: Mapping[str, set[str]], layers: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Say which modules are in no layer, and which import upwards."""
+    indices = {name: layer_of(name, layers) for name in graph}
+    found = [f"{name} is in no layer" for name, index in indices.items() if index is None]
+    for name, targets in graph.items():
+        for target in sorted(targets):
+            low, high = indices[name], indices[target]
+            if low is not None and high is not None and low < high:
+                found.append(f"{name} imports {target}, which is {high - low} layers above it")
+    return found
+
+
+def local_imports(modules: Mapping[str, Module]) -> set[tuple[str, str]]:
+    """Return (module, target) of every import inside a function."""
+    return {(name, found.target) for name, module in modules.items() for found in imports(module) if found.in_function}
+
+
+def importers(modules: Mapping[str, Module], top_level: str) -> set[str]:
+    """Return the modules that import the package `top_level` or anything in it."""
+    return {
+        name
+        for name, module in modules.items()
+        if any(found.target.split(".")[0] == top_level for found in imports(module))
+    }
+
+
+def prints(modules: Mapping[str, Module]) -> set[str]:
+    """Return the modules that call the builtin `print`."""
+
+    def is_print(node: ast.AST) -> bool:
+        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+
+    return {name for name, module in modules.items() if any(is_print(node) for node in ast.walk(module.tree))}
+
+
+def undocumented(modules: Mapping[str, Module]) -> set[str]:
+    """Return the modules without a docstring."""
+    return {name for name, module in modules.items() if not (ast.get_docstring(module.tree) or "").strip()}
+
+
+def unmatched(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Return the names that fit none of the patterns."""
+    patterns = tuple(patterns)
+    return {name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Module]:
+    """All modules of both packages."""
+    loaded = load(ROOT, PACKAGES)
+    assert loaded.keys() >= set(PACKAGES), "nothing found: every rule would hold"
+    return loaded
+
+
+def test_every_module_has_a_docstring(modules: dict[str, Module]) -> None:
+    assert not undocumented(modules)
+
+
+def test_imports_make_no_cycle(modules: dict[str, Module]) -> None:
+    assert not find_cycle(edges(modules, type_checking=False))
+
+
+def test_imports_stand_at_the_top_optional_backends_apart(modules: dict[str, Module]) -> None:
+    assert local_imports(modules) == LOCAL_IMPORTS  # equal: an entry that is no longer needed goes
+
+
+def test_handles_never_import_the_engine(modules: dict[str, Module]) -> None:
+    assert not {name for name in importers(modules, "engine") if name.split(".")[0] == "handles"}
+
+
+def test_a_module_imports_from_its_own_layer_or_lower_ones(modules: dict[str, Module]) -> None:
+    assert not layer_violations(edges(modules, type_checking=True), LAYERS)
+
+
+def test_few_modules_know_asyncio(modules: dict[str, Module]) -> None:
+    assert not unmatched(importers(modules, "asyncio"), ASYNCIO_MODULES)
+
+
+def test_only_the_command_line_prints(modules: dict[str, Module]) -> None:
+    assert not unmatched(prints(modules), PRINTING_MODULES)
+
+
+@pytest.mark.parametrize(("package", "names"), [(engine, ENGINE_NAMES), (handles, HANDLES_NAMES)], ids=PACKAGES)
+def test_public_names_are_pinned(package: ModuleType, names: list[str]) -> None:
+    assert names == sorted(names)
+    assert sorted(package.__all__) == names
+    assert not [name for name in names if not hasattr(package, name)]
+
+
+def parse(**sources: str) -> dict[str, Module]:
+    """Parse synthetic modules; ``__`` in a name stands for a dot, and a module with children is a package."""
+    names = {key.replace("__", "."): source for key, source in sources.items()}
+    packages = {name.rpartition(".")[0] for name in names}
+    return {name: Module(name, ast.parse(source), name in packages) for name, source in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("import a.b.c", "a.b.c"),
+        ("from a.b import c", "a.b.c"),
+        ("from a.b.c import name", "a.b.c"),
+        ("from .c import name", "a.b.c"),
+        ("from . import c", "a.b.c"),
+        ("from .. import top", "a.top"),
+        ("class K:\n    from a import top", "a.top"),
+        ("import a.b.other as c", "a.b"),
+        ("import importlib\nimportlib.import_module('a.top')", "a.top"),
+        ("import numpy", None),
+    ],
+)
+def test_an_import_is_resolved_to_the_module_it_names(source: str, target: str | None) -> None:
+    modules = parse(a="", a__top="", a__b="", a__b__c="", a__b__user=source)
+    assert edges(modules, type_checking=False)["a.b.user"] == ({target} if target else set())
+
+
+def test_a_relative_import_in_a_package_starts_at_the_package() -> None:
+    assert edges(parse(a="from .b import name", a__b=""), type_checking=False)["a"] == {"a.b"}
+
+
+def test_a_cycle_is_found() -> None:
+    modules = parse(a="", a__x="from a import y", a__y="from a.z import name", a__z="import a.x")
+    assert find_cycle(edges(modules, type_checking=False)) == ["a.x", "a.y", "a.z", "a.x"]
+
+
+def test_an_import_for_type_checkers_makes_no_cycle_but_counts_for_layers() -> None:
+    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a import y"
+    modules = parse(a="", a__x=guarded, a__y="import a.x")
+    assert not find_cycle(edges(modules, type_checking=False))
+    assert layer_violations(edges(modules, type_checking=True), (("a",), ("a.x",), ("a.y",)))
+
+
+def test_the_else_branch_of_type_checking_is_an_ordinary_import() -> None:
+    guarded = "if TYPE_CHECKING:\n    pass\nelse:\n    import a.y"
+    assert edges(parse(a="", a__x=guarded, a__y=""), type_checking=False)["a.x"] == {"a.y"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    import cupy",
+        "async def f():\n    if True:\n        from cupy import ndarray",
+        "class K:\n    def f(self):\n        import cupy.cuda",
+        "from importlib import import_module\nf = lambda: import_module('cupy')",
+    ],
+)
+def test_an_import_inside_a_function_is_found(source: str) -> None:
+    assert {target.split(".")[0] for _, target in local_imports(parse(m=source))} == {"cupy"}
+
+
+def test_an_upward_import_is_found() -> None:
+    layers = (("low", "low.*"), ("high.part",), ("high",))
+    modules = parse(low="", low__x="import high.part", high="import high.part", high__part="import low.x")
+    assert layer_violations(edges(modules, type_checking=True), layers) == [
+        "low.x imports high.part, which is 1 layers above it"
+    ]
+
+
+def test_a_module_in_no_layer_is_found() -> None:
+    assert layer_violations({"high": set(), "high.new": set()}, (("high",),)) == ["high.new is in no layer"]
+
+
+def test_the_longest_entry_decides_the_layer() -> None:
+    layers = (("engine.observe.events",), ("engine.observe",), ("engine",))
+    assert [layer_of(name, layers) for name in ("engine.observe.events", "engine.observe.x", "engine")] == [0, 1, 2]
+
+
+def test_an_importer_is_found_in_every_form() -> None:
+    modules = parse(
+        a="import asyncio", b="from asyncio import Queue", c="import asyncio.queues", d="def f(): import asyncio", e=""
+    )
+    assert importers(modules, "asyncio") == {"a", "b", "c", "d"}
+    assert unmatched({"a", "b.c"}, ("b.*",)) == {"a"}
+
+
+def test_a_print_and_a_missing_docstring_are_found() -> None:
+    modules = parse(a="def f():\n    print(1)", b="'''Has one.'''\nx.print(1)")
+    assert prints(modules) == {"a"}
+    assert undocumented(modules) == {"a"}
