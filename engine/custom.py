@@ -26,7 +26,7 @@ def op(
 ) -> Callable[[Function], Callable[..., Any]]: ...
 
 
-def op(function: Function | None = None, /, *, name: str | None = None, num_outputs: int = 1, shape: Any = None) -> Any:
+def op(function: Any = None, /, *, name: str | None = None, num_outputs: Any = 1, shape: Any = None) -> Any:
     """Make an op of a Python function: arrays in, an array (or a tuple of `num_outputs` arrays) out.
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,

@@ -54,4 +54,5 @@ def check_copies(
 def describe_copy(placement: Placement, inputs: Sequence[Device | None], index: int) -> str:
     """The facts of one conflict."""
     device = placement.device
-    return f"input #{index} was expected to be on {device} but is actually on {inputs[index]} (operation running on {device})"
+    where = f"input #{index} was expected to be on {device} but is actually on {inputs[index]}"
+    return f"{where} (operation running on {device})"

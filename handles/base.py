@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Unready
 from handles.operators import Operators
-
-if TYPE_CHECKING:
-    from types import EllipsisType, NotImplementedType, TracebackType  # noqa: F401
 
 Array = np.ndarray[Any, Any]
 
@@ -136,7 +133,7 @@ class Handle(Operators):
         return complex(self._sync("complex()"))
 
     def __index__(self) -> int:
-        return operator.index(self._sync("operator.index()"))  # type: ignore[arg-type]
+        return operator.index(self._sync("operator.index()"))
 
     def __contains__(self, value: object) -> bool:
         return value in self._sync("the in operator")
