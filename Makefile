@@ -10,12 +10,12 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test bench lint clean help
+.PHONY: demo test bench bench-peers lint clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
 help:
-	@echo "make demo | test | bench | lint | clean"
+	@echo "make demo | test | bench | bench-peers | lint | clean"
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m engine demo
@@ -27,6 +27,11 @@ test: lint
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+
+# What `make bench` measures beside eagerloop where it finds them. PyTorch is left out: the registry's build brings
+# gigabytes of CUDA; a CPU build that is installed by hand is measured as well.
+bench-peers: $(VENV)/.bench
+	$(BIN)/python -m pip install --quiet numexpr 'dask[array]' jax tensorflow-cpu
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

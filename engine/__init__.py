@@ -2,7 +2,7 @@
 
 import sys as _sys
 
-from engine import ops as ops, testing as testing
+from engine import ops as ops, random as random, testing as testing
 from engine.config import Config
 from engine.context import (
     Executor,
@@ -26,12 +26,17 @@ from engine.errors import (
     DevicePlacementError,
     EagerNotEnabledError,
     ExecutorClosedError,
+    FeedError,
     OpCancelledError,
     QueueFullError,
+    SymbolError,
     UnknownDeviceError,
     UnknownShapeError,
 )
 from engine.executor import Statistics
+from engine.graph.function import FunctionStatistics, function
+from engine.graph.graph import Graph, Operation, get_default_graph, placeholder, reset_default_graph
+from engine.graph.session import Session
 from engine.modes import (
     ASYNC,
     DEVICE_PLACEMENT_EXPLICIT,
@@ -66,10 +71,16 @@ __all__ = [
     "ExecutionMode",
     "Executor",
     "ExecutorClosedError",
+    "FeedError",
+    "FunctionStatistics",
+    "Graph",
     "OpCancelledError",
+    "Operation",
     "QueueFullError",
+    "Session",
     "ShapeDtype",
     "Statistics",
+    "SymbolError",
     "UnknownDeviceError",
     "UnknownShapeError",
     "allow_sync",
@@ -82,13 +93,17 @@ __all__ = [
     "enable_eager_execution",
     "executing_eagerly",
     "execution_mode",
+    "function",
     "gather",
     "get_config",
+    "get_default_graph",
     "get_device_policy",
     "get_execution_mode",
     "list_devices",
     "op",
     "ops",
+    "placeholder",
+    "reset_default_graph",
     "scope",
     "synchronize",
     "testing",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from engine.config import Config
 from engine.devices.base import Device
@@ -26,11 +28,19 @@ class Scope:
     """Whether blocking a running loop is allowed."""
     kernel: Cell | None = None
     """The record whose kernel this code is."""
+    graph: Any = None
+    """The graph that ops are added to, in place of running."""
+    session: Any = None
+    """The session that `symbol.eval()` runs in."""
     dispatcher: Any = field(default=None, init=False)
     """Where ops go from here, once one did."""
 
 
 NOTHING = Scope()
+
+errstate = np._core.umath._extobj_contextvar.get  # type: ignore[attr-defined]
+"""What `numpy.errstate` set here."""
+DEFAULT_ERRSTATE = Context().run(errstate)
 
 scope_var: ContextVar[Scope] = ContextVar("eagerloop_scope", default=NOTHING)
 
@@ -53,6 +63,8 @@ class Program:
         """The configuration that the first op of the program froze."""
         self.graph_begun: str | None = None
         """Where a graph was first made or run."""
+        self.graphs: Any = None
+        """Where ops go while eager execution is off: what has the default graph; set when graphs are imported."""
         self.namespace: Any = None
         """The array API namespace, for handles' operators; set when it is imported."""
 

@@ -20,7 +20,7 @@ class Config:
     """
 
     device_count: Mapping[str, int] = field(default_factory=lambda: {"CPU": 1})
-    """Logical devices per kind. A kind that is not named has none, apart from CPU, which has one."""
+    """Logical devices per kind. A kind that is not named, or with 0, has none, apart from CPU: one at least."""
     intra_op_parallelism_threads: int = 0
     """Threads that one op may use; 0 shares all cores among the ops that may run at once."""
     inter_op_parallelism_threads: int = 0
@@ -86,5 +86,6 @@ def _device_count(value: object) -> Mapping[str, int]:
             raise TypeError(f"Config.device_count must have device kinds (str) as keys, but got {kind!r}")
         if not kind.isidentifier():
             raise ValueError(f"Config.device_count must have device kinds such as 'CPU' as keys, but got {kind!r}")
-        counts[kind.upper()] = _integer(f"device_count[{kind!r}]", count, least=1)
-    return MappingProxyType(dict(sorted(counts.items())))
+        kind = kind.upper()
+        counts[kind] = _integer(f"device_count[{kind!r}]", count, least=1 if kind == "CPU" else 0)
+    return MappingProxyType({kind: count for kind, count in sorted(counts.items()) if count})

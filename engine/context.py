@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from engine.queues.waiting import Settled, block_until
 # The program-wide switch
 
 _lock = threading.RLock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def enable_eager_execution(
@@ -66,7 +68,7 @@ def enable_eager_execution(
 
 
 def disable_eager_execution() -> None:
-    """Take the switch back: ops outside an executor's block are refused again. Work in flight goes on."""
+    """Take the switch back: ops outside an executor's block make a graph again. Work in flight goes on."""
     with _lock:
         if program.options is not None:
             program.options = None
@@ -75,13 +77,16 @@ def disable_eager_execution() -> None:
 
 def executing_eagerly() -> bool:
     """Whether an op called here runs eagerly. Asking makes no graph."""
-    return program.options is not None or scope_var.get().executor is not None
+    scope = scope_var.get()
+    return scope.graph is None and (program.options is not None or scope.executor is not None)
 
 
 def get_execution_mode() -> ExecutionMode | None:
     """The execution mode in force here; None where eager execution is off."""
     scope = scope_var.get()
-    if scope.mode is not None and executing_eagerly():
+    if not executing_eagerly():
+        return None
+    if scope.mode is not None:
         return scope.mode
     return None if program.options is None else program.options.mode
 
@@ -89,7 +94,9 @@ def get_execution_mode() -> ExecutionMode | None:
 def get_device_policy() -> DevicePolicy | None:
     """The device policy in force here; None where eager execution is off."""
     scope = scope_var.get()
-    if scope.policy is not None and executing_eagerly():
+    if not executing_eagerly():
+        return None
+    if scope.policy is not None:
         return scope.policy
     return None if program.options is None else program.options.policy
 
@@ -136,24 +143,31 @@ class _Defaults(threading.local):
     generation = -1
 
 
-class _Registry:
-    """All default executors: those of loops live until their loop shuts down, those of threads as the thread does."""
+class Executors:
+    """Executors made as needed: those of loops live until their loop shuts down, those of threads as the thread does.
 
-    def __init__(self) -> None:
+    `freezes` says whether the first one settles how many threads and devices the program has; `on_loops` whether a
+    running loop has one of its own, or shares that of its thread.
+    """
+
+    def __init__(self, *, freezes: bool = False, on_loops: bool = True) -> None:
+        self._freezes = freezes
+        self._on_loops = on_loops
         self.here = _Defaults()
         self.generation = 0
         self._by_loop: weakref.WeakKeyDictionary[AbstractEventLoop, tuple[Core, object]] = weakref.WeakKeyDictionary()
         self.cores: weakref.WeakSet[Core] = weakref.WeakSet()
 
     def core(self, options: Options) -> Core:
-        """The default executor of this thread's running loop, or of this thread."""
-        here, loop = self.here, running_loop()
+        """The executor of this thread's running loop, or of this thread."""
+        here, loop = self.here, running_loop() if self._on_loops else None
         if here.core is not None and here.loop is loop and here.generation == self.generation:
             return here.core
         with _lock:
-            program.in_use = program.in_use or options.config
             known = self._by_loop.get(loop) if loop is not None else None
             core = known[0] if known is not None else self._make(options.config, loop)
+            if self._freezes:
+                program.in_use = program.in_use or options.config  # a configuration that failed freezes nothing
             here.core, here.loop, here.generation, here.dispatcher = core, loop, self.generation, None
         return core
 
@@ -162,8 +176,6 @@ class _Registry:
         self.cores.add(core)
         if loop is not None:
             self._by_loop[loop] = (core, on_shutdown(loop, lambda: self._end(core, loop)))
-        else:
-            weakref.finalize(core, core.releaser()).atexit = False
         return core
 
     def _end(self, core: Core, loop: AbstractEventLoop) -> None:
@@ -172,22 +184,28 @@ class _Registry:
         core.detach()
 
     def forget(self) -> None:
-        """Have new default executors made from now on."""
+        """Have new executors made from now on."""
         with _lock:
             self.generation += 1
             self._by_loop.clear()
 
+    def close(self, why: str) -> list[Core]:
+        """Close them all, dropping what is queued."""
+        cores = list(self.cores)
+        for core in cores:
+            core.cancel_pending(why)
+            core.close()
+        self.forget()
+        return cores
 
-_defaults = _Registry()
+
+_defaults = Executors(freezes=True)
 
 
 def reset_defaults() -> None:
     """Close all default executors, dropping what is queued and forgetting what failed."""
-    for core in list(_defaults.cores):
-        core.cancel_pending("the engine was reset")
-        core.close()
+    for core in _defaults.close("the engine was reset"):
         core.ledger.take()
-    _defaults.forget()
 
 
 def report_failures(core: Core, loop: AbstractEventLoop | None) -> None:
@@ -229,6 +247,9 @@ def current_core() -> Core:
 
 def _find_dispatcher(scope: Scope) -> Dispatcher:
     core, mode, policy = scope.executor, scope.mode, scope.policy
+    if scope.graph is not None or (core is None and program.options is None):
+        graph = scope.graph or program.graphs.default()
+        return graph.dispatcher(scope)  # type: ignore[no-any-return]
     if core is None:
         options = _options()
         core = _defaults.core(options)
@@ -258,7 +279,8 @@ def _options() -> Options:
 
 
 @contextmanager
-def _entered(**changes: Any) -> Iterator[None]:
+def entered(**changes: Any) -> Iterator[None]:
+    """Change what is in force inside the block."""
     before = scope_var.get()
     token = scope_var.set(replace(before, **changes))
     try:
@@ -279,7 +301,7 @@ def execution_mode(mode: ExecutionMode) -> AbstractContextManager[None]:
     """Ops inside the block run in this mode. Raises `ValueError` for what is not a member."""
     if not isinstance(mode, ExecutionMode):
         raise ValueError(f"mode must be one of engine.SYNC, engine.ASYNC, but got {mode!r}")
-    return _entered(mode=mode)
+    return entered(mode=mode)
 
 
 def device_policy(policy: DevicePolicy) -> AbstractContextManager[None]:
@@ -287,7 +309,7 @@ def device_policy(policy: DevicePolicy) -> AbstractContextManager[None]:
     if policy is None:
         raise ValueError("policy must be an engine.DevicePolicy, but got None")
     check_policy(policy)
-    return _entered(policy=policy)
+    return entered(policy=policy)
 
 
 def device(name: str | Device) -> AbstractContextManager[None]:
@@ -295,12 +317,12 @@ def device(name: str | Device) -> AbstractContextManager[None]:
 
     Raises `ValueError` for a name that is not one of a device; a device that does not exist is an error of the op.
     """
-    return _entered(device=Device(name))
+    return entered(device=Device(name))
 
 
 def allow_sync() -> AbstractContextManager[None]:
     """Inside the block, blocking syncs are permitted on a running event loop."""
-    return _entered(consent=True)
+    return entered(consent=True)
 
 
 def list_devices() -> tuple[Device, ...]:
@@ -369,7 +391,7 @@ class Executor:
         core = self._core
         if core is None or core.state is not State.OPEN:
             raise ExecutorClosedError(f"the executor is {self.state}; enter it with `async with` or `with` first")
-        with _entered(executor=core, mode=self._mode, policy=self._policy, device=None, group=None):
+        with entered(executor=core, mode=self._mode, policy=self._policy, device=None, group=None, graph=None):
             yield self
 
     def _open(self, loop: AbstractEventLoop | None) -> None:
@@ -377,7 +399,9 @@ class Executor:
             raise ExecutorClosedError(f"an executor is entered once; this one is {self.state}")
         self._core = Core(self._config, loop)
         before = scope_var.get()
-        scope = Scope(executor=self._core, mode=self._mode, policy=self._policy, kernel=before.kernel)
+        scope = Scope(
+            executor=self._core, mode=self._mode, policy=self._policy, consent=before.consent, kernel=before.kernel
+        )
         self._entered = scope_var.set(scope), before
 
     def _leave(self) -> Core:

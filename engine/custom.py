@@ -9,9 +9,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from engine.arguments import fill, take
 from engine.context import current
 from engine.planning.op import Op, ShapeDtype
-from handles.base import Handle
 
 Function = Callable[..., Any]
 
@@ -53,7 +53,7 @@ def _make(function: Function, name: str, outputs: int, shape: Any) -> Callable[.
     signature = _signature(function)
 
     def kernel(*operands: Any, arguments: Any) -> Any:
-        args, kwargs = _fill(arguments, operands)
+        args, kwargs = fill(arguments, operands)
         return function(*args, **kwargs)
 
     row = Op(name, kernel, infer=_inference(shape, outputs), ns=None, outputs=outputs, coroutine=coroutine, view=True)
@@ -66,7 +66,7 @@ def _make(function: Function, name: str, outputs: int, shape: Any) -> Callable[.
             except TypeError as error:
                 raise TypeError(f"{name}: {error}") from None
         operands: list[Any] = []
-        arguments = _take((args, kwargs), operands)
+        arguments = take((args, kwargs), operands)
         handles = current().dispatch_several(row, tuple(operands), {"arguments": arguments})
         return handles[0] if outputs == 1 else handles
 
@@ -80,37 +80,6 @@ def _signature(function: Function) -> inspect.Signature | None:
         return None  # a builtin that does not tell
 
 
-class _Operand:
-    """In the arguments of a call: the place of the operand of that number."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def _take(value: Any, operands: list[Any]) -> Any:
-    """The arguments with their arrays taken out: those are operands, snapshotted and placed as such."""
-    if isinstance(value, Handle | np.ndarray):
-        operands.append(value)
-        return _Operand(len(operands) - 1)
-    if isinstance(value, list | tuple) and (type(value) in (list, tuple)):
-        return type(value)(_take(each, operands) for each in value)
-    if type(value) is dict:
-        return {key: _take(each, operands) for key, each in value.items()}
-    return value
-
-
-def _fill(value: Any, operands: tuple[Any, ...]) -> Any:
-    if isinstance(value, _Operand):
-        return operands[value.number]
-    if type(value) in (list, tuple):
-        return type(value)(_fill(each, operands) for each in value)
-    if type(value) is dict:
-        return {key: _fill(each, operands) for key, each in value.items()}
-    return value
-
-
 def _inference(shape: Any, outputs: int) -> Callable[..., Any] | None:
     if shape is None:
         return None
@@ -120,7 +89,7 @@ def _inference(shape: Any, outputs: int) -> Callable[..., Any] | None:
         return ShapeDtype((lengths,) if isinstance(lengths, int) else tuple(lengths), np.dtype(dtype))
 
     def infer(*operands: Any, arguments: Any) -> Any:
-        args, kwargs = _fill(arguments, operands)
+        args, kwargs = fill(arguments, operands)
         result = shape(*args, **kwargs) if callable(shape) else shape
         return one(result) if outputs == 1 else tuple(map(one, result))
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.ambient import scope_var
+from engine.ambient import DEFAULT_ERRSTATE, errstate, scope_var
 from engine.devices.base import Device
-from engine.errors import ExecutorClosedError
+from engine.errors import ExecutorClosedError, UnknownShapeError
 from engine.executor import Core, State
-from engine.failures import site
+from engine.failures import site, throw
 from engine.modes import DevicePolicy
 from engine.operands import SCALARS, operand
 from engine.placement import Placement, check_copies, describe_copy, place
@@ -51,8 +51,6 @@ TRANSFER = Op(
 """Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
 
 new = object.__new__
-errstate = np._core.umath._extobj_contextvar.get  # type: ignore[attr-defined]
-DEFAULT_ERRSTATE = copy_context().run(errstate)
 
 
 class Group(Protocol):
@@ -140,8 +138,32 @@ warned: set[tuple[Any, int, int]] = set()
 """Call sites that a placement warning was given for."""
 
 
-def _is_int32(operand: Any) -> bool:
-    return infer_cell(operand).dtype == np.int32
+def _is_int32(operand: Cell) -> bool:
+    """Whether an input is of dtype int32; of an op that fails there is nothing to copy, and its error comes later."""
+    try:
+        return infer_cell(operand, tell=False).dtype == np.int32
+    except UnknownShapeError:
+        return False
+    except Exception:  # noqa: BLE001 - the failure of an op is raised where a result is read, not here
+        return True
+
+
+def living_copy(cell: Cell, *keys: Any) -> Cell | None:
+    """A copy that still lives and has not failed. One that was cancelled is of no use to anybody else."""
+    copies = cell.extend().copies
+    for key in keys if copies is not None else ():
+        copy: Cell | None = copies.get(key)
+        if copy is not None and copy.value.__class__ is not Failure:
+            return copy
+    return None
+
+
+def keep_copy(cell: Cell, key: Any, copy: Cell) -> None:
+    """Let later ops use the copy, as long as it lives."""
+    rare = cell.extend()
+    if rare.copies is None:
+        rare.copies = weakref.WeakValueDictionary()
+    rare.copies[key] = copy
 
 
 class AsyncDispatcher(Dispatcher):
@@ -195,14 +217,15 @@ class AsyncDispatcher(Dispatcher):
         if op.outputs != 1:
             make_outputs(record)
         handles = handles_of(record, AsyncHandle)
-        self._submit(record, queue, operands)
+        self._submit(record, queue, [each for each, given in zip(operands, args, strict=True) if each is not given])
         return handles
 
-    def _submit(self, record: Cell, queue: DeviceQueue, operands: list[Any]) -> None:
+    def _submit(self, record: Cell, queue: DeviceQueue, made: list[Any]) -> None:
+        """Put the record on the queue; `made` are the operands that live only for it."""
         op: Op = record.op
         if len(queue.pending) >= queue.room or self.core.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name)
-        nbytes = sum(each.nbytes for each in operands if isinstance(each, np.ndarray))
+        nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
         if nbytes >= BYTES_COUNTED:
             self.core.hold_bytes(record, nbytes)
         if self.group is not None:
@@ -213,17 +236,15 @@ class AsyncDispatcher(Dispatcher):
             queue.kick()
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
-        return handle_of(self.copy(handle._cell, self.core.resolve(device), frame), AsyncHandle)
+        return handle_of(self.copy(operand(handle, keep=True), self.core.resolve(device), frame), AsyncHandle)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
-        rare = cell.extend()
-        if rare.copies is None:
-            rare.copies = weakref.WeakValueDictionary()
         queue = self.core.queues[device]
-        copy: Cell | None = rare.copies.get(queue)
+        # A copy made in a group is dropped with it, so nobody outside may depend on it.
+        copy = living_copy(cell, (queue, self.group), (queue, None))
         if copy is None:
             copy = Cell(TRANSFER, (cell,), None, queue, frame.f_code, frame.f_lasti)
-            rare.copies[queue] = copy
+            keep_copy(cell, (queue, self.group), copy)
             self._submit(copy, queue, [])
         return copy
 
@@ -287,16 +308,21 @@ class SyncDispatcher(Dispatcher):
         handles = handles_of(record, EagerHandle)
         queue.run(record, values)
         if record.value.__class__ is Failure:
-            record.value.throw()
+            throw(record.value)
         return handles
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
-        return handle_of(self.copy(handle._cell, self.core.resolve(device), frame), EagerHandle)
+        check_open(self.core, TRANSFER)
+        return handle_of(self.copy(operand(handle, keep=True), self.core.resolve(device), frame), EagerHandle)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
         queue = self.core.inline[device]
-        copy = Cell(TRANSFER, (), None, queue, frame.f_code, frame.f_lasti)
-        queue.run(copy, [_ready_value(cell, TRANSFER)])
+        copy = living_copy(cell, (queue, None))
+        if copy is None:
+            copy = Cell(TRANSFER, (), None, queue, frame.f_code, frame.f_lasti)
+            self._log(TRANSFER, device)
+            queue.run(copy, [_ready_value(cell, TRANSFER)])
+            keep_copy(cell, (queue, None), copy)
         return copy
 
 
@@ -310,7 +336,7 @@ def _ready_value(cell: Cell, op: Op) -> Any:
         block_until(cell, home.owner.timeout)
     value = cell.value
     if isinstance(value, Failure):
-        value.throw()
+        throw(value)
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class EagerNotEnabledError(RuntimeError):
-    """An op was called outside any eager scope, in a program that has not enabled eager execution."""
+    """Something that needs an executor, such as a sync point, in a program that has not enabled eager execution."""
 
 
 class ExecutorClosedError(RuntimeError):
@@ -28,6 +28,18 @@ class UnknownDeviceError(ValueError):
 
 class UnknownShapeError(ValueError):
     """The shape or dtype of a result that only running its op can tell."""
+
+
+class SymbolError(TypeError, ValueError, AttributeError):
+    """A symbol used as if it had a value, or where it does not belong; or a handle where only symbols do.
+
+    It is a `TypeError`, as for TensorFlow's symbolic tensors, an `AttributeError`, as `numpy()` of those is, and a
+    `ValueError`, because the array API standard has lazy arrays raise that from `bool()`.
+    """
+
+
+class FeedError(ValueError, TypeError):
+    """What was fed does not fit the placeholders, or an argument does not fit a function's signature."""
 
 
 class OpCancelledError(RuntimeError):

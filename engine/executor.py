@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -19,10 +20,12 @@ from engine.devices.registry import make_devices
 from engine.devices.workers import workers
 from engine.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
 from engine.failures import Ledger, raise_together
+from engine.libraries import meet_libraries
 from engine.loops import AbstractEventLoop
 from engine.planning.op import Op
 from engine.queues.device_queue import SLICE, DeviceQueue
 from engine.queues.inline import InlineQueue
+from engine.queues.waiting import RECHECK, blockers
 from handles.cell import Cell
 from handles.eager import EagerHandle
 
@@ -67,19 +70,25 @@ class Core:
         self.ledger = Ledger()
         self.timeout = config.operation_timeout_in_ms / 1000 or None
         self.pending_bytes = 0
-        self._released = False
+        self._missed: set[Device] = set()  # devices that were asked for and do not exist, each logged once
         self._bytes_lock = threading.Lock()
         self.devices = make_devices(config.device_count)
         width = config.inter_op_parallelism_threads or 1
         threads = config.intra_op_parallelism_threads or max(1, core_count() // (width * len(self.devices)))
-        self.queues = {
-            device: DeviceQueue(self, device, backend, loop, width, threads) for device, backend in self.devices.items()
-        }
         alone = config.intra_op_parallelism_threads or core_count()
+        self.queues = {
+            device: DeviceQueue(self, device, backend, loop, width=width, threads=threads, split=alone)
+            for device, backend in self.devices.items()
+        }
         self.inline = {device: InlineQueue(self, device, backend, alone) for device, backend in self.devices.items()}
         self.default_device = next(iter(self.devices))
+        self.on_host = all(backend.on_host for backend in self.devices.values())
+        """Whether each device runs an op's own kernel, so that several ops may be made one."""
         self.low_mark = max(1, config.max_pending_ops // 2)
         workers.retain()
+        meet_libraries()
+        self._release = weakref.finalize(self, workers.release, wait=False)
+        self._release.atexit = False
 
     # In flight
 
@@ -125,38 +134,55 @@ class Core:
         """Let `queue` take more records: below the high-water marks at once, past them by executing what is queued."""
         if self.state is not State.OPEN:
             raise ExecutorClosedError(f"{op_name!r} was dispatched to an executor that is {self.state.value}")
-        while True:
-            free = self.config.max_pending_ops - self.in_flight()
-            if free > 0 and self.pending_bytes < self.config.max_pending_bytes:
-                queue.room = len(queue.pending) + max(1, free // len(self.queues))
-                return
+        while (free := self._free()) <= 0:
             self._execute_inline(op_name)
+        queue.room = len(queue.pending) + max(1, free // len(self.queues))
+
+    def _free(self) -> int:
+        """Ops that may be dispatched before the high-water marks are reached."""
+        if self.pending_bytes >= self.config.max_pending_bytes:
+            return 0
+        return self.config.max_pending_ops - self.in_flight()
 
     def _execute_inline(self, op_name: str) -> None:
         event = threading.Event()
-        queues = self.queues.values()
+        queues = self._needed_queues()
         for queue in queues:
             queue.listen(event, True)
         try:
             moved = [queue.drive(SLICE, patient=True) for queue in queues]
-            if any(moved):
+            if any(moved) or any(queue.runnable() for queue in queues):
                 return
-            if any(queue.blocked_outside() for queue in queues):
+            if self._is_stuck(queues):
                 raise QueueFullError(
-                    f"{op_name!r} was not dispatched: {self.in_flight()} ops are pending (Config.max_pending_ops is "
-                    f"{self.config.max_pending_ops}) and none can be executed here; `await engine.drain()` first"
+                    f"{op_name!r} was not dispatched: {self.in_flight()} ops with {self.pending_bytes} bytes are "
+                    f"pending (Config.max_pending_ops is {self.config.max_pending_ops}, max_pending_bytes is "
+                    f"{self.config.max_pending_bytes}) and none can be executed here; `await engine.drain()` first"
                 )
-            event.wait(0.1)
+            event.wait(RECHECK)
         finally:
             for queue in queues:
                 queue.listen(event, False)
+
+    def _is_stuck(self, queues: list[DeviceQueue]) -> bool:
+        """Whether no op will end before the dispatching thread has gone on."""
+        moving = any(queue.moves() for queue in queues)
+        return not moving and any(queue.blocked_outside() for queue in queues) and self._free() <= 0
+
+    def _needed_queues(self) -> list[DeviceQueue]:
+        """The queues of this executor, and those of others that ops of it wait for."""
+        needed: dict[Any, None] = dict.fromkeys(self.queues.values())
+        for queue in self.queues.values():
+            for cell in queue.parked():
+                needed.update((record.home, None) for record in blockers(cell))
+        return list(needed)
 
     # Barriers
 
     def barriers(self, device: Device | None = None) -> list[Cell]:
         """Markers behind all that was dispatched so far, on one device or on all."""
         queues = self.queues.values() if device is None else [self.queues[device]]
-        return [queue.barrier() for queue in queues if queue.in_flight()]
+        return [queue.barrier() for queue in queues if queue.has_unsettled()]
 
     def raise_failures(self, device: Device | None = None) -> None:
         """Raise what failed and was not reported yet."""
@@ -181,11 +207,9 @@ class Core:
 
     def let_go(self) -> None:
         """Give the workers back, once."""
-        if self._released:
-            return
-        self._released = True
-        busy = any(queue.running() for queue in self.queues.values())
-        workers.release(wait=not busy)
+        if self._release.detach() is not None:
+            busy = any(queue.running() for queue in self.queues.values())
+            workers.release(wait=not busy)
 
     def detach(self) -> None:
         """The loop shuts down: what is pending stays for whoever asks for it."""
@@ -194,15 +218,10 @@ class Core:
         self.loop = None
         self.let_go()
 
-    def releaser(self) -> Callable[[], None]:
-        """What gives the workers back when this executor is collected; it must not refer to it."""
-        released = self._released
-        return lambda: None if released else workers.release(wait=False)
-
     # Devices
 
     def resolve(self, device: Device) -> Device:
-        """The device itself where this executor has it; CPU:0 under soft placement; else `UnknownDeviceError`."""
+        """The device itself where this executor has it; CPU:0 under soft placement (logged once); else `UnknownDeviceError`."""
         if device in self.devices:
             return device
         known = ", ".join(map(str, self.devices))

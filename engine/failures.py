@@ -7,10 +7,13 @@ import copy
 import sys
 import threading
 import traceback
-from types import CodeType
+from collections.abc import Callable
+from types import CodeType, TracebackType
+from typing import NoReturn
 
+from engine.ambient import scope_var
 from engine.devices.base import Device
-from handles.cell import Cell, Failure
+from handles.cell import PENDING, Cell, Failure
 
 KEPT = 1_000
 """Failures that a ledger keeps in full; further ones are counted."""
@@ -23,16 +26,26 @@ class Ledger:
         self._lock = threading.Lock()
         self._failures: list[tuple[Device, Failure]] = []
         self._dropped = 0
+        self._tidy_at = 8
 
     def add(self, device: Device, failure: Failure) -> None:
         with self._lock:
-            if len(self._failures) >= KEPT:
+            if len(self._failures) >= self._tidy_at:  # what was read is let go of, and so are the arrays it refers to
                 self._failures = [entry for entry in self._failures if not entry[1].seen]
+                self._tidy_at = min(max(8, 2 * len(self._failures)), KEPT)
             if len(self._failures) >= KEPT:
                 self._dropped += 1
             else:
                 self._failures.append((device, failure))
             _outstanding.add(self)
+
+    def acknowledge(self, told: Callable[[Failure], bool]) -> list[BaseException]:
+        """The errors, of those that nobody was told of, that count as reported from now on."""
+        with self._lock:
+            unseen = [failure for _, failure in self._failures if not failure.seen and told(failure)]
+        for failure in unseen:
+            failure.seen = True
+        return [failure.error for failure in unseen]
 
     def take(self, device: Device | None = None) -> list[BaseException]:
         """The errors (of one device, or of all) that nobody was told of; from now on they count as reported."""
@@ -46,7 +59,7 @@ class Ledger:
         for failure in taken:
             if not failure.seen:
                 failure.seen = True
-                errors.append(failure.error.with_traceback(failure.traceback))
+                errors.append(failure.restored())
         if dropped:
             errors.append(RuntimeError(f"{dropped} further ops failed; only the first {KEPT} errors are kept"))
         return errors
@@ -89,14 +102,60 @@ def describe(cell: Cell) -> str:
     return f"op {cell.op.name!r} on {cell.home.device}, dispatched at {site(cell.code, cell.lasti)}{where}"
 
 
+class Place(str):
+    """The note that the engine adds to an error, so that it can tell it from the notes of others."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
+
 def failed(cell: Cell, error: BaseException) -> Failure:
-    """The failure of a cell's op: its error, with a note of what failed and where it was dispatched."""
-    if hasattr(error, "__eagerloop_op__"):
-        try:
-            error = copy.copy(error)  # one exception object raised by two ops: each has its own place
-            error.__notes__ = []
-        except Exception:  # noqa: BLE001 - an exception that cannot be copied carries both notes
-            pass
-    error.__eagerloop_op__ = cell.op.name  # type: ignore[attr-defined]
-    error.add_note(describe(cell))
-    return Failure(error)
+    """The failure of a cell's op: its error, with a note of what failed and where it was dispatched.
+
+    An error that another op raised inside the kernel of this one keeps the place of that op, and gets both. One error
+    object raised by two ops is copied, where it can be, so that each has its own place.
+    """
+    given = vars(error).get("__notes__")
+    notes: list[str] = list(given) if isinstance(given, list) else []
+    if any(isinstance(each, Place) for each in notes):
+        passed = cell.rare is not None and cell.rare.passed is error
+        error = _twin(error)
+        notes = [each for each in notes if passed or not isinstance(each, Place)]
+    if cell.rare is not None:
+        cell.rare.passed = None
+    error.with_traceback(_of_kernel(error.__traceback__))  # an assignment asks classes that may be frozen
+    vars(error)["__notes__"] = [*notes, Place(describe(cell))]  # add_note() asks classes that may be frozen
+    failure = Failure(error)
+    failure.record = cell
+    return failure
+
+
+def _of_kernel(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the kernel on: the frames of the engine would keep the operands, and the cell, alive."""
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "engine":
+        trace = trace.tb_next
+    return trace
+
+
+def _twin(error: BaseException) -> BaseException:
+    """A copy of the error, or the error itself where copying makes another one of it."""
+    try:
+        twin = copy.copy(error)
+        if type(twin) is not type(error) or twin.args != error.args or str(twin) != str(error):
+            return error
+        twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+        twin.__suppress_context__ = error.__suppress_context__
+        return twin.with_traceback(error.__traceback__)
+    except Exception:  # noqa: BLE001 - copying runs the code of the exception's class
+        return error
+
+
+def throw(failure: Failure) -> NoReturn:
+    """Raise the error of an op, to a reader or in the kernel of another op."""
+    kernel = scope_var.get().kernel
+    if kernel is not None and kernel.value is PENDING:
+        kernel.extend().passed = failure.error
+    failure.throw()
+    raise AssertionError("a failure raises")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from asyncio import AbstractEventLoop, _get_running_loop as running_loop
+import weakref
+from asyncio import AbstractEventLoop, CancelledError, _get_running_loop as running_loop
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
+from types import TracebackType
 from typing import Any
 
 __all__ = [
     "AbstractEventLoop",
+    "CancelledError",
     "Waiter",
     "asyncio_loop",
     "call_soon",
+    "kept_turning",
     "on_shutdown",
     "report",
     "run_apart",
@@ -44,6 +48,58 @@ def call_soon(loop: AbstractEventLoop, callback: Callable[..., object], *args: A
     return True
 
 
+BEAT = 0.05
+"""Seconds after which a loop turns that has nothing to do but wait."""
+
+
+class Heartbeat:
+    """Has its loop turn now and then while somebody waits in the block, so that an interrupt gets through.
+
+    A notebook cancels the awaiting cell from a signal handler, which does not wake the loop: without a turn the cell
+    would go on until what it awaits has ended. One timer serves all waiters of a loop, and runs out with the last.
+    """
+
+    __slots__ = ("__weakref__", "_armed", "_loop", "_waiting")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        # Signal handlers run on the main thread, so no other loop needs a heartbeat.
+        self._armed = threading.current_thread() is not threading.main_thread()
+        self._waiting = 0
+
+    def __enter__(self) -> None:
+        self._waiting += 1
+        if not self._armed:
+            self._arm()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting -= 1
+
+    def _arm(self) -> None:
+        loop = self._loop()
+        if loop is not None:
+            self._armed = True
+            loop.call_later(BEAT, self._beat)
+
+    def _beat(self) -> None:
+        self._armed = False
+        if self._waiting:
+            self._arm()
+
+
+_heartbeats: weakref.WeakKeyDictionary[AbstractEventLoop, Heartbeat] = weakref.WeakKeyDictionary()
+
+
+def kept_turning(loop: AbstractEventLoop) -> Heartbeat:
+    """The heartbeat of the running loop: `with kept_turning(loop): await ...`."""
+    heartbeat = _heartbeats.get(loop)
+    if heartbeat is None:
+        heartbeat = _heartbeats[loop] = Heartbeat(loop)
+    return heartbeat
+
+
 class Waiter:
     """The private future of one awaiter: woken from any thread, cancelled without disturbing anybody."""
 
@@ -66,7 +122,8 @@ class Waiter:
     def wait(self, seconds: float | None) -> Generator[Any, None, bool]:
         """Suspend until woken; False when `seconds` went by first."""
         if seconds is None:
-            yield from self._future
+            with kept_turning(self._loop):
+                yield from self._future
             return True
         expired = False
 
@@ -78,7 +135,8 @@ class Waiter:
 
         timer = self._loop.call_later(max(0.0, seconds), expire)
         try:
-            yield from self._future
+            with kept_turning(self._loop):
+                yield from self._future
         finally:
             timer.cancel()
         return not expired

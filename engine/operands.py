@@ -10,12 +10,15 @@ from engine.ambient import program
 from engine.devices.cpu import checked, plain, snapshot
 from handles.base import Handle
 from handles.cell import Cell
+from handles.symbol import Symbol
 
 SCALARS = frozenset({bool, int, float, complex})
 
 
 def operand(value: Any, *, keep: bool) -> Any:
     """What a record holds for an operand; `keep` says that the record, or its result, outlives the call."""
+    if value.__class__ is Symbol:
+        value.refuse("an op called eagerly")
     if isinstance(value, Handle):
         return value._cell
     if isinstance(value, np.ndarray):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable, Iterator
 from contextvars import Token
 from dataclasses import replace
 from types import TracebackType
@@ -13,7 +14,8 @@ import anyio
 
 from engine.ambient import Scope as Ambient, scope_var
 from engine.context import leave
-from engine.loops import AbstractEventLoop, asyncio_loop, call_soon
+from engine.loops import AbstractEventLoop, asyncio_loop, call_soon, kept_turning, running_loop
+from engine.queues.base import Queue
 from engine.queues.device_queue import DeviceQueue
 from handles.cell import PENDING, Cell, Failure
 
@@ -62,16 +64,31 @@ class OpScope:
         """Drop the ops that have not started, abandon those that run, and leave the block."""
         self._cancelled = True
         self._drop("its scope was cancelled")
+        if self._loop is not None:
+            if self._loop is running_loop():
+                self._leave_body()
+            else:
+                call_soon(self._loop, self._leave_body)
+
+    def _leave_body(self) -> None:
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 
     # What dispatchers call
 
+    def innermost_open(self) -> OpScope | None:
+        """The scope that ops dispatched here are counted in: this one, or the nearest around it that is not left."""
+        scope: OpScope | None = self
+        while scope is not None and not scope._open:
+            scope = scope._parent
+        return scope
+
     def admit(self, cell: Cell) -> None:
         """Count an op that is being dispatched inside; after the end, inside the scope around this one."""
         if not self._open:
-            if self._parent is not None:
-                self._parent.admit(cell)
+            around = self.innermost_open()
+            if around is not None:
+                around.admit(cell)
             return
         with self._lock:
             self._in_flight += 1
@@ -95,8 +112,7 @@ class OpScope:
     def _react(self, failed: bool) -> None:
         if failed and self._open:
             self._drop("another op of its scope failed")
-            if self._tasks is not None:
-                self._tasks.cancel_scope.cancel()
+            self._leave_body()
         if self._idle is not None and self._in_flight == 0:
             self._idle.set()
 
@@ -118,6 +134,8 @@ class OpScope:
         self._loop = asyncio_loop()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        if self._cancelled:
+            self._leave_body()
         if self._timeout is not None:
             self._tasks.cancel_scope.deadline = anyio.current_time() + self._timeout
         before = scope_var.get()
@@ -135,9 +153,7 @@ class OpScope:
         leave(*self._token)
         try:
             if error is None and self._in_flight:
-                self._idle = anyio.Event()
-                if self._in_flight:
-                    await self._idle.wait()
+                await self._wait_idle()
         except BaseException as interruption:  # noqa: BLE001 - handed to the task group
             kind, error, trace = type(interruption), interruption, interruption.__traceback__
         finally:
@@ -147,6 +163,21 @@ class OpScope:
         caught = await self._leave_tasks(kind, error, trace)
         self._raise(caught, timed_out=error is not None and not caught and not self._failures and not self._cancelled)
         return True
+
+    async def _wait_idle(self) -> None:
+        self._idle = anyio.Event()
+        with self._lock:
+            cells = [cell for record in self._records if (cell := record()) is not None]
+        homes = {cell.home for cell in cells if cell.value is PENDING and isinstance(cell.home, Queue)}
+        for home in homes:
+            home.hurry(self, True)
+        try:
+            if self._in_flight:
+                with kept_turning(asyncio_loop()):
+                    await self._idle.wait()
+        finally:
+            for home in homes:
+                home.hurry(self, False)
 
     async def _leave_tasks(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -161,13 +192,23 @@ class OpScope:
 
     def _raise(self, caught: list[BaseException], *, timed_out: bool) -> None:
         errors = list(caught)
+        raised = {id(error) for error in _leaves(caught)}
         for failure in self._failures:
             failure.seen = True
-            if failure.error not in errors:
-                errors.append(failure.error.with_traceback(failure.traceback))
+            if id(failure.error) not in raised:
+                errors.append(failure.restored())
         if errors:
             raise BaseExceptionGroup("ops of a scope failed", errors)
         if timed_out:
             raise TimeoutError(
                 f"the ops of a scope were not done after {self._timeout:g} s; those not started were dropped"
             )
+
+
+def _leaves(errors: Iterable[BaseException]) -> Iterator[BaseException]:
+    """The errors that are not groups, at any depth."""
+    for error in errors:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error.exceptions)
+        else:
+            yield error

@@ -98,6 +98,7 @@ class Completions:
         self._settled: deque[Cell] = deque()
         self._left: set[Cell] = set(cells)
         self._waiter: Waiter | None = None
+        self._homes = {cell.home for cell in self._left if isinstance(cell.home, Queue)}
         for cell in list(self._left):
             if not add_waiter(cell, self._note):
                 self._settled.append(cell)
@@ -119,6 +120,8 @@ class Completions:
     async def _more(self) -> None:
         oldest = next(iter(self._left))
         self._waiter = waiter = Waiter(asyncio_loop())
+        for home in self._homes:
+            home.hurry(self, True)
         try:
             if not self._settled:
                 await Woken(waiter, oldest)
@@ -126,6 +129,8 @@ class Completions:
             self._waiter = None
 
     def close(self) -> None:
+        for home in self._homes:
+            home.hurry(self, False)
         for cell in self._left:
             remove_waiter(cell, self._note)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from engine.ambient import program
 from engine.context import current, reset_defaults
+from engine.dispatch import warned
+from engine.graph.graph import Graph, graphs
 from engine.planning.op import Op
 from handles.base import Handle
 
@@ -19,7 +21,9 @@ def reset() -> None:
     reset_defaults()
     program.options = None
     program.in_use = None
+    warned.clear()
     program.graph_begun = None
+    graphs.graph = Graph()
 
 
 class GateOp:

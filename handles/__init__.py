@@ -1,8 +1,12 @@
-"""What users hold: handles of results that are there, and of results that will be."""
+"""What users hold: handles of results that are there, of results that will be, and of those that a graph describes."""
+
+# Libraries that look for functions where a class comes from (opt_einsum does) find these, which dispatch to the engine.
+from numpy import einsum as einsum, tensordot as tensordot, transpose as transpose
 
 from handles.base import Handle
 from handles.cell import CancelOutcome
 from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
+from handles.symbol import Symbol
 
-__all__ = ["AsyncHandle", "CancelOutcome", "EagerHandle", "Handle"]
+__all__ = ["AsyncHandle", "CancelOutcome", "EagerHandle", "Handle", "Symbol"]

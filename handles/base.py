@@ -9,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Unready
-from handles.operators import Operators
+from handles.methods import Methods
+from handles.operators import Operators, rebind
 
 Array = np.ndarray[Any, Any]
 
 
-class Handle(Operators):
+class Handle(Operators, Methods):
     """The result of an op: a view of a write-once result cell.
 
     Dropping a handle cancels nothing. `==` is elementwise, `hash` is identity. Everything that needs the value
@@ -157,6 +158,33 @@ class Handle(Operators):
             return value.astype(dtype)
         return value.copy() if copy else value
 
+    def tobytes(self, order: Any = "C") -> bytes:
+        """The bytes of the value; an implicit sync point."""
+        return self._sync("tobytes()").tobytes(order)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """The value as a DLPack capsule, for other array libraries; an implicit sync point.
+
+        It is read-only; a consumer that does not know of such (one that asks for no version, or for one before 1.0)
+        gets a copy, or, with `copy=False`, the value itself, and promises not to write to it.
+        """
+        value = self._sync("__dlpack__()")
+        if max_version is not None and max_version[0] >= 1:
+            return value.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
+        shared = np.asarray(_Shared(value)) if copy is False and value.size else value.copy()
+        return shared.__dlpack__(stream=stream, dl_device=dl_device)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The kind and number of the device, in DLPack's terms: (1, 0) for all that is in the host's memory."""
+        return (1, 0)
+
     # An array like others
 
     def __len__(self) -> int:
@@ -177,11 +205,7 @@ class Handle(Operators):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Rebind this handle to a new value; handles made from the old value keep it."""
-        changed: Handle = self._cell.home.namespace.setitem(self, key, value)
-        self._cell = changed._cell
-        if changed.__class__ is not self.__class__:
-            # A concrete handle written to in ASYNC mode becomes a non-ready one, and the other way round.
-            self.__class__ = changed.__class__
+        rebind(self, self._cell.home.namespace.setitem(self, key, value))
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Handle:
         """A handle of the same value on another device ("CPU:1"); this handle stays where it is."""
@@ -205,7 +229,7 @@ class Handle(Operators):
         state = cell.state
         facts = [f"op={cell.op.name}", f"device={cell.home.device}", f"state={state}"]
         try:
-            inferred = cell.home.infer(cell)
+            inferred = cell.home.infer(cell, tell=False)
             facts += [f"shape={inferred.shape}", f"dtype={inferred.dtype}"]
         except Exception:  # noqa: BLE001 - a repr shows what is known and never fails
             pass
@@ -214,6 +238,17 @@ class Handle(Operators):
         elif isinstance(cell.value, Unready) and state == "failed":
             facts.append(f"error={_shorten_error(cell)}")
         return f"<{type(self).__name__} {' '.join(facts)}>"
+
+
+class _Shared:
+    """Shows a value as one that can be written to, for a consumer that promises not to."""
+
+    __slots__ = ("__array_interface__", "value")
+
+    def __init__(self, value: Array) -> None:
+        self.value = value
+        pointer, _ = value.__array_interface__["data"]
+        self.__array_interface__ = {**value.__array_interface__, "data": (pointer, False)}
 
 
 class _Wait:

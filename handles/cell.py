@@ -7,6 +7,7 @@ order (the interpreter lock). Only the slow path, a cell that somebody waits for
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from enum import Enum
@@ -45,25 +46,34 @@ class CancelOutcome(Enum):
 class Failure(Unready):
     """The error of an op, shared by the op's own cell and by those of all its dependents."""
 
-    __slots__ = ("cancelled", "error", "seen", "traceback")
+    __slots__ = ("cancelled", "error", "notes", "record", "seen", "traceback")
 
     def __init__(self, error: BaseException, *, cancelled: bool = False) -> None:
         self.error = error
+        self.record: Cell | None = None
+        """The record whose op failed."""
         self.traceback: TracebackType | None = error.__traceback__
+        self.notes: tuple[str, ...] = tuple(vars(error).get("__notes__", ()))
         self.seen = cancelled
         """Whether somebody was told: a reader of a handle, or a barrier."""
         self.cancelled = cancelled
 
     def throw(self) -> None:
-        """Raise the error, with the traceback of the kernel only: earlier readers leave no trace."""
+        """Raise the error as it left the kernel."""
         self.seen = True
-        raise self.error.with_traceback(self.traceback)
+        raise self.restored()
+
+    def restored(self) -> BaseException:
+        """The error with the traceback of the kernel and the notes of the op only: earlier readers leave no trace."""
+        if self.notes:
+            vars(self.error)["__notes__"] = list(self.notes)
+        return self.error.with_traceback(self.traceback)
 
 
 class Rare:
     """What few cells need: kept out of the cell, so that most ops do not pay for it."""
 
-    __slots__ = ("context", "copies", "inferred", "nbytes", "outputs", "record", "running", "task")
+    __slots__ = ("context", "copies", "inferred", "nbytes", "node", "outputs", "passed", "record", "running", "task")
 
     def __init__(self) -> None:
         self.running = False
@@ -71,6 +81,8 @@ class Rare:
         """The contextvars of the dispatch, where the kernel needs them."""
         self.outputs: tuple[Cell, ...] = ()
         """The cells of a record with several results."""
+        self.passed: BaseException | None = None
+        """The last error of another op that was raised in this record's kernel."""
         self.record: Cell | None = None
         """The record that settles this cell, where that is another one."""
         self.inferred: Any = None
@@ -79,6 +91,8 @@ class Rare:
         """Copies on other devices, as long as they live."""
         self.nbytes = 0
         """Bytes of snapshotted operands, counted against the high-water mark."""
+        self.node: Any = None
+        """The step that this is in a graph."""
         self.task: Any = None
         """What cancels the running coroutine of an async op."""
 
@@ -135,6 +149,9 @@ class Cell:
 
 
 _waiters_lock = threading.Lock()
+os.register_at_fork(
+    before=_waiters_lock.acquire, after_in_parent=_waiters_lock.release, after_in_child=_waiters_lock.release
+)
 
 
 def settle(cell: Cell, value: Any) -> bool:

@@ -6,7 +6,7 @@ the operator returns `NotImplemented`, as `ndarray` does for types that know bet
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -23,100 +23,100 @@ class Operators:
     _cell: Cell
 
     def __add__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.add(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.add(self, other) if is_operand(other) else NotImplemented
 
     def __radd__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.add(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.add(other, self) if is_operand(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.subtract(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.subtract(self, other) if is_operand(other) else NotImplemented
 
     def __rsub__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.subtract(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.subtract(other, self) if is_operand(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.multiply(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.multiply(self, other) if is_operand(other) else NotImplemented
 
     def __rmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.multiply(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.multiply(other, self) if is_operand(other) else NotImplemented
 
     def __truediv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.divide(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.divide(self, other) if is_operand(other) else NotImplemented
 
     def __rtruediv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.divide(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.divide(other, self) if is_operand(other) else NotImplemented
 
     def __floordiv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.floor_divide(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.floor_divide(self, other) if is_operand(other) else NotImplemented
 
     def __rfloordiv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.floor_divide(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.floor_divide(other, self) if is_operand(other) else NotImplemented
 
     def __mod__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.remainder(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.remainder(self, other) if is_operand(other) else NotImplemented
 
     def __rmod__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.remainder(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.remainder(other, self) if is_operand(other) else NotImplemented
 
     def __pow__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.pow(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.operators.power(self, other) if is_operand(other) else NotImplemented
 
     def __rpow__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.pow(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.operators.power(other, self) if is_operand(other) else NotImplemented
 
     def __matmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.matmul(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.matmul(self, other) if is_operand(other) else NotImplemented
 
     def __rmatmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.matmul(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.matmul(other, self) if is_operand(other) else NotImplemented
 
     def __and__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_and(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_and(self, other) if is_operand(other) else NotImplemented
 
     def __rand__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_and(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_and(other, self) if is_operand(other) else NotImplemented
 
     def __or__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_or(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_or(self, other) if is_operand(other) else NotImplemented
 
     def __ror__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_or(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_or(other, self) if is_operand(other) else NotImplemented
 
     def __xor__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_xor(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_xor(self, other) if is_operand(other) else NotImplemented
 
     def __rxor__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_xor(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_xor(other, self) if is_operand(other) else NotImplemented
 
     def __lshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_left_shift(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_left_shift(self, other) if is_operand(other) else NotImplemented
 
     def __rlshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_left_shift(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_left_shift(other, self) if is_operand(other) else NotImplemented
 
     def __rshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_right_shift(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_right_shift(self, other) if is_operand(other) else NotImplemented
 
     def __rrshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_right_shift(other, self) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_right_shift(other, self) if is_operand(other) else NotImplemented
 
     def __lt__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.less(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.less(self, other) if is_operand(other) else NotImplemented
 
     def __le__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.less_equal(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.less_equal(self, other) if is_operand(other) else NotImplemented
 
     def __gt__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.greater(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.greater(self, other) if is_operand(other) else NotImplemented
 
     def __ge__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.greater_equal(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.greater_equal(self, other) if is_operand(other) else NotImplemented
 
     def __eq__(self, other: Any) -> Handle:  # type: ignore[override]
-        return self._cell.home.namespace.equal(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.equal(self, other) if is_operand(other) else NotImplemented
 
     def __ne__(self, other: Any) -> Handle:  # type: ignore[override]
-        return self._cell.home.namespace.not_equal(self, other) if _is_operand(other) else NotImplemented
+        return self._cell.home.namespace.not_equal(self, other) if is_operand(other) else NotImplemented
 
     def __neg__(self) -> Handle:
         return self._cell.home.namespace.negative(self)  # type: ignore[no-any-return]
@@ -130,11 +130,71 @@ class Operators:
     def __invert__(self) -> Handle:
         return self._cell.home.namespace.bitwise_invert(self)  # type: ignore[no-any-return]
 
+    def __divmod__(self, other: Any) -> tuple[Handle, Handle]:
+        return np.divmod(self, other) if is_operand(other) else NotImplemented  # type: ignore[call-overload]
+
+    def __rdivmod__(self, other: Any) -> tuple[Handle, Handle]:
+        return np.divmod(other, self) if is_operand(other) else NotImplemented  # type: ignore[call-overload]
+
+    def __iadd__(self, other: Any) -> Self:
+        return self._update("add", other) if is_operand(other) else NotImplemented
+
+    def __isub__(self, other: Any) -> Self:
+        return self._update("subtract", other) if is_operand(other) else NotImplemented
+
+    def __imul__(self, other: Any) -> Self:
+        return self._update("multiply", other) if is_operand(other) else NotImplemented
+
+    def __itruediv__(self, other: Any) -> Self:
+        return self._update("divide", other) if is_operand(other) else NotImplemented
+
+    def __ifloordiv__(self, other: Any) -> Self:
+        return self._update("floor_divide", other) if is_operand(other) else NotImplemented
+
+    def __imod__(self, other: Any) -> Self:
+        return self._update("remainder", other) if is_operand(other) else NotImplemented
+
+    def __ipow__(self, other: Any) -> Self:
+        return self._update("power", other) if is_operand(other) else NotImplemented
+
+    def __imatmul__(self, other: Any) -> Self:
+        return self._update("matmul", other) if is_operand(other) else NotImplemented
+
+    def __iand__(self, other: Any) -> Self:
+        return self._update("bitwise_and", other) if is_operand(other) else NotImplemented
+
+    def __ior__(self, other: Any) -> Self:
+        return self._update("bitwise_or", other) if is_operand(other) else NotImplemented
+
+    def __ixor__(self, other: Any) -> Self:
+        return self._update("bitwise_xor", other) if is_operand(other) else NotImplemented
+
+    def __ilshift__(self, other: Any) -> Self:
+        return self._update("left_shift", other) if is_operand(other) else NotImplemented
+
+    def __irshift__(self, other: Any) -> Self:
+        return self._update("right_shift", other) if is_operand(other) else NotImplemented
+
+    def _update(self, ufunc: str, other: Any) -> Self:
+        """`self op= other`: the dtype and the shape stay, as they do in an `ndarray`."""
+        rebind(self, self._cell.home.namespace.operators.updated(ufunc, self, other))
+        return self
+
     __hash__ = object.__hash__
 
 
-def _is_operand(other: Any) -> bool:
+def is_operand(other: Any) -> bool:
+    """Whether an operand is ours to compute with."""
     return isinstance(other, _OPERANDS)
+
+
+def rebind(handle: Any, new: Any) -> Any:
+    """Have a handle show another result; handles made from the old one keep it. Returns the handle."""
+    handle._cell = new._cell
+    if handle.__class__ is not new.__class__:
+        # A concrete handle written to in ASYNC mode becomes a non-ready one, and the other way round.
+        handle.__class__ = new.__class__
+    return handle
 
 
 _OPERANDS = (Operators, int, float, complex, np.ndarray, np.generic, list, tuple)

@@ -44,8 +44,8 @@ class Home(Protocol):
     def host(self, cell: Cell) -> np.ndarray[Any, Any]:
         """The settled value as a read-only array, or the error raised."""
 
-    def infer(self, cell: Cell) -> Inferred:
-        """Shape and dtype, without waiting."""
+    def infer(self, cell: Cell, *, tell: bool = True) -> Inferred:
+        """Shape and dtype, without waiting; `tell` is False where an error that this raises will not be seen."""
 
     def cancel(self, cell: Cell) -> CancelOutcome: ...
 

@@ -9,6 +9,7 @@ As a script, ``markdown_programs.py FILE INDEX`` runs one program.
 
 import ast
 import asyncio
+import builtins
 import inspect
 import re
 import sys
@@ -73,6 +74,7 @@ def programs(path: Path) -> list[Program]:
 def run(program: Program) -> None:
     """Execute one program as ``__main__``."""
     module = ModuleType("__main__")
+    module.__dict__["__builtins__"] = builtins  # imports made by C code look for them in the caller's globals
     sys.modules["__main__"] = module
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code: CodeType = compile(program.source(), str(program.path), "exec", flags=flags, dont_inherit=True)

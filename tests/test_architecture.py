@@ -24,12 +24,13 @@ PACKAGES = ("engine", "handles")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("handles", "handles.*"),
     ("engine.config", "engine.errors", "engine.modes"),
-    ("engine.devices", "engine.kernels", "engine.placement", "engine.planning"),
+    ("engine.arguments", "engine.devices", "engine.kernels", "engine.placement", "engine.planning"),
     ("engine.ambient", "engine.failures", "engine.loops"),
-    ("engine.queues",),
+    ("engine.operands", "engine.queues"),
     ("engine.executor",),
+    ("engine.dispatch",),
     ("engine.context",),
-    ("engine.graph", "engine.ops"),
+    ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
     ("engine.observe", "engine.testing"),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
@@ -56,14 +57,23 @@ ENGINE_NAMES = [
     "Device",
     "DevicePlacementError",
     "DevicePolicy",
+    "EagerNotEnabledError",
     "ExecutionMode",
     "Executor",
     "ExecutorClosedError",
+    "FeedError",
+    "FunctionStatistics",
     "Graph",
     "OpCancelledError",
+    "Operation",
     "QueueFullError",
     "SYNC",
     "Session",
+    "ShapeDtype",
+    "Statistics",
+    "SymbolError",
+    "UnknownDeviceError",
+    "UnknownShapeError",
     "allow_sync",
     "as_completed",
     "clear_errors",
@@ -90,7 +100,7 @@ ENGINE_NAMES = [
     "testing",
     "wait",
 ]
-HANDLES_NAMES = ["AsyncHandle", "EagerHandle", "Handle", "Symbol"]
+HANDLES_NAMES = ["AsyncHandle", "CancelOutcome", "EagerHandle", "Handle", "Symbol"]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from engine.devices.base import Device
+from engine.kernels.buffers import Lease
 
 Array = np.ndarray[Any, Any]
 
-# What refers to an owner inside `adopt`, beside the caller: two names there and the argument of getrefcount; or the
-# view, one name and that argument.
+# What refers to an array inside `adopt`, beside the caller: two names there and the argument of getrefcount; for the
+# base of a view, that view, one name and that argument.
 _OWN_REFERENCES = 3
 
 
@@ -43,18 +44,20 @@ class CpuBackend:
         `held` says how many references the caller itself has to the result.
         """
         if result.__class__ is not np.ndarray:
-            return checked(np.array(result))
+            return checked(np.array(plain(result) if isinstance(result, np.ndarray) else result))
         if result.dtype.hasobject:
             return checked(result)
         if is_frozen(result):
             return result
         owner: Any = result
         known = _OWN_REFERENCES + held
-        while isinstance(owner.base, np.ndarray):
+        while sys.getrefcount(owner) <= known:
+            if owner.base is None:
+                return result
+            if not isinstance(owner.base, np.ndarray):
+                break
             owner, known = owner.base, _OWN_REFERENCES
-        if owner.base is None and sys.getrefcount(owner) <= known:
-            return result
-        return result.copy(order="K")
+        return snapshot(result)
 
 
 def checked(array: Array) -> Array:
@@ -71,7 +74,7 @@ def is_frozen(array: Array) -> bool:
         if owner.flags.writeable:
             return False
         owner = owner.base
-    return owner is None or isinstance(owner, bytes | Borrowed)
+    return owner is None or isinstance(owner, bytes | Borrowed | Lease)
 
 
 def lock(array: Array) -> None:
@@ -90,17 +93,18 @@ class Borrowed:
 
     def __init__(self, array: Array) -> None:
         self.array = array
-        pointer, _ = array.__array_interface__["data"]
-        self.__array_interface__ = {**array.__array_interface__, "data": (pointer, True)}
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": f"|V{array.itemsize}",  # as bytes, because the array interface loses some dtypes
+            "shape": array.shape,
+            "strides": array.strides,
+            "data": (array.ctypes.data, True),
+        }
 
 
 def borrow(array: Array) -> Array:
     """A read-only array of the same memory, which the caller promises not to write to."""
-    if array.dtype.names is not None or array.dtype.char in "mM" or array.size == 0:
-        view = array.view()  # the array interface loses such dtypes
-        view.setflags(write=False)
-        return view
-    return np.asarray(Borrowed(array))
+    return np.asarray(Borrowed(array)).view(array.dtype)
 
 
 def snapshot(array: Array) -> Array:
@@ -131,7 +135,7 @@ def _relaid(array: Array) -> Array:
     """A copy with small gaps where the original has gaps of any size."""
     strides = [0] * array.ndim
     extent, walked = array.itemsize, array.itemsize
-    for axis in sorted(range(array.ndim), key=lambda axis: abs(array.strides[axis])):
+    for axis in sorted(range(array.ndim), key=lambda axis: (abs(array.strides[axis]), -axis)):
         stride, length = array.strides[axis], array.shape[axis]
         if stride == 0 or length == 1:
             continue

@@ -31,14 +31,16 @@ class Workers:
     """The cache of workers."""
 
     def __init__(self) -> None:
+        self._users = 0
         self._reset()
         os.register_at_fork(after_in_child=self._reset)  # threads do not survive a fork
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an executor may be collected, and let go of the cache, inside any of this
         self._idle: list[Worker] = []
         self._all: set[Worker] = set()
-        self._users = 0
+        self._abandoned: set[Worker] = set()
+        """Workers that were busy when their executor let go: nobody waits for them."""
         self._started = 0
 
     def retain(self) -> None:
@@ -47,13 +49,18 @@ class Workers:
             self._users += 1
 
     def release(self, *, wait: bool) -> None:
-        """That executor is done; `wait` for the threads to end when it is the last and none of them is busy."""
+        """That executor is done. `wait` says that none of its jobs runs, and to wait for the threads if it is the last.
+
+        Threads that are busy with what another executor has abandoned are not waited for.
+        """
         with self._lock:
+            if not wait:
+                self._abandoned |= self._all.difference(self._idle)
             self._users -= 1
             if self._users > 0:
                 return
             idle, self._idle = self._idle, []
-            workers = list(self._all)
+            workers = list(self._all - self._abandoned)
         for worker in idle:
             worker.inbox.put(None)
         if wait:
@@ -64,11 +71,13 @@ class Workers:
     def submit(self, job: Job) -> None:
         """Run `job` on a worker."""
         with self._lock:
-            if self._idle:
-                worker = self._idle.pop()
-            else:
-                self._started += 1
-                worker = Worker(self, self._started)
+            worker = self._idle.pop() if self._idle else None
+            self._started += worker is None
+            number = self._started
+        if worker is None:
+            # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
+            worker = Worker(self, number)
+            with self._lock:
                 self._all.add(worker)
         worker.inbox.put(job)
 
@@ -80,6 +89,7 @@ class Workers:
                 sys.excepthook(*sys.exc_info())
             del job
             with self._lock:
+                self._abandoned.discard(worker)
                 if self._users <= 0:
                     break
                 self._idle.append(worker)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -11,93 +12,146 @@ from engine.context import current, device as device_scope
 from engine.devices.base import Device
 from engine.devices.cpu import borrow, checked, plain
 from engine.dispatch import user_frame
+from engine.kernels.blocks import cast
+from engine.libraries import meet_libraries
 from engine.operands import holds_handle
-from engine.ops.infer import shape_of
+from engine.ops import checks, costs
+from engine.ops.infer import broadcast, dtype_of, same, shape_of, size_of
 from engine.ops.manipulation import stack
-from engine.ops.rows import BY_NUMPY, Operand
+from engine.ops.rows import Operand, named, op_of_several
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
 Place = str | Device | None
-
-
-def _filled(values: Sequence[Any], params: dict[str, Any]) -> float:
-    return 1.0 * float(np.prod(params["shape"], dtype=np.float64))
-
-
-def _infer_filled(*operands: Any, shape: Any, dtype: Any) -> ShapeDtype:
-    lengths = (int(shape),) if isinstance(shape, int | np.integer) else tuple(map(int, shape))
-    if dtype is None:
-        dtype = shape_dtype(operands[0]) if operands else np.dtype(np.float64)
-    return ShapeDtype(lengths, np.dtype(dtype))
-
-
-def shape_dtype(operand: Any) -> np.dtype[Any]:
-    """The dtype that `numpy.full` gives for a fill value."""
-    return operand.dtype if isinstance(operand, ShapeDtype) else np.asarray(operand).dtype
-
-
-def _full(value: Any, *, shape: Any, dtype: Any) -> Any:
-    return np.full(shape, value, dtype=dtype)
-
-
-_EMPTY = Op("empty", np.zeros, infer=_infer_filled, cost=_filled)
-_ZEROS = Op("zeros", np.zeros, infer=_infer_filled, cost=_filled)
-_ONES = Op("ones", np.ones, infer=_infer_filled, cost=_filled)
-_FULL = Op("full", _full, infer=_infer_filled, cost=_filled)
+"""A device, by name or itself; None for that of the scopes in force."""
 
 
 def on_device(device: Place, op: Op, args: tuple[Any, ...], params: dict[str, Any]) -> Handle:
     """Dispatch, on a device where one is named."""
+    meet_libraries()
     if device is None:
         return current().dispatch_slowly(op, args, params, user_frame(2))[0]
     with device_scope(device):
         return current().dispatch_slowly(op, args, params, user_frame(2))[0]
 
 
-def empty(shape: int | tuple[int, ...], *, dtype: Any = None, device: Place = None) -> Handle:
-    """An array of this shape; its values are not defined (here: zero)."""
-    return on_device(device, _EMPTY, (), {"shape": shape, "dtype": dtype})
+# ---------------------------------------------------------------------------------------------------------------------
+# Arrays of a given shape
 
 
-def zeros(shape: int | tuple[int, ...], *, dtype: Any = None, device: Place = None) -> Handle:
-    """An array of zeros, float64 when no dtype is given."""
-    return on_device(device, _ZEROS, (), {"shape": shape, "dtype": dtype})
+def _infer_filled(*operands: Any, shape: tuple[int, ...], dtype: Any) -> ShapeDtype:
+    if dtype is None:
+        dtype = dtype_of(operands[0]) if operands else np.dtype(np.float64)
+    return ShapeDtype(shape, dtype)
 
 
-def ones(shape: int | tuple[int, ...], *, dtype: Any = None, device: Place = None) -> Handle:
-    """An array of ones, float64 when no dtype is given."""
-    return on_device(device, _ONES, (), {"shape": shape, "dtype": dtype})
+def _full(value: Any, *, shape: Any, dtype: Any) -> Any:
+    return np.full(shape, value, dtype=dtype)
 
 
-def full(shape: int | tuple[int, ...], fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
+# Undefined values are zeros here: so programs give the same results each time.
+_EMPTY = Op("empty", np.zeros, infer=_infer_filled, cost=costs.created)
+_ZEROS = Op("zeros", np.zeros, infer=_infer_filled, cost=costs.created)
+_ONES = Op("ones", np.ones, infer=_infer_filled, cost=costs.created)
+_FULL = Op("full", _full, infer=_infer_filled, cost=costs.created)
+
+Lengths = int | tuple[int, ...]
+
+
+class FilledRow(Protocol):
+    """A function that makes an array of a shape."""
+
+    def __call__(self, shape: Lengths, *, dtype: Any = None, device: Place = None) -> Handle: ...
+
+
+class FilledLikeRow(Protocol):
+    """A function that makes an array of the shape of another."""
+
+    def __call__(self, x: Operand, /, *, dtype: Any = None, device: Place = None) -> Handle: ...
+
+
+def _shape_and_dtype(name: str, shape: Any, dtype: Any) -> dict[str, Any]:
+    lengths = checks.integers(name, "shape", shape)
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"{name}: shape must have no negative lengths, but got {shape!r}")
+    return {"shape": lengths, "dtype": checks.dtype_or_none(name, dtype)}
+
+
+def _filled(op: Op, doc: str) -> FilledRow:
+    """A row: an array of a shape, all of one value."""
+
+    def function(shape: Lengths, *, dtype: Any = None, device: Place = None) -> Handle:
+        return on_device(device, op, (), _shape_and_dtype(op.name, shape, dtype))
+
+    return named(function, op.name, doc)
+
+
+empty = _filled(_EMPTY, "An array of this shape, float64 when no dtype is given; its values are not defined.")
+zeros = _filled(_ZEROS, "An array of zeros, float64 when no dtype is given.")
+ones = _filled(_ONES, "An array of ones, float64 when no dtype is given.")
+
+
+def full(shape: Lengths, fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
     """An array of one value, of its dtype when none is given."""
-    return on_device(device, _FULL, (fill_value,), {"shape": shape, "dtype": dtype})
+    return on_device(device, _FULL, (fill_value,), _shape_and_dtype("full", shape, dtype))
 
 
-def _like(name: str, op: Op, value: tuple[Any, ...]) -> Callable[..., Handle]:
-    def kernel(x: Any, *fill: Any, dtype: Any) -> Any:
-        return op.kernel(*fill, shape=x.shape, dtype=x.dtype if dtype is None else dtype)
+def _infer_like(x: Any, *fill: Any, dtype: Any) -> ShapeDtype:
+    return ShapeDtype(shape_of(x), dtype_of(x) if dtype is None else dtype)
 
-    def infer(x: Any, *fill: Any, dtype: Any) -> ShapeDtype:
-        return ShapeDtype(shape_of(x), shape_dtype(x) if dtype is None else np.dtype(dtype))
 
-    row = Op(name, kernel, infer=infer, ns=1.0)
+def _like(name: str, kernel: Callable[..., Any], doc: str) -> FilledLikeRow:
+    """A row: an array of the shape of another, all of one value."""
+    op = Op(name, kernel, infer=_infer_like, ns=1.0)
 
     def function(x: Operand, /, *, dtype: Any = None, device: Place = None) -> Handle:
-        return on_device(device, row, (x, *value), {"dtype": dtype})
+        return on_device(device, op, (x,), {"dtype": checks.dtype_or_none(name, dtype)})
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"As `{op.name}`, of the shape and dtype of another array."
-    return function
+    return named(function, name, doc)
 
 
-zeros_like = _like("zeros_like", _ZEROS, ())
-ones_like = _like("ones_like", _ONES, ())
+empty_like = _like(
+    "empty_like", np.zeros_like, "An array of the shape and dtype of another; its values are not defined."
+)
+zeros_like = _like("zeros_like", np.zeros_like, "An array of zeros of the shape and dtype of another.")
+ones_like = _like("ones_like", np.ones_like, "An array of ones of the shape and dtype of another.")
+
+_FULL_LIKE = Op("full_like", np.full_like, infer=_infer_like, ns=1.0)
 
 
-def _range_length(values: Sequence[Any], params: dict[str, Any]) -> float:
-    return 1.0 * len(range(1)) if params["length"] is None else 1.0 * params["length"]
+def full_like(x: Operand, /, fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
+    """An array of one value, of the shape and dtype of another."""
+    return on_device(device, _FULL_LIKE, (x, fill_value), {"dtype": checks.dtype_or_none("full_like", dtype)})
+
+
+def _infer_eye(*, rows: int, columns: int, k: int, dtype: Any) -> ShapeDtype:
+    return ShapeDtype((rows, columns), dtype or np.dtype(np.float64))
+
+
+def _eye(*, rows: int, columns: int, k: int, dtype: Any) -> Any:
+    return np.eye(rows, columns, k, dtype=float if dtype is None else dtype)
+
+
+_EYE = Op("eye", _eye, infer=_infer_eye, cost=lambda values, params: 1.0 * float(params["rows"]) * params["columns"])
+
+
+def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Place = None) -> Handle:
+    """A matrix with ones on a diagonal: the main one, one above (`k` > 0), or one below; zeros elsewhere."""
+    rows = checks.integer("eye", "n_rows", n_rows)
+    columns = rows if n_cols is None else checks.integer("eye", "n_cols", n_cols)
+    if rows < 0 or columns < 0:
+        raise ValueError(f"eye: n_rows and n_cols must be 0 or more, but got {rows} and {columns}")
+    k = checks.integer("eye", "k", k)
+    params = {"rows": rows, "columns": columns, "k": k, "dtype": checks.dtype_or_none("eye", dtype)}
+    return on_device(device, _EYE, (), params)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranges
+
+
+def _range_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+    return 2.0 * float(params["length"])
 
 
 def _arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> Any:
@@ -106,11 +160,12 @@ def _arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> Any
 
 def _infer_arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> ShapeDtype:
     if dtype is None:
-        dtype = np.arange(start, start, step).dtype
-    return ShapeDtype((length,), np.dtype(dtype))
+        # NumPy looks at the types of all three, not at what they are.
+        dtype = np.arange(type(start)(0), type(stop)(0), type(step)(1)).dtype
+    return ShapeDtype((length,), dtype)
 
 
-_ARANGE = Op("arange", _arange, infer=_infer_arange, cost=_range_length)
+_ARANGE = Op("arange", _arange, infer=_infer_arange, cost=_range_cost)
 
 
 def arange(
@@ -119,55 +174,103 @@ def arange(
     """Evenly spaced values from `start` up to, not including, `stop`; from 0 to `start` when only that is given."""
     if stop is None:
         start, stop = 0, start
+    bounds = {"start": start, "stop": stop, "step": step}
+    for name, value in bounds.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise checks.wrong("arange", name, "a number", value)
     if step == 0:
         raise ValueError("arange: step must not be 0")
-    length = max(0, -int(-(stop - start) // step))
-    params = {"start": start, "stop": stop, "step": step, "dtype": dtype, "length": length}
-    return on_device(device, _ARANGE, (), params)
+    # As NumPy does: with floats, rounding decides whether the last value is one too many.
+    length = max(0, math.ceil((stop - start) / step))
+    if all(isinstance(value, int | np.integer) for value in bounds.values()):
+        length = len(range(int(start), int(stop), int(step)))
+    return on_device(device, _ARANGE, (), {**bounds, "dtype": checks.dtype_or_none("arange", dtype), "length": length})
 
 
-def _linspace(*, start: Any, stop: Any, length: int, dtype: Any, endpoint: bool) -> Any:
+def _linspace(start: Any, stop: Any, *, length: int, dtype: Any, endpoint: bool) -> Any:
     return np.linspace(start, stop, length, dtype=dtype, endpoint=endpoint)
 
 
-def _infer_linspace(*, start: Any, stop: Any, length: int, dtype: Any, endpoint: bool) -> ShapeDtype:
+def _infer_linspace(start: Any, stop: Any, *, length: int, dtype: Any, endpoint: bool) -> ShapeDtype:
+    shape = broadcast(shape_of(start), shape_of(stop))
     if dtype is None:
-        dtype = np.linspace(start, stop, 1).dtype
-    return ShapeDtype((length,), np.dtype(dtype))
+        dtype = np.result_type(dtype_of(start), dtype_of(stop), float(length))
+        dtype = dtype if dtype.kind in "fc" else np.dtype(float)
+    return ShapeDtype((length, *shape), dtype)
 
 
-_LINSPACE = Op("linspace", _linspace, infer=_infer_linspace, cost=_range_length)
+_LINSPACE = Op("linspace", _linspace, infer=_infer_linspace, cost=_range_cost)
 
 
 def linspace(
     start: complex, stop: complex, /, num: int, *, dtype: Any = None, device: Place = None, endpoint: bool = True
 ) -> Handle:
     """`num` evenly spaced values from `start` to `stop`, which is included unless `endpoint` is False."""
+    num = checks.integer("linspace", "num", num)
     if num < 0:
         raise ValueError(f"linspace: num must be 0 or more, but got {num}")
-    params = {"start": start, "stop": stop, "length": num, "dtype": dtype, "endpoint": endpoint}
-    return on_device(device, _LINSPACE, (), params)
+    params = {
+        "length": num,
+        "dtype": checks.dtype_or_none("linspace", dtype),
+        "endpoint": checks.flag("linspace", "endpoint", endpoint),
+    }
+    return on_device(device, _LINSPACE, (start, stop), params)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From other arrays
 
 
-def _same(x: Any) -> ShapeDtype:
-    return ShapeDtype(shape_of(x), shape_dtype(x))
+def _meshgrid(*arrays: Any, indexing: Literal["xy", "ij"]) -> Any:
+    return tuple(np.meshgrid(*arrays, indexing=indexing))
+
+
+def _infer_meshgrid(*arrays: Any, indexing: str) -> Any:
+    lengths = [size_of(shape_of(array)) for array in arrays]
+    if indexing == "xy" and len(lengths) > 1:
+        lengths[:2] = lengths[1], lengths[0]
+    return tuple(ShapeDtype(tuple(lengths), dtype_of(array)) for array in arrays)
+
+
+def meshgrid(*arrays: Operand, indexing: Literal["xy", "ij"] = "xy") -> tuple[Handle, ...]:
+    """The coordinates of the grid that one-dimensional arrays span, an array for each of them."""
+    indexing = checks.one_of("meshgrid", "indexing", indexing, ("xy", "ij"))
+    if not arrays:
+        return ()
+    op = op_of_several("meshgrid", _meshgrid, len(arrays), infer=_infer_meshgrid, cost=costs.outer)
+    return current().dispatch_several(op, arrays, {"indexing": indexing})
+
+
+def _infer_triangle(x: Any, *, k: int) -> ShapeDtype:
+    shape = shape_of(x)
+    return ShapeDtype(shape * 2 if len(shape) == 1 else shape, dtype_of(x))
+
+
+_TRIL = Op("tril", np.tril, infer=_infer_triangle, ns=2)
+_TRIU = Op("triu", np.triu, infer=_infer_triangle, ns=2)
+
+
+def tril(x: Operand, /, *, k: int = 0) -> Handle:
+    """The lower triangle of each matrix, up to a diagonal; zeros above."""
+    return current().dispatch(_TRIL, (x,), {"k": checks.integer("tril", "k", k)})
+
+
+def triu(x: Operand, /, *, k: int = 0) -> Handle:
+    """The upper triangle of each matrix, from a diagonal on; zeros below."""
+    return current().dispatch(_TRIU, (x,), {"k": checks.integer("triu", "k", k)})
 
 
 def _cast(x: Any, *, dtype: Any, copy: bool) -> Any:
     return np.asarray(x).astype(dtype, copy=copy)
 
 
-def _infer_cast(x: Any, *, dtype: Any, copy: bool) -> ShapeDtype:
-    return ShapeDtype(shape_of(x), np.dtype(dtype))
+def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
+    return ShapeDtype(shape_of(x), dtype)
 
 
-_ASARRAY = Op("asarray", np.asarray, infer=_same, ns=0.001, view=True)
-_COPY = Op("asarray", np.array, infer=_same)
-_ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True)
+_ASARRAY = Op("asarray", np.asarray, infer=same, ns=0.001, view=True)
+_COPY = Op("asarray", np.array, infer=same)
+_ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True, block=cast)
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool | None = None) -> Handle:
@@ -176,37 +279,48 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     An ndarray is snapshotted; with `copy=False` it is not, and the caller promises not to write into it. `device`
     copies to that device, whatever the policy. Raises `ValueError` where `copy=False` cannot be had.
     """
+    dtype = checks.dtype_or_none("asarray", dtype)
     if isinstance(obj, Handle):
-        handle = obj if device is None else to_device(obj, device)
-        if dtype is not None and np.dtype(dtype) != handle.dtype:
-            if copy is False:
-                raise ValueError(f"asarray: {handle.dtype} cannot become {np.dtype(dtype)} with copy=False")
-            return astype(handle, dtype)
-        return on_device(None, _COPY, (handle,), {}) if copy else handle
+        return _of_handle(obj, dtype, device, copy)
     if isinstance(obj, list | tuple) and holds_handle(obj):
         if copy is False:
             raise ValueError("asarray: a sequence of handles cannot be joined with copy=False")
-        joined = stack([asarray(each) for each in obj])
-        return asarray(joined, dtype=dtype, device=device)
+        return asarray(stack([asarray(each) for each in obj]), dtype=dtype, device=device)
     if copy is False:
-        if not isinstance(obj, np.ndarray) or (dtype is not None and np.dtype(dtype) != obj.dtype):
+        if not isinstance(obj, np.ndarray) or (dtype is not None and dtype != obj.dtype):
             raise ValueError("asarray: copy=False needs an ndarray, of the dtype asked for")
         return on_device(device, _ASARRAY, (borrow(checked(plain(obj))),), {})
     if dtype is not None:
         return on_device(device, _ASARRAY, (checked(np.array(obj, dtype=dtype)),), {})
+    if not isinstance(obj, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
+        obj = checked(np.array(obj))  # whatever NumPy can read: a buffer, an array of another library
     return on_device(device, _ASARRAY, (obj,), {})
+
+
+def _of_handle(obj: Handle, dtype: np.dtype[Any] | None, device: Place, copy: bool | None) -> Handle:
+    handle = obj if device is None else to_device(obj, device)
+    if dtype is not None and dtype != handle.dtype:
+        if copy is False:
+            raise ValueError(f"asarray: {handle.dtype} cannot become {dtype} with copy=False")
+        return astype(handle, dtype, device=device)
+    return on_device(device, _COPY, (handle,), {}) if copy else handle
+
+
+def from_dlpack(x: Any, /, *, device: Place = None, copy: bool | None = None) -> Handle:
+    """A handle of an array of any library that has `__dlpack__`; a snapshot, unless `copy` is False."""
+    if isinstance(x, Handle):
+        return asarray(x, device=device, copy=copy)
+    if not hasattr(x, "__dlpack__"):
+        raise checks.wrong("from_dlpack", "x", "an object with __dlpack__", x)
+    return asarray(np.from_dlpack(x), device=device, copy=copy)
 
 
 def astype(x: Operand, dtype: Any, /, *, copy: bool = True, device: Place = None) -> Handle:
     """The elements in another dtype, converted as NumPy does. Raises `TypeError` for a dtype of Python objects."""
-    if np.dtype(dtype).hasobject:
-        raise TypeError("astype: arrays of Python objects are not supported")
-    return on_device(device, _ASTYPE, (x,), {"dtype": np.dtype(dtype), "copy": copy})
+    params = {"dtype": checks.dtype("astype", dtype), "copy": checks.flag("astype", "copy", copy)}
+    return on_device(device, _ASTYPE, (x,), params)
 
 
 def to_device(x: Handle, device: str | Device, /) -> Handle:
     """The value of a handle on another device; the handle stays where it is. No policy forbids it."""
     return current().transfer(x, Device(device), user_frame(1))
-
-
-BY_NUMPY.update({np.zeros_like: zeros_like, np.ones_like: ones_like})

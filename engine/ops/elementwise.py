@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from engine.ops.rows import binary, unary
+from engine.context import current
+from engine.ops.infer import broadcast, sample, shape_of, typed
+from engine.ops.rows import Operand, binary, unary
+from engine.planning.op import Op, ShapeDtype
+from handles.base import Handle
 
 abs = unary("abs", np.absolute, "Absolute value of each element.")
 acos = unary("acos", np.arccos, "Inverse cosine of each element, in radians.", ns=12)
@@ -70,3 +76,53 @@ not_equal = binary("not_equal", np.not_equal, "Whether the elements of each pair
 pow = binary("pow", np.power, "x1 to the power of x2, for each pair of elements.", ns=20)
 remainder = binary("remainder", np.remainder, "Remainder of each pair of elements, with the sign of x2.", ns=10)
 subtract = binary("subtract", np.subtract, "Difference of each pair of elements.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is not a ufunc in NumPy
+
+
+def _clip(x: Any, *bounds: Any, given: tuple[bool, bool]) -> Any:
+    return np.clip(x, *_bounds(bounds, given))
+
+
+def _bounds(bounds: tuple[Any, ...], given: tuple[bool, bool]) -> list[Any]:
+    rest = iter(bounds)
+    return [next(rest) if there else None for there in given]
+
+
+def _infer_clip(x: Any, *bounds: Any, given: tuple[bool, bool]) -> ShapeDtype:
+    dtype = np.clip(sample(x), *_bounds(tuple(map(sample, bounds)), given)).dtype
+    return ShapeDtype(broadcast(shape_of(x), *map(shape_of, bounds)), dtype)
+
+
+def _round(x: Any) -> Any:
+    return np.round(x)
+
+
+_CLIP = Op("clip", _clip, infer=_infer_clip, ns=2)
+_ROUND = Op("round", _round, infer=typed(_round), ns=1)
+_REAL = Op("real", np.real, infer=typed(np.real), ns=0.001, view=True)
+_IMAG = Op("imag", np.imag, infer=typed(np.imag), ns=1, view=True)
+
+
+def clip(x: Operand, /, min: Operand | None = None, max: Operand | None = None) -> Handle:
+    """Each element limited to the interval from `min` to `max`, each of which may be missing; the three broadcast."""
+    given = (min is not None, max is not None)
+    bounds = [bound for bound in (min, max) if bound is not None]
+    return current().dispatch(_CLIP, (x, *bounds), {"given": given})
+
+
+def round(x: Operand, /) -> Handle:
+    """Each element rounded to the nearest integer, halves to the even one; the dtype stays."""
+    return current().dispatch(_ROUND, (x,))
+
+
+def real(x: Operand, /) -> Handle:
+    """The real part of each element."""
+    return current().dispatch(_REAL, (x,))
+
+
+def imag(x: Operand, /) -> Handle:
+    """The imaginary part of each element."""
+    return current().dispatch(_IMAG, (x,))

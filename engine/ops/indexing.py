@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from operator import index as as_index
 from typing import Any
 
 import numpy as np
 
+from engine.arguments import Slot
 from engine.context import current
-from engine.ops.infer import Dim, broadcast, dtype_of, shape_of
-from engine.ops.rows import BY_NUMPY, Operand
+from engine.kernels.blocks import select
+from engine.ops import checks, costs
+from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
+from engine.ops.rows import Operand
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
-
-
-class Slot:
-    """In a key: the place of the operand of that number."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 def _split_key(key: Any) -> tuple[Any, list[Any]]:
@@ -28,15 +24,20 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
     operands: list[Any] = []
 
     def part(entry: Any) -> Any:
-        if isinstance(entry, Handle | np.ndarray | list):
-            operands.append(np.asarray(entry, dtype=np.intp) if entry == [] else entry)
+        if isinstance(entry, Handle | np.ndarray | list | tuple):
+            if isinstance(entry, list | tuple) and len(entry) == 0:
+                entry = np.empty(0, np.intp)
+            operands.append(entry)
             return Slot(len(operands) - 1)
-        if entry is None or entry is Ellipsis or isinstance(entry, slice | int | np.integer | bool | np.bool_):
+        if entry is None or entry is Ellipsis or isinstance(entry, slice | int | bool | np.bool_):
             return entry
-        raise IndexError(
-            "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
-            f"but got {entry!r}"
-        )
+        try:
+            return as_index(entry)
+        except TypeError:
+            raise IndexError(
+                "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
+                f"but got {entry!r}"
+            ) from None
 
     return (tuple(map(part, key)) if isinstance(key, tuple) else part(key)), operands
 
@@ -57,42 +58,118 @@ def _setitem(x: Any, value: Any, *operands: Any, key: Any) -> Any:
     return result
 
 
+def _overwrite(x: Any, value: Any, *operands: Any, key: Any) -> Any:
+    """`setitem` in place, where nobody else refers to `x`."""
+    x[_fill_key(key, operands)] = value
+    return x
+
+
 def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
-    """Index an array that takes no memory, twice where a mask selects: what differs then is unknown."""
-    shapes = []
-    shape = shape_of(x)
-    masked = any(dtype_of(operand) == np.bool_ for operand in operands) or None in shape
-    for unknown in (1, 2) if masked else (1,):
-        stand_in = np.broadcast_to(np.zeros((), dtype_of(x)), [unknown if n is None else n for n in shape])
-        indices = [_stand_in_index(operand, unknown) for operand in operands]
-        shapes.append(stand_in[_fill_key(key, indices)].shape if stand_in.size or not operands else ())
-    return ShapeDtype(_merge(shapes), dtype_of(x))
+    # The key is told from its entries before those are put in: a `ShapeDtype` is a tuple too.
+    entries = _fill_key(key if isinstance(key, tuple) else (key,), operands)
+    return ShapeDtype(_indexed(shape_of(x), entries), dtype_of(x))
 
 
-def _stand_in_index(operand: Any, unknown: int) -> Any:
-    lengths = [unknown if n is None else n for n in shape_of(operand)]
-    if dtype_of(operand) != np.bool_:
-        return np.broadcast_to(np.zeros((), dtype_of(operand)), lengths)
-    mask = np.zeros(lengths, bool)
-    mask.flat[: unknown - 1] = True
-    return mask
+def _indexed(shape: Shape, key: tuple[Any, ...]) -> Shape:
+    """The shape of what a key selects: basic entries keep their place, the arrays together take one."""
+    used = sum(map(_consumes, key))
+    if used > len(shape) or sum(entry is Ellipsis for entry in key) > 1:
+        raise IndexError(f"too many indices for array: array is {len(shape)}-dimensional, but {used} were indexed")
+    whole = [slice(None)] * (len(shape) - used)
+    at = next((place for place, entry in enumerate(key) if entry is Ellipsis), len(key))
+    entries = [*key[:at], *whole, *key[at + 1 :]]
+    arrays = any(_is_array(entry) for entry in entries)
+    lengths = iter(shape)
+    basic: list[Dim] = []
+    advanced: list[tuple[int, Shape]] = []  # (place in the key, shape of the index)
+    front = 0
+    for place, entry in enumerate(entries):
+        if entry is None:
+            basic.append(1)
+        elif isinstance(entry, slice):
+            basic.append(_sliced(entry, next(lengths)))
+        else:
+            if arrays and not advanced:
+                front = len(basic)
+            index_shape = _index_shape(entry, lengths)
+            if arrays:
+                advanced.append((place, index_shape))
+    if not arrays:
+        return tuple(basic)
+    joined = broadcast(*(index_shape for _, index_shape in advanced))
+    # Arrays that stand apart (an ellipsis between them counts, even of no axes) put their dimensions first.
+    apart = advanced[-1][0] - advanced[0][0] != len(advanced) - 1
+    if at < len(key) and not whole:
+        apart = apart or (any(place < at for place, _ in advanced) and any(place >= at for place, _ in advanced))
+    front = 0 if apart else front
+    return (*basic[:front], *joined, *basic[front:])
 
 
-def _merge(shapes: Sequence[tuple[int, ...]]) -> tuple[Dim, ...]:
-    return tuple(lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*shapes, strict=True))
+def _is_array(entry: Any) -> bool:
+    return isinstance(entry, ShapeDtype | bool | np.bool_)
+
+
+def _consumes(entry: Any) -> int:
+    """How many dimensions of the array an entry of a key takes."""
+    if entry is None or entry is Ellipsis or isinstance(entry, bool | np.bool_):
+        return 0
+    if isinstance(entry, ShapeDtype) and entry.dtype == np.bool_:
+        return len(entry.shape)
+    return 1
+
+
+def _sliced(entry: slice, length: Dim) -> Dim:
+    if length is not None:
+        return len(range(*entry.indices(length)))
+    step = 1 if entry.step is None else entry.step
+    return 0 if entry.start is not None and entry.start == entry.stop and step > 0 else None
+
+
+def _index_shape(entry: Any, lengths: Iterator[Dim]) -> Shape:
+    if isinstance(entry, bool | np.bool_):
+        return (int(entry),)
+    if isinstance(entry, ShapeDtype):
+        if entry.dtype == np.bool_:
+            for position, n in enumerate(entry.shape):
+                length = next(lengths)
+                if None not in (n, length) and n != length:
+                    raise IndexError(
+                        f"boolean index did not match indexed array along axis {position}; size of axis is {length} "
+                        f"but size of corresponding boolean axis is {n}"
+                    )
+            return (None,)
+        if entry.dtype.kind not in "iu":
+            raise IndexError("arrays used as indices must be of integer (or boolean) type")
+        next(lengths)
+        return entry.shape
+    length = next(lengths)
+    if length is not None and not -length <= entry < length:
+        raise IndexError(f"index {entry} is out of bounds for an axis with size {length}")
+    return ()
 
 
 def _selected(values: Sequence[Any], params: dict[str, Any]) -> float:
-    return 5.0 * sum(value.size for value in values[1:] if isinstance(value, np.ndarray))
+    return 5.0 * costs.elements(values[1:])
 
 
-def _copied(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _written(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 1.0 * float(values[0].size) + _selected(values, params)
 
 
-_GETITEM = Op("getitem", _getitem, infer=_infer_getitem, cost=_selected, view=True)
+def _read(values: Sequence[Any], params: dict[str, Any]) -> float:
+    """5 for each element that is read: one index may stand for a whole row, a mask selects at most all it covers."""
+    described = [ShapeDtype(value.shape, value.dtype) if isinstance(value, np.ndarray) else value for value in values]
+    try:
+        shape = _infer_getitem(*described, **params).shape
+    except (IndexError, ValueError):
+        return 0.0  # the kernel will say so, at once
+    covered = costs.elements([value for value in values[1:] if value.dtype == np.bool_])
+    return 5.0 * math.prod(covered if length is None else length for length in shape)
+
+
+_GETITEM = Op("getitem", _getitem, infer=_infer_getitem, cost=_read, view=True)
 _SLICE = Op("getitem", _getitem, infer=_infer_getitem, ns=1e-6, view=True)
-_SETITEM = Op("setitem", _setitem, infer=lambda x, *others, key: x, cost=_copied)
+_SETITEM = Op("setitem", _setitem, infer=lambda x, *others, key: x, cost=_written, overwrite=_overwrite)
 
 
 def getitem(x: Handle, key: Any, /) -> Handle:
@@ -107,12 +184,16 @@ def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:
     return current().dispatch(_SETITEM, (x, value, *operands), {"key": template})
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Functions of the standard
+
+
 def _infer_where(condition: Any, x1: Any, x2: Any) -> ShapeDtype:
-    types = [each.dtype if isinstance(each, ShapeDtype) else each for each in (x1, x2)]
-    return ShapeDtype(broadcast(*map(shape_of, (condition, x1, x2))), np.result_type(*types))
+    dtype = np.result_type(*(each if isinstance(each, int | float | complex) else type_of(each) for each in (x1, x2)))
+    return ShapeDtype(broadcast(*map(shape_of, (condition, x1, x2))), dtype)
 
 
-_WHERE = Op("where", np.where, infer=_infer_where, ns=2)
+_WHERE = Op("where", np.where, infer=_infer_where, ns=2, block=select)
 
 
 def where(condition: Operand, x1: Operand, x2: Operand, /) -> Handle:
@@ -120,4 +201,49 @@ def where(condition: Operand, x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(_WHERE, (condition, x1, x2))
 
 
-BY_NUMPY[np.where] = where
+def _infer_take(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
+    shape, taken = shape_of(x), shape_of(indices)
+    if axis is None:
+        return ShapeDtype(taken, dtype_of(x))
+    where = normalize_axis(axis, len(shape))
+    return ShapeDtype((*shape[:where], *taken, *shape[where + 1 :]), dtype_of(x))
+
+
+def _take(x: Any, indices: Any, *, axis: int | None) -> Any:
+    return np.take(x, indices, axis=axis)
+
+
+def _taken(values: Sequence[Any], params: dict[str, Any]) -> float:
+    x, indices = values
+    axis = params["axis"]
+    row = 1 if axis is None or not isinstance(x, np.ndarray) else x.size // max(1, x.shape[axis] if x.ndim else 1)
+    return 3.0 * float(getattr(indices, "size", 1)) * float(row)
+
+
+_TAKE = Op("take", _take, infer=_infer_take, cost=_taken)
+
+
+def take(x: Operand, indices: Operand, /, *, axis: int | None = None) -> Handle:
+    """The elements at these indices of an axis (of the flattened array when none is given)."""
+    return current().dispatch(_TAKE, (x, indices), {"axis": checks.axis_or_none("take", axis)})
+
+
+def _infer_take_along(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
+    shape, taken = shape_of(x), shape_of(indices)
+    if axis is None:
+        return ShapeDtype((size_of(taken),), dtype_of(x))
+    where = normalize_axis(axis, len(shape))
+    if len(shape) != len(taken):
+        raise ValueError("`indices` and `arr` must have the same number of dimensions")
+    return ShapeDtype(
+        replaced(broadcast(replaced(shape, where, 1), replaced(taken, where, 1)), where, taken[where]), dtype_of(x)
+    )
+
+
+_TAKE_ALONG = Op("take_along_axis", np.take_along_axis, infer=_infer_take_along, cost=costs.each(5))
+
+
+def take_along_axis(x: Operand, indices: Operand, /, *, axis: int = -1) -> Handle:
+    """The elements at indices that are given for each line along an axis."""
+    params = {"axis": checks.axis_or_none("take_along_axis", axis)}
+    return current().dispatch(_TAKE_ALONG, (x, indices), params)

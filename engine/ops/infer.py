@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from engine.planning.op import ShapeDtype
+from handles.base import Handle
 
 Dim = int | None
 Shape = tuple[Dim, ...]
+Infer = Callable[..., Any]
 
 
 def shape_of(operand: Any) -> Shape:
@@ -23,7 +27,7 @@ def dtype_of(operand: Any) -> np.dtype[Any]:
     return operand.dtype if isinstance(operand, ShapeDtype) else np.asarray(operand).dtype
 
 
-def _type_of(operand: Any) -> Any:
+def type_of(operand: Any) -> Any:
     """What NumPy promotes with: dtypes, and the type itself of a Python scalar (NEP 50)."""
     if isinstance(operand, ShapeDtype):
         return operand.dtype
@@ -48,12 +52,63 @@ def broadcast(*shapes: Shape) -> Shape:
     return tuple(result)
 
 
-def elementwise(ufunc: np.ufunc) -> Callable[..., Any]:
+def size_of(shape: Shape) -> Dim:
+    """The number of elements, None while a dimension is unknown."""
+    return None if None in shape else math.prod(length or 0 for length in shape)
+
+
+def total(lengths: Sequence[Dim]) -> Dim:
+    """The sum of lengths, None where one is unknown."""
+    return None if None in lengths else sum(length or 0 for length in lengths)
+
+
+def sample(operand: Any) -> Any:
+    """A tiny array (or the scalar) that stands for an operand where only its dtype matters."""
+    return np.ones((1,) * len(operand.shape), operand.dtype) if isinstance(operand, ShapeDtype) else operand
+
+
+@lru_cache(maxsize=4096)
+def _probe(kernel: Callable[..., Any], dtypes: tuple[np.dtype[Any], ...], ndim: int, params: Any) -> Any:
+    arrays = [np.ones((1,) * ndim, dtype) for dtype in dtypes]
+    with np.errstate(all="ignore"):
+        result = kernel(*arrays, **dict(params))
+    return tuple(part.dtype for part in result) if isinstance(result, tuple) else result.dtype
+
+
+def probe(kernel: Callable[..., Any], *dtypes: np.dtype[Any], ndim: int = 1, **params: Any) -> Any:
+    """The dtype (or the tuple of dtypes) that a kernel gives for arrays of these dtypes: it is asked, once for each.
+
+    Raises what the kernel raises for dtypes that it does not support.
+    """
+    return _probe(kernel, dtypes, ndim, tuple(sorted(params.items())))
+
+
+def described(operand: Any) -> Any:
+    """An operand as inference sees it; None where its shape is not known yet. Never waits."""
+    if isinstance(operand, Handle):
+        try:
+            known = ShapeDtype(operand.shape, operand.dtype)
+        except Exception:  # noqa: BLE001 - that of another op, which is raised where a result is read
+            return None
+        return None if any(each is None for each in known) else known  # of a symbol both may be unknown
+    if isinstance(operand, bool | int | float | complex) and not isinstance(operand, np.generic):
+        return operand
+    array = np.asarray(operand)
+    return ShapeDtype(array.shape, array.dtype)
+
+
+def same(x: Any, *_: Any, **__: Any) -> ShapeDtype:
+    """Of an op that keeps shape and dtype."""
+    return ShapeDtype(shape_of(x), dtype_of(x))
+
+
+def elementwise(ufunc: np.ufunc) -> Infer:
     """Of a ufunc: the broadcast shape, and the dtypes that its type resolution gives."""
+    nothing = [None] * ufunc.nout
 
     def infer(*operands: Any, **params: Any) -> Any:
         shape = broadcast(*map(shape_of, operands))
-        types = (*map(_type_of, operands), *[None] * ufunc.nout)
+        types = (*map(type_of, operands), *nothing)
         dtypes = ufunc.resolve_dtypes(types)[ufunc.nin :]
         results = tuple(ShapeDtype(shape, dtype) for dtype in dtypes)
         return results[0] if ufunc.nout == 1 else results
@@ -61,9 +116,13 @@ def elementwise(ufunc: np.ufunc) -> Callable[..., Any]:
     return infer
 
 
-def sample(operand: Any) -> Any:
-    """A tiny array (or the scalar) that stands for an operand where only its dtype matters."""
-    return np.ones((1,) * len(operand.shape), operand.dtype) if isinstance(operand, ShapeDtype) else operand
+def typed(kernel: Callable[..., Any]) -> Infer:
+    """Of an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
+
+    def infer(x: Any, *_: Any, **__: Any) -> ShapeDtype:
+        return ShapeDtype(shape_of(x), probe(kernel, dtype_of(x)))
+
+    return infer
 
 
 def normalize_axes(axis: Any, ndim: int) -> tuple[int, ...]:
@@ -73,6 +132,21 @@ def normalize_axes(axis: Any, ndim: int) -> tuple[int, ...]:
     return np.lib.array_utils.normalize_axis_tuple(axis, ndim)
 
 
+def axis_of_scalar(shape: Shape) -> Shape:
+    """The shape with one axis for an array of none: many of NumPy's C functions take one as an array of one element."""
+    return shape or (1,)
+
+
+def reduced_axes(axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes of a reduction; of an array of no dimensions, NumPy's reductions take axis 0 and -1 for none."""
+    return () if ndim == 0 and axis in (0, -1) else normalize_axes(axis, ndim)
+
+
+def normalize_axis(axis: int, ndim: int) -> int:
+    """One axis as a non-negative number. Raises `AxisError` out of range."""
+    return np.lib.array_utils.normalize_axis_index(axis, ndim)
+
+
 def without(shape: Shape, axes: Sequence[int], *, keepdims: bool) -> Shape:
     """The shape once these axes are reduced."""
     if keepdims:
@@ -80,46 +154,37 @@ def without(shape: Shape, axes: Sequence[int], *, keepdims: bool) -> Shape:
     return tuple(length for axis, length in enumerate(shape) if axis not in axes)
 
 
-def reduced(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def replaced(shape: Shape, axis: int, length: Dim) -> Shape:
+    """The shape with another length along one axis."""
+    return (*shape[:axis], length, *shape[axis + 1 :])
+
+
+def reduced(kernel: Callable[..., Any]) -> Infer:
     """Of a reduction: the axes are gone (or 1), the dtype is the one that NumPy gives for a tiny array."""
 
     def infer(x: Any, *, axis: Any = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
         shape = shape_of(x)
-        axes = normalize_axes(axis, len(shape))
-        dtype = kernel(np.ones(1, dtype_of(x)), **params).dtype
-        return ShapeDtype(without(shape, axes, keepdims=keepdims), dtype)
+        axes = reduced_axes(axis, len(shape))
+        return ShapeDtype(without(shape, axes, keepdims=keepdims), probe(kernel, dtype_of(x), **params))
 
     return infer
 
 
-def viewed(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def viewed(kernel: Callable[..., Any]) -> Infer:
     """Of an op that returns a view: do it to an array of that shape that takes no memory."""
 
     def infer(x: Any, **params: Any) -> ShapeDtype:
-        shape = shape_of(x)
-        unknown = [axis for axis, length in enumerate(shape) if length is None]
-        result = kernel(np.broadcast_to(np.zeros((), dtype_of(x)), [1 if n is None else n for n in shape]), **params)
-        if not unknown:
-            return ShapeDtype(result.shape, result.dtype)
+        shape, dtype = shape_of(x), dtype_of(x)
+        result = kernel(outline(shape, dtype, 1), **params).shape
+        if None not in shape:
+            return ShapeDtype(result, dtype)
         # Twice with other lengths: the dimensions that change are those that depend on the unknown ones.
-        other = kernel(np.broadcast_to(np.zeros((), dtype_of(x)), [2 if n is None else n for n in shape]), **params)
-        return ShapeDtype(
-            tuple(n if n == m else None for n, m in zip(result.shape, other.shape, strict=True)), result.dtype
-        )
+        other = kernel(outline(shape, dtype, 2), **params).shape
+        return ShapeDtype(tuple(n if n == m else None for n, m in zip(result, other, strict=True)), dtype)
 
     return infer
 
 
-def matrix_product(x1: Any, x2: Any) -> ShapeDtype:
-    """Of `matmul`: stacks of matrices broadcast, vectors lose their dimension."""
-    left, right = shape_of(x1), shape_of(x2)
-    dtype = np.matmul.resolve_dtypes((dtype_of(x1), dtype_of(x2), None))[-1]
-    if not left or not right:
-        raise ValueError("matmul: operands must have at least one dimension")
-    inner = (left[-1], right[-2] if len(right) > 1 else right[0])
-    if None not in inner and inner[0] != inner[1]:
-        raise ValueError(f"matmul: the inner dimensions differ: shapes {left} and {right}")
-    shape = broadcast(left[:-2], right[:-2])
-    shape += left[-2:-1] if len(left) > 1 else ()
-    shape += right[-1:] if len(right) > 1 else ()
-    return ShapeDtype(shape, dtype)
+def outline(shape: Shape, dtype: np.dtype[Any], unknown: int) -> np.ndarray[Any, Any]:
+    """An array of that shape that takes no memory; unknown dimensions have the length `unknown`."""
+    return np.broadcast_to(np.zeros((), dtype), [unknown if n is None else n for n in shape])

@@ -9,26 +9,52 @@ from typing import Any
 import numpy as np
 
 from engine.context import current
-from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axes, shape_of, viewed
-from engine.ops.rows import BY_NUMPY, Operand
+from engine.ops import checks, costs
+from engine.ops.infer import (
+    Dim,
+    Shape,
+    axis_of_scalar,
+    broadcast,
+    described,
+    dtype_of,
+    normalize_axes,
+    normalize_axis,
+    replaced,
+    same,
+    shape_of,
+    size_of,
+    total,
+    viewed,
+)
+from engine.ops.rows import Axis, Operand, op_of_several
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
+Axes = int | tuple[int, ...]
 
-def _copied(values: Sequence[Any], params: dict[str, Any]) -> float:
-    return 1.0 * math.fsum(value.size for value in values if isinstance(value, np.ndarray))
+
+def _shape_argument(function: str, value: Any) -> tuple[int, ...]:
+    return checks.integers(function, "shape", value)
+
+
+def shape_now(x: Any) -> tuple[int | None, ...]:
+    """The shape of an operand, as far as it is known."""
+    return x.shape if isinstance(x, Handle) else np.shape(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shapes and axes: no copies
 
 
 def _reshape(x: Any, *, shape: Any, copy: bool | None) -> Any:
     return np.reshape(x, shape, copy=copy)
 
 
-def _infer_reshape(x: Any, *, shape: Any, copy: bool | None) -> ShapeDtype:
-    old = shape_of(x)
-    new = (shape,) if isinstance(shape, int) else tuple(shape)
-    if None in old:
+def _infer_reshape(x: Any, *, shape: tuple[int, ...], copy: bool | None) -> ShapeDtype:
+    old, new = shape_of(x), shape
+    size = size_of(old)
+    if size is None:
         return ShapeDtype(tuple(None if n == -1 else n for n in new), dtype_of(x))
-    size = math.prod(n for n in old if n is not None)
     known = math.prod(n for n in new if n != -1)
     if new.count(-1) > 1 or (-1 not in new and known != size) or (-1 in new and (known == 0 or size % known)):
         raise ValueError(f"cannot reshape array of size {size} into shape {new}")
@@ -41,16 +67,20 @@ _MATRIX_TRANSPOSE = Op("matrix_transpose", np.matrix_transpose, infer=viewed(np.
 _EXPAND = Op("expand_dims", np.expand_dims, infer=viewed(np.expand_dims), ns=0.001, view=True)
 _SQUEEZE = Op("squeeze", np.squeeze, infer=viewed(np.squeeze), ns=0.001, view=True)
 _BROADCAST = Op("broadcast_to", np.broadcast_to, infer=viewed(np.broadcast_to), ns=0.001, view=True)
+_FLIP = Op("flip", np.flip, infer=viewed(np.flip), ns=0.001, view=True)
+_MOVE = Op("moveaxis", np.moveaxis, infer=viewed(np.moveaxis), ns=0.001, view=True)
 
 
 def reshape(x: Operand, /, shape: int | tuple[int, ...], *, copy: bool | None = None) -> Handle:
     """The elements in another shape, in row-major order; one length may be -1."""
-    return current().dispatch(_RESHAPE, (x,), {"shape": shape, "copy": copy})
+    if copy is not None:
+        copy = checks.flag("reshape", "copy", copy)
+    return current().dispatch(_RESHAPE, (x,), {"shape": _shape_argument("reshape", shape), "copy": copy})
 
 
 def permute_dims(x: Operand, /, axes: tuple[int, ...] | None = None) -> Handle:
     """The axes in another order; reversed when none is given."""
-    return current().dispatch(_PERMUTE, (x,), {"axes": axes})
+    return current().dispatch(_PERMUTE, (x,), {"axes": checks.axes("permute_dims", axes, "axes")})
 
 
 def matrix_transpose(x: Operand, /) -> Handle:
@@ -58,19 +88,171 @@ def matrix_transpose(x: Operand, /) -> Handle:
     return current().dispatch(_MATRIX_TRANSPOSE, (x,))
 
 
-def expand_dims(x: Operand, /, *, axis: int | tuple[int, ...] = 0) -> Handle:
+def expand_dims(x: Operand, /, axis: Axes) -> Handle:
     """A new axis of length 1 at each position `axis`."""
+    if axis is None:
+        raise checks.wrong("expand_dims", "axis", "an integer or a tuple of integers", axis)
+    axis = checks.axes("expand_dims", axis)
+    _check_axis(_EXPAND, x, axis)
     return current().dispatch(_EXPAND, (x,), {"axis": axis})
 
 
-def squeeze(x: Operand, /, axis: int | tuple[int, ...] | None = None) -> Handle:
+def squeeze(x: Operand, /, axis: Axis = None) -> Handle:
     """Without the axes of length 1 named by `axis` (all of them when none is given)."""
+    axis = checks.axes("squeeze", axis)
+    if axis is not None:
+        _check_axis(_SQUEEZE, x, axis)
     return current().dispatch(_SQUEEZE, (x,), {"axis": axis})
 
 
-def broadcast_to(x: Operand, /, shape: tuple[int, ...]) -> Handle:
+def _check_axis(op: Op, x: Operand, axis: Axis) -> None:
+    """Refuse an axis that the array does not have, or that is not of length 1, where its shape is known."""
+    known = described(x)
+    if isinstance(known, ShapeDtype) and None not in known.shape and op.infer is not None:
+        try:
+            op.infer(known, axis=axis)
+        except ValueError as error:
+            error.add_note(f"{op.name}: axis must fit x, of shape {known.shape}, but got {axis!r}")
+            raise
+
+
+def broadcast_to(x: Operand, /, shape: int | tuple[int, ...]) -> Handle:
     """The elements repeated to a larger shape, without a copy."""
-    return current().dispatch(_BROADCAST, (x,), {"shape": shape})
+    return current().dispatch(_BROADCAST, (x,), {"shape": _shape_argument("broadcast_to", shape)})
+
+
+def flip(x: Operand, /, *, axis: Axis = None) -> Handle:
+    """The elements in reverse order along the axes, along all when none is given."""
+    return current().dispatch(_FLIP, (x,), {"axis": checks.axes("flip", axis)})
+
+
+def moveaxis(x: Operand, source: Axes, destination: Axes, /) -> Handle:
+    """Some axes moved to other positions; the others keep their order."""
+    params = {
+        "source": checks.axes("moveaxis", source, "source"),
+        "destination": checks.axes("moveaxis", destination, "destination"),
+    }
+    return current().dispatch(_MOVE, (x,), params)
+
+
+def broadcast_shapes(*shapes: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The shape that arrays of these shapes are broadcast to; None is an unknown dimension. No op: nothing is run."""
+    return broadcast(*shapes)
+
+
+def _broadcast_arrays(*arrays: Any) -> Any:
+    shape = np.broadcast_shapes(*map(np.shape, arrays))
+    return tuple(np.broadcast_to(array, shape) for array in arrays)
+
+
+def _infer_broadcast_arrays(*arrays: Any) -> Any:
+    shape = broadcast(*map(shape_of, arrays))
+    return tuple(ShapeDtype(shape, dtype_of(array)) for array in arrays)
+
+
+def broadcast_arrays(*arrays: Operand) -> tuple[Handle, ...]:
+    """The arrays, each repeated to the shape of all of them together, without copies."""
+    if not arrays:
+        return ()
+    op = op_of_several(
+        "broadcast_arrays", _broadcast_arrays, len(arrays), infer=_infer_broadcast_arrays, ns=0.001, view=True
+    )
+    return current().dispatch_several(op, arrays)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Copies in another order
+
+
+def _infer_roll(x: Any, *, shift: Any, axis: Any) -> ShapeDtype:
+    normalize_axes(axis, len(shape_of(x)))
+    return same(x)
+
+
+_ROLL = Op("roll", np.roll, infer=_infer_roll, ns=2)
+
+
+def roll(x: Operand, /, shift: Axes, *, axis: Axis = None) -> Handle:
+    """The elements moved along the axes; those that go out at one end come in at the other."""
+    if shift is None:
+        raise checks.wrong("roll", "shift", "an integer or a tuple of integers", shift)
+    params = {"shift": checks.axes("roll", shift, "shift"), "axis": checks.axes("roll", axis)}
+    return current().dispatch(_ROLL, (x,), params)
+
+
+def _infer_tile(x: Any, *, reps: tuple[int, ...]) -> ShapeDtype:
+    shape = shape_of(x)
+    ndim = max(len(shape), len(reps))
+    lengths = (1,) * (ndim - len(shape)) + shape
+    counts = (1,) * (ndim - len(reps)) + reps
+    return ShapeDtype(
+        tuple(0 if m == 0 else None if n is None else n * m for n, m in zip(lengths, counts, strict=True)), dtype_of(x)
+    )
+
+
+def _repeated_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+    return 1.0 * costs.elements(values) * float(np.prod(params["reps"], dtype=np.float64))
+
+
+def _tile(x: Any, *, reps: tuple[int, ...]) -> Any:
+    return np.tile(x, reps)
+
+
+_TILE = Op("tile", _tile, infer=_infer_tile, cost=_repeated_cost)
+
+
+def tile(x: Operand, repetitions: int | tuple[int, ...], /) -> Handle:
+    """The array repeated so often along each axis."""
+    return current().dispatch(_TILE, (x,), {"reps": checks.integers("tile", "repetitions", repetitions)})
+
+
+def _repeat(x: Any, *repeats: Any, axis: Any, reps: Any, length: int | None) -> Any:
+    return np.repeat(x, repeats[0] if repeats else reps, axis=axis)
+
+
+def _infer_repeat(x: Any, *repeats: Any, axis: int | None, reps: int | None, length: int | None) -> ShapeDtype:
+    shape = shape_of(x)
+    if axis is None:
+        where, shape = 0, (size_of(shape),)
+    else:
+        shape = axis_of_scalar(shape)
+        where = normalize_axis(axis, len(shape))
+    old = shape[where]
+    if reps is not None:
+        length = 0 if reps == 0 else None if old is None else old * reps
+    return ShapeDtype(replaced(shape, where, length), dtype_of(x))
+
+
+def _repeat_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+    if params["reps"] is not None:
+        return 2.0 * float(values[0].size) * float(params["reps"])
+    # An array of counts: their sum is the length of one row. Both are there by now.
+    return float(2.0 * values[0].size * np.sum(values[1]) / max(1, values[1].size) + values[1].size)
+
+
+_REPEAT = Op("repeat", _repeat, infer=_infer_repeat, cost=_repeat_cost)
+
+
+def repeat(x: Operand, repeats: int | Operand, /, *, axis: int | None = None) -> Handle:
+    """Each element repeated along an axis, or those of the flattened array when none is given.
+
+    `repeats` is one count for all or an array of counts; the length of the result is then known once it has run.
+    """
+    axis = checks.axis_or_none("repeat", axis)
+    if isinstance(repeats, int | np.integer) and not isinstance(repeats, bool):
+        if repeats < 0:
+            raise ValueError(f"repeat: repeats must be 0 or more, but got {repeats}")
+        return current().dispatch(_REPEAT, (x,), {"axis": axis, "reps": int(repeats), "length": None})
+    length = None
+    if not isinstance(repeats, Handle):
+        repeats = np.asarray(repeats)
+        if repeats.size != 1 and repeats.ndim == 1 and repeats.dtype.kind in "iu":
+            length = int(repeats.sum())
+    return current().dispatch(_REPEAT, (x, repeats), {"axis": axis, "reps": None, "length": length})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Joining and splitting
 
 
 def _concat(*arrays: Any, axis: int | None) -> Any:
@@ -81,22 +263,21 @@ def _infer_concat(*arrays: Any, axis: int | None) -> ShapeDtype:
     dtype = np.result_type(*map(dtype_of, arrays))
     shapes = list(map(shape_of, arrays))
     if axis is None:
-        sizes = [None if None in shape else math.prod(n or 0 for n in shape) for shape in shapes]
-        return ShapeDtype((_total(sizes),), dtype)
+        return ShapeDtype((total([size_of(shape) for shape in shapes]),), dtype)
     ndim = len(shapes[0])
-    (where,) = normalize_axes(axis, ndim)
+    if ndim == 0:
+        raise ValueError("zero-dimensional arrays cannot be concatenated")
+    if any(len(shape) != ndim for shape in shapes):
+        raise ValueError("all the input array dimensions must match: the numbers of dimensions differ")
+    where = normalize_axis(axis, ndim)
     result: list[Dim] = []
     for index in range(ndim):
         lengths = [shape[index] for shape in shapes]
-        result.append(_total(lengths) if index == where else next((n for n in lengths if n is not None), None))
-    others = [[n for i, n in enumerate(shape) if i != where] for shape in shapes]
-    if any(None not in (n, m) and n != m for other in others for n, m in zip(other, others[0], strict=True)):
-        raise ValueError("all the input array dimensions except for the concatenation axis must match exactly")
+        known = {n for n in lengths if n is not None}
+        if index != where and len(known) > 1:
+            raise ValueError("all the input array dimensions except for the concatenation axis must match exactly")
+        result.append(total(lengths) if index == where else known.pop() if known else None)
     return ShapeDtype(tuple(result), dtype)
-
-
-def _total(lengths: Sequence[Dim]) -> Dim:
-    return None if None in lengths else sum(n or 0 for n in lengths)
 
 
 def _stack(*arrays: Any, axis: int) -> Any:
@@ -104,35 +285,33 @@ def _stack(*arrays: Any, axis: int) -> Any:
 
 
 def _infer_stack(*arrays: Any, axis: int) -> ShapeDtype:
-    shape: Shape = broadcast(*map(shape_of, arrays))
-    if len({len(shape_of(each)) for each in arrays}) > 1 or any(
-        n is not None and n != m for each in arrays for n, m in zip(shape_of(each), shape, strict=True)
-    ):
+    shapes = list(map(shape_of, arrays))
+    if len(set(map(len, shapes))) > 1:
         raise ValueError("all input arrays must have the same shape")
-    (where,) = normalize_axes(axis, len(shape) + 1)
+    shape: list[Dim] = []
+    for lengths in zip(*shapes, strict=True):
+        known = {n for n in lengths if n is not None}
+        if len(known) > 1:
+            raise ValueError("all input arrays must have the same shape")
+        shape.append(known.pop() if known else None)
+    where = normalize_axis(axis, len(shape) + 1)
     return ShapeDtype((*shape[:where], len(arrays), *shape[where:]), np.result_type(*map(dtype_of, arrays)))
 
 
-_CONCAT = Op("concat", _concat, infer=_infer_concat, cost=_copied)
-_STACK = Op("stack", _stack, infer=_infer_stack, cost=_copied)
+_CONCAT = Op("concat", _concat, infer=_infer_concat, cost=costs.each(1))
+_STACK = Op("stack", _stack, infer=_infer_stack, cost=costs.each(1))
 
 
 def concat(arrays: Sequence[Operand], /, *, axis: int | None = 0) -> Handle:
     """The arrays joined along an axis; flattened first when `axis` is None."""
-    return current().dispatch(_CONCAT, _several("concat", arrays), {"axis": axis})
+    params = {"axis": checks.axis_or_none("concat", axis)}
+    return current().dispatch(_CONCAT, checks.sequence("concat", "arrays", arrays), params)
 
 
 def stack(arrays: Sequence[Operand], /, *, axis: int = 0) -> Handle:
     """The arrays joined along a new axis."""
-    return current().dispatch(_STACK, _several("stack", arrays), {"axis": axis})
-
-
-def _several(name: str, arrays: Any) -> tuple[Any, ...]:
-    if not isinstance(arrays, list | tuple):
-        raise TypeError(f"{name}: arrays must be a list or tuple of arrays, but got {type(arrays).__name__}")
-    if not arrays:
-        raise ValueError(f"{name}: at least one array is needed")
-    return tuple(arrays)
+    params = {"axis": checks.integer("stack", "axis", axis)}
+    return current().dispatch(_STACK, checks.sequence("stack", "arrays", arrays), params)
 
 
 def _split(x: Any, *, cuts: tuple[int, ...], axis: int) -> Any:
@@ -140,8 +319,13 @@ def _split(x: Any, *, cuts: tuple[int, ...], axis: int) -> Any:
 
 
 def _infer_split(x: Any, *, cuts: tuple[int, ...], axis: int) -> Any:
-    template = np.broadcast_to(np.zeros((), dtype_of(x)), [0 if n is None else n for n in shape_of(x)])
-    return tuple(ShapeDtype(part.shape, part.dtype) for part in np.split(template, cuts, axis=axis))
+    shape, dtype = shape_of(x), dtype_of(x)
+    template = np.broadcast_to(np.zeros((), dtype), [1 if n is None else n for n in shape])
+    parts = [part.shape for part in np.split(template, cuts, axis=axis)]
+    return tuple(
+        ShapeDtype(tuple(None if whole is None else n for whole, n in zip(shape, part, strict=True)), dtype)
+        for part in parts
+    )
 
 
 def split(x: Operand, indices_or_sections: int | Sequence[int], /, axis: int = 0) -> tuple[Handle, ...]:
@@ -149,19 +333,42 @@ def split(x: Operand, indices_or_sections: int | Sequence[int], /, axis: int = 0
 
     Raises `ValueError` at the call when the parts would not be equal.
     """
+    axis = checks.integer("split", "axis", axis)
     if isinstance(indices_or_sections, int | np.integer):
         sections = int(indices_or_sections)
-        shape = np.shape(x) if isinstance(x, list | tuple) else x.shape
+        shape = shape_now(x)
         length = shape[axis]
         if sections <= 0 or length is None or length % sections:
             raise ValueError(f"split: an axis of length {length} does not divide into {sections} equal parts")
         cuts = tuple(range(length // sections, length, length // sections)) if length else (0,) * (sections - 1)
     else:
-        cuts = tuple(int(cut) for cut in indices_or_sections)
-    outputs = len(cuts) + 1
-    op = Op("split", _split, infer=_infer_split, ns=0.001, view=True, outputs=outputs)
+        cuts = checks.integers("split", "indices_or_sections", indices_or_sections)
+    op = op_of_several("split", _split, len(cuts) + 1, infer=_infer_split, ns=0.001, view=True)
     return current().dispatch_several(op, (x,), {"cuts": cuts, "axis": axis})
 
 
-BY_NUMPY.update({np.concatenate: concat, np.stack: stack, np.reshape: reshape})
-BY_NUMPY.update({np.transpose: permute_dims, np.squeeze: squeeze, np.broadcast_to: broadcast_to})
+def _unstack(x: Any, *, axis: int) -> Any:
+    return tuple(np.moveaxis(x, axis, 0))
+
+
+def _infer_unstack(x: Any, *, axis: int) -> Any:
+    shape: Shape = shape_of(x)
+    where = normalize_axis(axis, len(shape))
+    part = ShapeDtype((*shape[:where], *shape[where + 1 :]), dtype_of(x))
+    return (part,) * (shape[where] or 0)
+
+
+def unstack(x: Operand, /, *, axis: int = 0) -> tuple[Handle, ...]:
+    """The arrays of one dimension less that lie along an axis.
+
+    Raises `ValueError` at the call where the length of the axis is not known yet.
+    """
+    axis = checks.integer("unstack", "axis", axis)
+    shape = shape_now(x)
+    length = shape[normalize_axis(axis, len(shape))]
+    if length is None:
+        raise ValueError("unstack: the length of the axis is not known yet; await the handle first")
+    if length == 0:
+        return ()
+    op = op_of_several("unstack", _unstack, length, infer=_infer_unstack, ns=0.001, view=True)
+    return current().dispatch_several(op, (x,), {"axis": axis})

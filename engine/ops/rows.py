@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from engine.context import current
+from engine.ops import checks
 from engine.ops.infer import elementwise, reduced
 from engine.planning.op import Op
 from handles.base import Handle
@@ -17,28 +18,58 @@ Operand = Any
 Axis = int | tuple[int, ...] | None
 
 BY_NUMPY: dict[Any, Callable[..., Any]] = {}
-"""The function of the namespace for a NumPy function or ufunc."""
+"""The function of the namespace for a ufunc."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Unary(Protocol):
+class UnaryRow(Protocol):
+    """An elementwise function of one array."""
+
     def __call__(self, x: Operand, /) -> Handle: ...
 
 
-class Binary(Protocol):
+class BinaryRow(Protocol):
+    """An elementwise function of two arrays, which are broadcast."""
+
     def __call__(self, x1: Operand, x2: Operand, /) -> Handle: ...
 
 
-class Reduction(Protocol):
+class ReductionRow(Protocol):
+    """A reduction over axes."""
+
     def __call__(self, x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle: ...
 
 
-class TypedReduction(Protocol):
+class TypedReductionRow(Protocol):
+    """A reduction over axes, in a dtype that may be given."""
+
     def __call__(self, x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle: ...
 
 
-def unary(name: str, ufunc: np.ufunc, doc: str, *, ns: float = 1.0) -> Unary:
+class SpreadRow(Protocol):
+    """A reduction over axes with a correction of the number of elements."""
+
+    def __call__(
+        self, x: Operand, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    ) -> Handle: ...
+
+
+class CumulativeRow(Protocol):
+    """A running reduction along an axis."""
+
+    def __call__(
+        self, x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+    ) -> Handle: ...
+
+
+class SearchRow(Protocol):
+    """A search along one axis, or of the flattened array."""
+
+    def __call__(self, x: Operand, /, *, axis: int | None = None, keepdims: bool = False) -> Handle: ...
+
+
+def unary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> UnaryRow:
     """A row: an elementwise op of one operand, which costs `ns` nanoseconds an element."""
     op = Op(name, ufunc, infer=elementwise(ufunc), ns=ns)
 
@@ -48,7 +79,7 @@ def unary(name: str, ufunc: np.ufunc, doc: str, *, ns: float = 1.0) -> Unary:
     return named(function, name, doc, ufunc)
 
 
-def binary(name: str, ufunc: np.ufunc, doc: str, *, ns: float = 1.0) -> Binary:
+def binary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> BinaryRow:
     """A row: an elementwise op of two operands, broadcast against each other."""
     op = Op(name, ufunc, infer=elementwise(ufunc), ns=ns)
 
@@ -58,32 +89,52 @@ def binary(name: str, ufunc: np.ufunc, doc: str, *, ns: float = 1.0) -> Binary:
     return named(function, name, doc, ufunc)
 
 
-def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> Reduction:
+def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> ReductionRow:
     """A row: a reduction over axes, without a dtype of its own."""
     op = Op(name, kernel, infer=reduced(kernel), ns=ns)
 
     def function(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle:
+        if axis is not None or keepdims is not False:
+            axis, keepdims = checks.axes(name, axis), checks.flag(name, "keepdims", keepdims)
         return current().dispatch(op, (x,), {"axis": axis, "keepdims": keepdims})
 
-    return named(function, name, doc, kernel)
+    return named(function, name, doc)
 
 
-def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> TypedReduction:
+def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> TypedReductionRow:
     """A row: a reduction over axes, in a dtype that may be given."""
     op = Op(name, kernel, infer=reduced(kernel), ns=ns)
 
     def function(x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle:
-        params = {"axis": axis, "dtype": dtype, "keepdims": keepdims}
-        return current().dispatch(op, (x,), params)
+        if axis is not None or keepdims is not False or dtype is not None:
+            axis, keepdims = checks.axes(name, axis), checks.flag(name, "keepdims", keepdims)
+            dtype = checks.dtype_or_none(name, dtype)
+        return current().dispatch(op, (x,), {"axis": axis, "dtype": dtype, "keepdims": keepdims})
 
-    return named(function, name, doc, kernel)
+    return named(function, name, doc)
 
 
-def named(function: F, name: str, doc: str, *twins: Any) -> F:
-    """Give a row's function its name and its documentation; `twins` are the NumPy functions that it stands for."""
+def op_of_several(
+    name: str, kernel: Callable[..., Any], outputs: int, *, infer: Callable[..., Any], **facts: Any
+) -> Op:
+    """An op whose kernel returns a tuple of so many arrays, of one too."""
+    if outputs != 1:
+        return Op(name, kernel, infer=infer, outputs=outputs, **facts)
+
+    def only(*operands: Any, **params: Any) -> Any:
+        return kernel(*operands, **params)[0]
+
+    def infer_only(*operands: Any, **params: Any) -> Any:
+        return infer(*operands, **params)[0]
+
+    return Op(name, only, infer=infer_only, **facts)
+
+
+def named(function: F, name: str, doc: str, *ufuncs: np.ufunc) -> F:
+    """Give a row's function its name and its documentation; it is what these ufuncs mean on handles."""
     function.__name__ = function.__qualname__ = name
     function.__module__ = "engine.ops"
     function.__doc__ = doc
-    for twin in twins:
-        BY_NUMPY.setdefault(twin, function)
+    for ufunc in ufuncs:
+        BY_NUMPY.setdefault(ufunc, function)
     return function

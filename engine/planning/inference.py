@@ -11,12 +11,22 @@ from engine.planning.op import ShapeDtype
 from handles.cell import PENDING, Cell, Failure, Rare
 
 
-def infer_cell(cell: Cell) -> ShapeDtype:
+def infer_cell(cell: Cell, *, tell: bool = True) -> ShapeDtype:
     """The shape and dtype of a cell's result, now or in future.
 
-    Raises what the op will raise where its operands do not fit, and `UnknownShapeError` where nobody can tell.
-    Chains of pending ops may be long, so this walks them with a stack of its own.
+    Raises what the op will raise where its operands do not fit, and `UnknownShapeError` where nobody can tell. Raises
+    the error of an op that failed, which then counts as reported unless `tell` is False: whoever asks swallows it.
     """
+    known = _infer(cell)
+    if isinstance(known, Failure):
+        if tell:
+            known.throw()
+        raise known.restored()
+    return known
+
+
+def _infer(cell: Cell) -> ShapeDtype | Failure:
+    """Walk the operands with a stack of its own: chains of pending ops may be long."""
     stack = [cell]
     while stack:
         top = stack[-1]
@@ -24,13 +34,17 @@ def infer_cell(cell: Cell) -> ShapeDtype:
             stack.pop()
             continue
         args = _operands(top)
-        missing = [arg for arg in args if arg.__class__ is Cell and _known(arg) is None]
-        if missing and _known(top) is None:
+        described = [_described(arg) for arg in args]
+        missing = [arg for arg, its in zip(args, described, strict=True) if its is None]
+        poison = next((its for its in described if its.__class__ is Failure), None)
+        if _known(top) is not None:
+            continue  # it was computed meanwhile, and its operands may have been let go
+        if poison is not None:
+            return poison
+        if missing:
             stack.extend(missing)
             continue
-        if top.value is PENDING:
-            _remember(top, args)
-        stack.pop()
+        _remember(top, described)
     known = _known(cell)
     assert known is not None
     return known
@@ -41,7 +55,7 @@ def _operands(cell: Cell) -> tuple[Any, ...]:
     return (rare.record or cell).args if rare is not None else cell.args
 
 
-def _known(cell: Cell) -> ShapeDtype | None:
+def _known(cell: Cell) -> ShapeDtype | Failure | None:
     value = cell.value
     if value is PENDING:
         rare = cell.rare
@@ -50,28 +64,28 @@ def _known(cell: Cell) -> ShapeDtype | None:
         rare = cell.rare
         if rare is not None and rare.inferred is not None:
             return rare.inferred  # type: ignore[no-any-return]
-        value.throw()
+        return value
     return ShapeDtype(value.shape, value.dtype)
 
 
-def _remember(cell: Cell, args: tuple[Any, ...]) -> None:
+def _remember(cell: Cell, operands: list[Any]) -> None:
     rare = cell.rare
     record = rare.record or cell if rare is not None else cell
     op = record.op
     params = record.params
-    if op.infer is None:
-        if cell.value is PENDING:
-            raise UnknownShapeError(
-                f"the shape and dtype of {op.name!r} are not known before it has run: await the handle first, "
-                "or say them with engine.op(..., shape=...)"
-            )
-        return
-    inferred = op.infer(*[_described(arg) for arg in args], **(params or {}))
     if cell.value is not PENDING:
-        return  # it was computed meanwhile, and its operands may have been let go
+        return  # it was computed meanwhile, and its operands and parameters may have been let go
+    if op.infer is None:
+        raise UnknownShapeError(
+            f"the shape and dtype of {op.name!r} are not known before it has run: await the handle first, "
+            "or say them with engine.op(..., shape=...)"
+        )
+    inferred = op.infer(*operands, **(params or {}))
     if isinstance(inferred, tuple) and not isinstance(inferred, ShapeDtype):
         outputs = record.extend().outputs
-        for output, its in zip(outputs, inferred, strict=True):
+        if not outputs and record.op.outputs != 1:
+            return  # they are being settled at this moment, and their values will tell
+        for output, its in zip(outputs or (record,), inferred, strict=True):
             output.extend().inferred = its
     else:
         (rare or cell.extend()).inferred = inferred

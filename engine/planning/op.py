@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,15 +27,22 @@ class Op:
     """A row of the op tables. An op without `infer` has a shape that only running it can tell."""
 
     __slots__ = (
+        "_elements",
         "blas",
+        "block",
         "coroutine",
         "cost",
         "external",
+        "factor",
+        "fusable",
         "infer",
         "kernel",
         "known",
         "name",
         "outputs",
+        "overwrite",
+        "pure",
+        "simple",
         "small",
         "view",
     )
@@ -52,13 +60,17 @@ class Op:
         outputs: int = 1,
         coroutine: bool = False,
         external: bool = False,
+        pure: bool = True,
+        block: Callable[..., Any] | None = None,
+        overwrite: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
         self.kernel = kernel
         self.infer = infer
         self.known = ns is not None
         """Whether the cost is known, and so is the code: the library's own, which never calls back."""
-        self.small = 0 if cost is not None or ns is None else int(SMALL_NS / ns)
+        unestimated = -1 if ns is None and cost is None else 0  # no elements are too many for unknown code
+        self._elements = self.small = unestimated if cost is not None or ns is None else int(SMALL_NS / ns)
         """Elements (the product over the operands) up to which no estimate is needed to run the op in place."""
         self.cost: Cost = cost or (broadcast_cost(ns) if ns is not None else _unknown_cost)
         """Estimated nanoseconds, from the operands and the parameters."""
@@ -67,13 +79,57 @@ class Op:
         self.blas = blas
         """Whether BLAS threads of its own take part."""
         self.outputs = outputs
+        self.pure = pure and self.known
+        """Whether equal operands give equal results and nothing else happens: it may be done once, or not at all."""
         self.coroutine = coroutine
         """Whether the kernel is an async function, which runs on the event loop."""
         self.external = external or coroutine
         """Whether the end of the kernel depends on something that dispatching thread may have to do."""
+        self.block = block
+        """For an elementwise op that is not a ufunc: returns the result of one block, written to `out` if it likes."""
+        is_ufunc = isinstance(kernel, np.ufunc) and kernel.nout == 1 and kernel.signature is None
+        self.fusable = (is_ufunc and self.known) or block is not None
+        """Whether each element of the result depends on one element of each operand."""
+
+        self.overwrite = overwrite
+        """The kernel where the first operand is nobody else's any more, and its memory may become the result's."""
+        self.simple = outputs == 1 and overwrite is None
+        """Whether running the kernel on the operands is all there is to do."""
+        self.factor = 1.0
+        """How much slower than estimated the op has turned out to be."""
+
+    def took(self, nanoseconds: float) -> None:
+        """Learn from an op that ran in place and took much longer than it may: next time it is a worker's."""
+        if nanoseconds > 2 * SMALL_NS:
+            self._expect(self.factor * min(nanoseconds / SMALL_NS, 16.0))
+
+    def took_elsewhere(self, nanoseconds: float) -> None:
+        """Learn from a worker, which ran what could have run in place: something else had made the op slow once."""
+        if self.factor > 1.0 and nanoseconds < SMALL_NS:
+            self._expect(max(1.0, self.factor * max(nanoseconds / SMALL_NS, 0.25)))
+
+    def _expect(self, factor: float) -> None:
+        self.factor = factor
+        self.small = int(self._elements / factor)
+
+    def result_dtype(self, types: Sequence[Any], params: dict[str, Any] | None) -> np.dtype[Any] | None:
+        """The dtype of the result of a fusable op, from dtypes and Python scalar types; None where nobody can tell."""
+        try:
+            if self.block is None:
+                return _ufunc_dtype(self.kernel, tuple(types))
+            assert self.infer is not None
+            operands = [ShapeDtype((), each) if isinstance(each, np.dtype) else each(1) for each in types]
+            return self.infer(*operands, **params or {}).dtype  # type: ignore[no-any-return]
+        except TypeError:
+            return None
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+@lru_cache(maxsize=4096)
+def _ufunc_dtype(ufunc: np.ufunc, types: tuple[Any, ...]) -> np.dtype[Any]:
+    return ufunc.resolve_dtypes((*types, None))[-1]
 
 
 def broadcast_cost(ns: float) -> Cost:

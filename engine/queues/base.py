@@ -12,7 +12,7 @@ import numpy as np
 from engine.ambient import may_block, scope_var
 from engine.devices.base import Backend, Device
 from engine.errors import BlockingSyncError
-from engine.failures import Ledger, describe
+from engine.failures import Ledger, describe, throw
 from engine.loops import running_loop
 from engine.planning.inference import infer_cell
 from engine.planning.op import ShapeDtype
@@ -65,12 +65,20 @@ class Queue(ABC):
         """The cells that a record has been set aside for; none when it is up to this queue to run it."""
         return []
 
+    def awaited_by(self, cell: Cell) -> Cell:
+        """The op to name when waiting for a cell took too long: the cell's own, or the oldest one before a marker."""
+        return cell
+
     def drive(self, seconds: float, until: Cell | None = None, *, patient: bool = False) -> bool:
         """Run what can run now; whether anything was done."""
         return False
 
     def listen(self, event: threading.Event, listening: bool) -> None:
         """Have `event` set whenever an op of this queue ends, or no longer."""
+        return
+
+    def hurry(self, guest: object, waiting: bool) -> None:
+        """While a guest, somebody who is not on this queue's loop, waits: have workers drive this queue."""
         return
 
     def check_can_end(self, record: Cell) -> None:
@@ -83,8 +91,8 @@ class Queue(ABC):
             _raise(cell)
         return self.backend.to_host(value)
 
-    def infer(self, cell: Cell) -> ShapeDtype:
-        return infer_cell(cell)
+    def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
+        return infer_cell(cell, tell=tell)
 
     def reduce(self, cell: Cell) -> tuple[Any, ...]:
         if cell.value is PENDING:
@@ -96,8 +104,7 @@ def _raise(cell: Cell) -> NoReturn:
     value = cell.value
     if value is PENDING:
         raise RuntimeError(f"the value was read before it was there: {describe(cell)}")
-    value.throw()
-    raise AssertionError("a failure raises")
+    throw(value)
 
 
 def check_may_block(cell: Cell | None, what: str) -> None:

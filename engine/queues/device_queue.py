@@ -19,19 +19,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
-from time import perf_counter
+from time import perf_counter, thread_time_ns
 from typing import Any
 
 import numpy as np
 
+from engine.ambient import DEFAULT_ERRSTATE, errstate
 from engine.devices.base import Backend, Device
+from engine.devices.cores import cores
 from engine.devices.workers import workers
 from engine.errors import BlockingSyncError
 from engine.failures import describe, failed
+from engine.kernels.fused import Deviation, execute_run
 from engine.loops import AbstractEventLoop, Waiter, asyncio_loop, call_soon, running_loop, start_task
-from engine.planning.op import SMALL_NS, Op
+from engine.planning.inference import infer_cell
+from engine.planning.op import SMALL_NS, Op, ShapeDtype
+from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
+from engine.queues import forking
 from engine.queues.base import Owner, Queue, check_may_block
 from engine.queues.execution import (
     adopt_results,
@@ -60,12 +66,26 @@ WORKER_SLICE = 0.000_1
 """Seconds of small ops that a worker runs between large ones, before it leaves them to the loop."""
 GRACE = 0.001
 """Seconds that an attendant leaves a thread without a loop to get to a sync point by itself."""
+WATCHED = 1 << 12
+"""Elements from which an op that runs in place is timed, so that a wrong estimate is made once."""
 UNREADY = (Pending, Failure)
 
 BARRIER = Op("synchronize", lambda: None)
 """The op of a marker: done when all that was dispatched to the queue before it is."""
 
 Job = tuple[Cell, list[Any]]
+
+
+def is_large(op: Op, values: list[Any], params: dict[str, Any] | None) -> bool:
+    """Whether an op is a worker's. Where the operands make no sense to the estimate, the kernel will say what is wrong."""
+    try:
+        return op.factor * op.cost(values, params or {}) > SMALL_NS
+    except Exception:  # noqa: BLE001
+        return not op.known
+
+
+def _operand_values(cell: Cell) -> list[Any]:
+    return [operand.value if operand.__class__ is Cell else operand for operand in cell.args]
 
 
 class Records(asyncio.Queue[Cell]):
@@ -81,7 +101,15 @@ class DeviceQueue(Queue):
     """The records of one device of one executor, and what is being done with them."""
 
     def __init__(
-        self, owner: Owner, device: Device, backend: Backend, loop: AbstractEventLoop | None, width: int, threads: int
+        self,
+        owner: Owner,
+        device: Device,
+        backend: Backend,
+        loop: AbstractEventLoop | None,
+        *,
+        width: int,
+        threads: int,
+        split: int,
     ) -> None:
         super().__init__(owner, device, backend)
         self.records = Records()
@@ -92,6 +120,9 @@ class DeviceQueue(Queue):
         self.room = 0
         """Records that may be pending before dispatch has to ask."""
         self.threads = threads
+        """Threads of BLAS that one op may use."""
+        self.split = split
+        """Threads that one run may be split over, as far as cores are idle."""
         self.completed = 0
         self.failed = 0
         self.cancelled = 0
@@ -102,35 +133,55 @@ class DeviceQueue(Queue):
         self._ready: deque[Cell] = deque()
         self._parked: set[Cell] = set()
         self._running: set[Cell] = set()
+        self._taken: set[Cell] = set()  # records that run together with one that counts as running
         self._tasks: set[Cell] = set()
         self._listeners: set[threading.Event] = set()
+        self._guests: set[object] = set()
+        self._attended = False
+        forking.queues.add(self)
 
     # What is in flight
 
     def in_flight(self) -> int:
         """Records dispatched and not finished."""
-        return len(self.pending) + len(self._ready) + len(self._parked) + len(self._running) + len(self._tasks)
+        waiting = len(self.pending) + len(self._ready) + len(self._parked)
+        return waiting + len(self._running) + len(self._taken) + len(self._tasks)
 
     def running(self) -> int:
         """Ops that run on workers or on the loop now."""
-        return len(self._running) + len(self._tasks)
+        return len(self._running) + len(self._taken) + len(self._tasks)
 
     def blocked_outside(self) -> bool:
         """Whether what is in flight waits for code that only the dispatching thread may get to run."""
-        return bool(self._tasks) or any(cell.op.external for cell in list(self._running))
+        return bool(self._tasks) or any(cell.op.external for cell in self._running.copy())
+
+    def moves(self) -> bool:
+        """Whether something can run here, or runs and will end without anybody's help."""
+        return self.runnable() or any(not cell.op.external for cell in self._running.copy())
+
+    def parked(self) -> list[Cell]:
+        """The records whose operands are still being computed elsewhere."""
+        return list(self._parked.copy())
 
     def unfinished(self) -> list[Cell]:
         """The records in flight, oldest first where that is known."""
         with self._lock:
-            return [*self._running, *self._tasks, *self._parked, *self._ready, *self.pending.copy()]
+            return [*self._running, *self._taken, *self._tasks, *self._parked, *self._ready, *self.pending.copy()]
 
-    def _runnable(self) -> bool:
+    def has_unsettled(self) -> bool:
+        """Whether anything is in flight that was not abandoned."""
+        return bool(self.in_flight()) and any(cell.value is PENDING for cell in self.unfinished())
+
+    def runnable(self) -> bool:
+        """Whether the next record can be dealt with now."""
         return len(self._running) < self._width and bool(self._ready or self.pending)
 
     # Who drives
 
     def kick(self) -> None:
-        """Call for a drive: on the loop, or on a worker where there is none."""
+        """Call for a drive: on the loop, or on a worker where there is none, or where the loop may be blocked."""
+        if self._guests:
+            self._call_attendant()
         if self.scheduled:
             return
         self.scheduled = True
@@ -140,15 +191,40 @@ class DeviceQueue(Queue):
         else:
             workers.submit(self._attend)
 
-    def attend(self) -> None:
-        """Somebody outside the loop waits: have a worker drive, whatever the loop is doing."""
-        if self._runnable():
-            workers.submit(self._drive_out)
+    def hurry(self, guest: object, waiting: bool) -> None:
+        if not waiting:
+            self._guests.discard(guest)
+        elif self._loop is None or self._loop is not running_loop():
+            self._welcome(guest)
+
+    def _welcome(self, guest: object) -> None:
+        alone = not self._guests
+        self._guests.add(guest)
+        if alone or len(self._guests) == 1:  # asked twice, because guests come and go on any thread
+            for record in self.parked():
+                self._hurry_operands(record)
+        self._call_attendant()
+
+    def _hurry_operands(self, record: Cell) -> None:
+        """Have workers drive the queues that a parked record waits for, where their loop may be blocked."""
+        for operand in record.args:
+            if operand.__class__ is Cell and operand.value is PENDING:
+                home = operand.home
+                assert isinstance(home, DeviceQueue)
+                if home is not self and (self._guests or home._loop is not self._loop):
+                    home._welcome(record)
+
+    def _call_attendant(self) -> None:
+        if self.runnable() and not self._attended:
+            self._attended = True
+            workers.submit(self._drive_for_guests)
 
     def detach(self) -> None:
         """The loop is gone; what is pending stays for whoever asks for it."""
         self._loop = None
         self.scheduled = False
+        if self._guests:
+            self._call_attendant()
 
     def _pump(self) -> None:
         self.scheduled = False
@@ -159,8 +235,13 @@ class DeviceQueue(Queue):
         self.scheduled = False
         self._drive_out()
 
+    def _drive_for_guests(self) -> None:
+        self._drive_out()
+        self._attended = False
+        self._call_attendant()
+
     def _drive_out(self) -> None:
-        while self._runnable() and self.drive(SLICE, patient=True):
+        while self.runnable() and self.drive(SLICE, patient=True):
             pass
 
     def drive(self, seconds: float, until: Cell | None = None, *, patient: bool = False) -> bool:
@@ -171,15 +252,40 @@ class DeviceQueue(Queue):
         if not self._lock.acquire(blocking=patient):
             return False
         try:
-            return self._slice(seconds, until)
+            if errstate() is DEFAULT_ERRSTATE:
+                return self._slice(seconds, until)
+            # The error state of whoever drives is not that of the ops: those that keep no context have the default.
+            return Context().run(self._slice, seconds, until)
         finally:
             self._lock.release()
             if self._ready or self.pending:
                 self._pass_on()
 
     def _pass_on(self) -> None:
-        if not self.scheduled and self._runnable():
+        if self.runnable():
             self.kick()
+
+    # Fork
+
+    def hold_still(self) -> bool:
+        return self._lock.acquire(timeout=1.0)
+
+    def go_on(self) -> None:
+        self._lock.release()
+
+    def start_over(self) -> None:
+        self._lock = threading.Lock()
+        self._loop = None
+        self.scheduled = self._attended = False
+        for lost in (self._running, self._taken, self._tasks):
+            for cell in lost:
+                rare = cell.extend()
+                rare.running, rare.task = False, None
+                rare.context = rare.context and rare.context.copy()  # the parent's thread never leaves this one
+            self._ready.extend(lost)
+            lost.clear()
+        self._listeners.clear()
+        self._guests.clear()
 
     # The slice
 
@@ -208,19 +314,25 @@ class DeviceQueue(Queue):
                         work *= operand.size
                     values.append(operand)
                 else:
-                    if work > op.small and op.cost(values, cell.params or {}) > SMALL_NS:
+                    if work > op.small and is_large(op, values, cell.params):
                         source.popleft()
                         moved = True
                         if self._start_large(cell, values, jobs):
                             break
                         continue
-                    if simple and cell.rare is None and op.outputs == 1:
+                    if work > WATCHED:
+                        began = thread_time_ns()
+                    if simple and cell.rare is None and op.simple:
                         self._run_simple(cell, op, values)
                     else:
                         self._finish(cell, execute(cell, values, self.device, self.backend, self.threads))
+                    if work > WATCHED:
+                        op.took(thread_time_ns() - began)
                     done += 1
             else:
-                moved = True  # cancelled while it was queued
+                moved = True  # cancelled while it was queued, or settled when an interrupt came
+                if cell.waiters is not None:
+                    call_waiters(cell)
             source.popleft()
             if cell is until or (done & 7 == 7 and perf_counter() > ends):
                 break
@@ -248,7 +360,7 @@ class DeviceQueue(Queue):
             return False
         self._hold(cell)
         if jobs is None:
-            workers.submit(partial(self._work, cell, values))
+            self._hand_over(cell, values)
             return False
         jobs.append((cell, values))
         return True
@@ -262,25 +374,33 @@ class DeviceQueue(Queue):
         """Poison a record whose operand failed; park one whose operand is not there yet; settle a marker."""
         if cell.op is BARRIER:
             cell.args = ()
-            rest = {*self._running, *self._tasks, *self._parked, *self._ready}
+            rest = {*self._running, *self._taken, *self._tasks, *self._parked, *self._ready}
             Countdown(rest, partial(finish, cell, None))
             return
-        missing = set()
+        missing: set[Any] = set()
         for operand in cell.args:
             if operand.__class__ is Cell:
                 value = operand.value
                 if value.__class__ is Failure:
-                    finish(cell, value)
-                    self.completed += 1
-                    self.failed += 1
+                    self._poison(cell, value)
                     return
                 if value is PENDING:
                     missing.add(operand)
         self._parked.add(cell)
         self.room = min(self.room, 0)
-        Countdown(missing, partial(self._unpark, cell))
+        self._hurry_operands(cell)
+        Countdown(missing, partial(self._unpark, cell, {operand.home for operand in missing}))
 
-    def _unpark(self, cell: Cell) -> None:
+    def _poison(self, cell: Cell, failure: Failure) -> None:
+        """Settle a record whose operand failed."""
+        if cell.value is PENDING:
+            finish(cell, failure)
+            self.completed += 1
+            self.failed += 1
+
+    def _unpark(self, cell: Cell, homes: set[Queue]) -> None:
+        for home in homes:
+            home.hurry(cell, False)
         self._ready.append(cell)
         self._parked.discard(cell)
         self._wake_listeners()
@@ -288,35 +408,133 @@ class DeviceQueue(Queue):
 
     def _finish(self, cell: Cell, outcome: Any) -> None:
         """Settle a record; a failure is entered in the ledger before anybody can see it."""
-        if outcome.__class__ is Failure and cell.value is PENDING:
+        if outcome.__class__ is Failure:
             self.failed += 1
-            if not outcome.cancelled:
-                self.owner.ledger.add(self.device, outcome)
+            self.owner.ledger.add(self.device, outcome)
         finish(cell, outcome)
+
+    def _conclude(self, cell: Cell, outcome: Any) -> None:
+        """Settle a record that ran elsewhere, unless it was abandoned."""
+        if cell.value is not PENDING:
+            return
+        if outcome.__class__ is Failure and outcome.cancelled:
+            self.cancelled += 1
+            finish(cell, outcome)
+        else:
+            self.completed += 1
+            self._finish(cell, outcome)
 
     # Large ops
 
-    def _work(self, cell: Cell, values: list[Any]) -> None:
+    def _hand_over(self, cell: Cell, values: list[Any]) -> None:
+        # In a list, which the worker empties: what is submitted lives as long as the worker goes on.
+        workers.submit(partial(self._work, [(cell, values)]))
+
+    def _work(self, jobs: list[Job]) -> None:
         """On a worker: run a large op, then go on with the queue."""
-        jobs: list[Job] = [(cell, values)]
-        del cell, values
         while jobs:
             self._work_one(jobs)
         self._pass_on()
 
     def _work_one(self, jobs: list[Job]) -> None:
+        try:
+            run = self._collect(jobs)
+        except Exception as error:  # noqa: BLE001 - a defect of the planning: whoever waits for the op is told
+            cell, _ = jobs.pop()
+            self._end_alone(cell, failed(cell, error), jobs)
+            return
+        granted = cores.claim(1 if run is None else self.split)
+        try:
+            if run is not None:
+                self._work_run(run, granted, jobs)
+            else:
+                self._work_alone(jobs)
+        finally:
+            cores.give_back(granted)
+        self._wake_listeners()
+
+    def _work_alone(self, jobs: list[Job]) -> None:
         cell, values = jobs.pop()
         if cell.op.coroutine:
             outcome = run_coroutine(cell, values, self.device, self.backend, self.threads)
         else:
+            began = thread_time_ns()
             outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
+            cell.op.took_elsewhere(thread_time_ns() - began)
         values.clear()
+        self._end_alone(cell, outcome, jobs)
+
+    def _end_alone(self, cell: Cell, outcome: Any, jobs: list[Job]) -> None:
         with self._lock:
             self._running.discard(cell)
-            self.completed += 1
-            self._finish(cell, outcome)
+            self._conclude(cell, outcome)
             self._slice(SLICE if self._loop is None else WORKER_SLICE, None, jobs)
-        self._wake_listeners()
+
+    # Runs
+
+    def _collect(self, jobs: list[Job]) -> Run | None:
+        """The run that the next job begins, taken off the queue; None when the job is to be run by itself."""
+        head = jobs[-1][0]
+        if not self.backend.on_host or not can_begin(head.op):
+            return None
+        with self._lock:
+            run = collect(head, [self.pending[index] for index in range(min(len(self.pending), LOOKAHEAD))])
+            if run is None:
+                return None
+            jobs.clear()
+            del head
+            self._take(run)
+            mark_kept(run)
+        return run
+
+    def _take(self, run: Run) -> None:
+        for cell in run.cells[1:]:
+            self.pending.remove(cell)
+            cell.extend().running = True
+            self._taken.add(cell)
+
+    def _work_run(self, run: Run, threads: int, jobs: list[Job]) -> None:
+        results = self._results_of(run, threads)
+        if results is None:
+            for cell in run.cells:
+                self._run_again(cell)
+        run.inputs.clear()
+        with self._lock:
+            for number, cell in enumerate(run.cells):
+                self._running.discard(cell)
+                self._taken.discard(cell)
+                if results is not None:
+                    self._settle_taken(cell, results[number])
+            del cell, results
+            run.steps.clear()  # before anything else runs here: what refers to its results counts
+            self._slice(SLICE if self._loop is None else WORKER_SLICE, None, jobs)
+
+    def _results_of(self, run: Run, threads: int) -> list[Any] | None:
+        """What the run computes; None where its ops have to be run one by one."""
+        try:
+            return execute_run(run, threads)
+        except Deviation:
+            return None
+
+    def _settle_taken(self, cell: Cell, outcome: Any) -> None:
+        """Settle a record of a run; one whose operand was abandoned meanwhile has no value, whatever was computed."""
+        failure = next((value for value in _operand_values(cell) if value.__class__ is Failure), None)
+        if failure is None:
+            self._conclude(cell, outcome)
+        else:
+            self._poison(cell, failure)
+
+    def _run_again(self, cell: Cell) -> None:
+        """Run a record of a run that did not go as planned by itself, and settle it for those after it."""
+        with self._lock:  # a cancellation lets go of operands and parameters
+            values = _operand_values(cell)
+            if cell.value is not PENDING:
+                return
+        outcome = next((value for value in values if value.__class__ is Failure), None)
+        if outcome is None:
+            outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
+        with self._lock:
+            self._settle_taken(cell, outcome)
 
     def _wake_listeners(self) -> None:
         if self._listeners:
@@ -335,7 +553,7 @@ class DeviceQueue(Queue):
                 return
             self._tasks.discard(cell)
         self._hold(cell)
-        workers.submit(partial(self._work, cell, values))
+        self._hand_over(cell, values)
 
     def _start_on_loop(self, cell: Cell, values: list[Any]) -> None:
         if cell.value is not PENDING:
@@ -370,8 +588,7 @@ class DeviceQueue(Queue):
     def _end(self, cell: Cell, outcome: Any) -> None:
         with self._lock:
             self._tasks.discard(cell)
-            self.completed += 1
-            self._finish(cell, outcome)
+            self._conclude(cell, outcome)
         self._wake_listeners()
         self._pass_on()
 
@@ -382,19 +599,13 @@ class DeviceQueue(Queue):
         return self.scheduled and perf_counter() >= self._turn_ends
 
     def assist(self, cell: Cell) -> Generator[Any, None, None]:
-        """Help with a cell that is about to be awaited: drive here, or have a worker drive where the loop is another."""
-        loop = asyncio_loop()
-        if loop is self._loop:
+        if asyncio_loop() is self._loop:
             if self.scheduled and perf_counter() >= self._turn_ends:
                 yield  # let the rest of the program run
             self.drive(SLICE, cell)
             if cell.value is not PENDING:
                 return
         check_not_waiting_for_itself(cell)
-        for blocker in blockers(cell):
-            home = blocker.home
-            if isinstance(home, DeviceQueue) and home._loop is not loop:
-                home.attend()
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Help, then suspend until the cell is settled."""
@@ -404,10 +615,12 @@ class DeviceQueue(Queue):
         waiter = Waiter(asyncio_loop())
         if not add_waiter(cell, waiter.wake):
             return
+        self.hurry(waiter, True)
         try:
             if not (yield from waiter.wait(self.owner.timeout)):
                 raise TimeoutError(timed_out(cell, self.owner.timeout))
         finally:
+            self.hurry(waiter, False)
             remove_waiter(cell, waiter.wake)
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
@@ -418,10 +631,29 @@ class DeviceQueue(Queue):
         if cell.value is PENDING:
             block_until(cell, limit)
 
+    def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
+        """Shape and dtype. Off the loop, who asks for a dimension that values decide runs what can run in place now."""
+        inferred = infer_cell(cell, tell=tell)
+        if None in inferred.shape and tell and cell.value is PENDING and running_loop() is None:
+            self.drive(SLICE, record_of(cell))
+            inferred = infer_cell(cell)
+        return inferred
+
     def nudge(self, cell: Cell) -> None:
-        if self._loop is None or self._loop.is_closed():
+        for record in blockers(cell):
+            home = record.home
+            assert isinstance(home, DeviceQueue)
+            home._nudge()
+
+    def _nudge(self) -> None:
+        loop = self._loop
+        if loop is None or loop.is_closed():
             self.detach()
             self.kick()
+        elif loop is not running_loop():
+            self._call_attendant()
+        elif self.turn_is_over():
+            self.drive(SLICE)  # polled in a loop that never awaits
 
     def listen(self, event: threading.Event, listening: bool) -> None:
         if listening:
@@ -439,6 +671,11 @@ class DeviceQueue(Queue):
             )
         if not loop.is_running():
             raise BlockingSyncError(f"the event loop that runs this async op is not running: {describe(record)}")
+
+    def awaited_by(self, cell: Cell) -> Cell:
+        if cell.op is not BARRIER:
+            return cell
+        return next((each for each in self.unfinished() if each.op is not BARRIER), cell)
 
     # Cancellation
 

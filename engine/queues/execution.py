@@ -6,18 +6,25 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import replace
+from sys import getrefcount
 from typing import Any
+from weakref import getweakrefcount
 
 import numpy as np
 
 from engine.ambient import scope_var
 from engine.devices.base import Backend, Device
 from engine.devices.blas import blas_threads, core_count
+from engine.errors import OpCancelledError
 from engine.failures import failed
-from engine.loops import run_apart
+from engine.kernels.buffers import Lease
+from engine.loops import CancelledError, run_apart
 from engine.modes import ExecutionMode
 from handles.base import Handle
 from handles.cell import Cell, Failure, settle
+
+_HELD = 2
+"""References to a kernel's result while it is adopted: from `adopt_results`, and from its caller or the tuple."""
 
 
 def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, threads: int) -> Any:
@@ -32,6 +39,11 @@ def execute_guarded(cell: Cell, values: Sequence[Any], device: Device, backend: 
     """As `execute`, on a thread of the engine's own: what else is raised there is the op's doing too."""
     try:
         return execute(cell, values, device, backend, threads)
+    except CancelledError as error:
+        # A reader must not take it for a cancellation of its own task.
+        cancelled = OpCancelledError(f"the kernel of {cell.op.name!r} raised CancelledError")
+        cancelled.__cause__ = error
+        return failed(cell, cancelled)
     except BaseException as error:  # noqa: BLE001
         return failed(cell, error)
 
@@ -43,7 +55,8 @@ def run_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: Ba
     context.run(enter_kernel, cell)
     try:
         coroutine = context.run(op.kernel, *kernel_values(values, device, backend), **cell.params or {})
-        return adopt_results(cell, run_apart(coroutine, context), backend)
+        result = run_apart(coroutine, context)
+        return adopt_results(cell, result, backend)
     except Exception as error:  # noqa: BLE001
         return failed(cell, error)
 
@@ -51,7 +64,10 @@ def run_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: Ba
 def finish(cell: Cell, outcome: Any) -> bool:
     """Settle a record, and its outputs where it has several; False when it was settled before."""
     rare = cell.rare
-    if rare is None or not rare.outputs:
+    if rare is None:
+        return settle(cell, outcome)
+    rare.context = None  # it refers to the cell, as the kernel that it is inside of
+    if not rare.outputs:
         return settle(cell, outcome)
     outputs, rare.outputs = rare.outputs, ()
     failed = isinstance(outcome, Failure)
@@ -62,12 +78,12 @@ def finish(cell: Cell, outcome: Any) -> bool:
 
 def enter_kernel(cell: Cell) -> None:
     """In the context of a kernel: ops run inline there, and waiting for the engine is refused."""
-    scope_var.set(replace(scope_var.get(), mode=ExecutionMode.SYNC, kernel=cell, group=None))
+    scope_var.set(replace(scope_var.get(), mode=ExecutionMode.SYNC, kernel=cell, group=None, graph=None))
 
 
 def enter_async_kernel(cell: Cell) -> None:
     """In the context of an async kernel: ops stay what they are, but it must not wait for itself."""
-    scope_var.set(replace(scope_var.get(), kernel=cell, group=None))
+    scope_var.set(replace(scope_var.get(), kernel=cell, group=None, graph=None))
 
 
 def kernel_values(values: Sequence[Any], device: Device, backend: Backend) -> list[Any]:
@@ -83,12 +99,35 @@ def _call(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, t
     if not backend.on_host:
         kernel = backend.kernel(op.name, kernel)
         values = [backend.from_host(device, value) if isinstance(value, np.ndarray) else value for value in values]
+    elif op.overwrite is not None and _is_given_up(cell, values):
+        kernel = op.overwrite
     limited = (op.blas or not op.known) and threads < core_count()
     context: Any = cell.rare.context if cell.rare is not None else None
     with blas_threads.limited(threads) if limited else nullcontext():
         if op.known:
             return kernel(*values, **params) if context is None else context.run(kernel, *values, **params)
         return context.run(_enter_and_call, cell, kernel, kernel_values(values, device, backend), params)
+
+
+# What refers to the first operand anyway: the record's operands, a name and the argument of getrefcount; and to its
+# value: the cell, the values, a name, that argument.
+_CELL_REFERENCES = 3
+_VALUE_REFERENCES = 4
+
+
+def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
+    """Whether nothing but this record refers to its first operand, nor to the memory of it."""
+    first = cell.args[0] if cell.args else None
+    if first.__class__ is not Cell or getrefcount(first) > _CELL_REFERENCES:
+        return False
+    value = values[0]
+    return (
+        value.__class__ is np.ndarray
+        and value.flags.writeable
+        and getrefcount(value) <= _VALUE_REFERENCES
+        and (value.base is None or isinstance(value.base, Lease))
+        and getweakrefcount(first) == 0  # a copy on another device, which its original still finds
+    )
 
 
 def _enter_and_call(cell: Cell, kernel: Any, values: list[Any], params: dict[str, Any]) -> Any:
@@ -106,18 +145,19 @@ def _results(cell: Cell, result: Any, backend: Backend) -> Any:
 
 
 def adopt_results(cell: Cell, result: Any, backend: Backend) -> Any:
-    """What unknown code returned, as values that only the engine can write to."""
+    """What unknown code returned, which the caller refers to once, as values that only the engine can write to."""
     op = cell.op
     if op.outputs == 1:
         if isinstance(result, Handle):
             return _value_of(result)
-        return backend.adopt(result, 3)
+        return backend.adopt(result, _HELD)
     if not isinstance(result, tuple | list) or len(result) != op.outputs:
         got = f"{len(result)} of them" if isinstance(result, tuple | list) else f"{type(result).__name__}"
         raise TypeError(
             f"{op.name!r} was declared with num_outputs={op.outputs} and must return a tuple, but gave {got}"
         )
-    return tuple(_value_of(each) if isinstance(each, Handle) else backend.adopt(each, 3) for each in result)
+    held = _HELD if getrefcount(result) <= _HELD + 1 else 0  # a list that somebody keeps gives its arrays away, too
+    return tuple(_value_of(each) if isinstance(each, Handle) else backend.adopt(each, held) for each in result)
 
 
 def _value_of(handle: Handle) -> Any:

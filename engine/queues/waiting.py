@@ -131,7 +131,10 @@ def _drive(cell: Cell, event: threading.Event, homes: set[Queue]) -> bool:
 
 
 def timed_out(cell: Cell, seconds: float | None) -> str:
-    return f"not ready after {seconds:g} s: {describe(cell)}; it is {cell.state}"
+    home = cell.home
+    assert isinstance(home, Queue)
+    awaited = home.awaited_by(cell)
+    return f"not ready after {seconds:.3g} s: {describe(awaited)}; it is {awaited.state}"
 
 
 def cancellation(record: Cell, why: str) -> Failure:

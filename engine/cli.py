@@ -1,0 +1,101 @@
+"""The command line: `eagerloop demo`, `eagerloop info`; the same as `python -m engine`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+import engine
+from engine.demo import main as demo
+from engine.devices.blas import core_count
+
+QUICK_FACTOR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        return run_demo(options) if options.command == "demo" else info()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(prog="eagerloop", description="Asynchronous eager execution for NumPy.")
+    top.add_argument("--version", action="version", version=f"eagerloop {engine.__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("info", help="print version, devices, mode, policy and configuration")
+    demo_parser = commands.add_parser(
+        "demo",
+        help="shade a real elevation model in three ways, and compare them",
+        description="Shade an elevation model from eight sun azimuths in an asyncio program: with plain NumPy in the "
+        "coroutine, with asyncio.to_thread, and with the engine. Prints a table and writes the relief as a PNG.",
+    )
+    demo_parser.add_argument(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="an elevation model in metres, .npy or .npz (`elevation`, and `dx`, `dy` in metres); "
+        "default: the Jacksboro fault, which matplotlib ships",
+    )
+    demo_parser.add_argument(
+        "--output", type=Path, metavar="PNG", default=Path("relief.png"), help="where to write it; default: %(default)s"
+    )
+    demo_parser.add_argument("--factor", type=_factor, default=8, help="how many times finer; default: %(default)s")
+    demo_parser.add_argument("--quick", action="store_true", help=f"the same as --factor {QUICK_FACTOR}")
+    demo_parser.add_argument(
+        "--cell", type=_metres, default=30.0, metavar="METRES", help="between cells of a file without dx, dy"
+    )
+    return top
+
+
+def _factor(text: str) -> int:
+    if not 1 <= int(text) <= 32:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 32, but got {text}")
+    return int(text)
+
+
+def _metres(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, but got {text}")
+    return float(text)
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Run the demo."""
+    factor = QUICK_FACTOR if options.quick else options.factor
+    settings = demo.Settings(options.input, options.output, factor, options.cell)
+    return demo.run(settings, sys.stdout, sys.stderr)
+
+
+def info() -> int:
+    """Print what the engine is and how it is set up in this process."""
+    mode, policy, config = engine.get_execution_mode(), engine.get_device_policy(), engine.get_config()
+    eager = engine.executing_eagerly()
+    shown = config or engine.Config()
+    automatic = "" if eager else " (automatic)"
+    facts = {
+        "eagerloop": engine.__version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}, {core_count()} cores",
+        "numpy": np.__version__,
+        "eager": "on" if eager else "off; engine.enable_eager_execution() turns it on",
+        "devices": " ".join(map(str, engine.list_devices())),
+        "mode": f"{(mode or engine.SYNC).name}{automatic}",
+        "policy": f"{(policy or engine.DEVICE_PLACEMENT_SILENT).name}{automatic}",
+    }
+    facts |= {f"config.{field.name}": str(getattr(shown, field.name)) for field in fields(shown)}
+    facts["config.device_count"] = str(dict(shown.device_count))
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    return 0

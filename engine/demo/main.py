@@ -1,0 +1,154 @@
+"""The demo's course: check the input, run each way in its own process, compare, print the table, write the picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from engine.demo import picture
+from engine.demo.measure import Report
+from engine.demo.terrain import InputError, Terrain, load
+from engine.demo.ways import PICTURES, STEPS, WAYS
+
+MOST_PIXELS = 64_000_000
+"""Of one picture; a way holds some fifteen of them, four bytes a pixel."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    input: Path | None
+    output: Path
+    factor: int
+    cell: float
+
+
+class WayFailedError(Exception):
+    """A way ended without a report; it has said why on stderr."""
+
+
+def run(settings: Settings, out: TextIO, err: TextIO) -> int:
+    """Run the demo and return the exit status: 0, 1 when something went wrong, 2 when the input cannot be used."""
+    if not picture.available():
+        err.write("eagerloop demo: matplotlib is missing: pip install 'eagerloop[demo]'\n")
+        return 2
+    try:
+        path, terrain = check(settings)
+    except InputError as error:
+        err.write(f"eagerloop demo: {error}\n")
+        return 2
+    rows, columns = (length * settings.factor for length in terrain.elevation.shape)
+    err.write(f"{path.name}: {terrain.elevation.shape[0]} x {terrain.elevation.shape[1]} heights, ")
+    err.write(f"resampled to {rows} x {columns}, lit from eight sides, three ways\n")
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "pictures.npz"
+        try:
+            reports = {name: measure(name, path, settings, results, err) for name in WAYS}
+        except WayFailedError as error:
+            err.write(f"eagerloop demo: {error}\n")
+            return 1
+        out.write(table(reports))
+        different = compare(reports)
+        out.write(different or f"\nAll {len(PICTURES)} pictures are equal bit for bit in the three ways.\n")
+        try:
+            picture.write(settings.output, title(path, terrain), results)
+        except OSError as error:
+            err.write(f"eagerloop demo: {settings.output}: {error.strerror or error}\n")
+            return 1
+    out.write(f"The shaded relief is in {settings.output}\n")
+    return 1 if different else 0
+
+
+def check(settings: Settings) -> tuple[Path, Terrain]:
+    """Read the input, and see that the rest can be done. Raises `InputError`."""
+    path = picture.sample() if settings.input is None else settings.input
+    terrain = load(path, settings.cell)
+    size = terrain.elevation.size
+    if size * settings.factor**2 > MOST_PIXELS:
+        raise InputError(f"{path}: too large to be made {settings.factor} times finer: try --factor with less")
+    folder = settings.output.parent
+    if not folder.is_dir() or settings.output.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{settings.output}: cannot be written: expected a file name in a folder that can be written")
+    return path, terrain
+
+
+def title(path: Path, terrain: Terrain) -> str:
+    """What the picture shows."""
+    name = "The Jacksboro fault, Tennessee" if path.name == picture.SAMPLE else path.stem
+    height, width = terrain.elevation.shape
+    return f"{name}: {width * terrain.dx / 1000:.0f} by {height * terrain.dy / 1000:.0f} km"
+
+
+def measure(name: str, path: Path, settings: Settings, results: Path, err: TextIO) -> Report:
+    """Run one way in its own process, showing its progress. Raises `WayFailedError`."""
+    kept = str(results) if name == "engine" else ""
+    arguments = [name, str(path), str(settings.cell), str(settings.factor), kept]
+    command = [sys.executable, "-m", "engine.demo.measure", *arguments]
+    show = progress(WAYS[name][0], err)
+    report: Report | None = None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stdout is not None
+        try:
+            show(0)
+            for line in process.stdout:
+                message = json.loads(line)
+                if "done" in message:
+                    show(message["done"])
+                else:
+                    report = Report(**message)
+        except BaseException:
+            process.kill()  # an interrupt must not leave it behind
+            raise
+    if report is None:
+        raise WayFailedError(f"{WAYS[name][0]} failed (exit status {process.returncode})")
+    return report
+
+
+def progress(label: str, err: TextIO) -> Callable[[int], None]:
+    """Show how far a way is: one line that is rewritten on a terminal, plain lines elsewhere."""
+    width = 24
+
+    def on_terminal(done: int) -> None:
+        bar = "#" * (done * width // STEPS)
+        err.write(f"\r  {label:<24} [{bar:<{width}}] {done:2} of {STEPS}" + ("\n" if done == STEPS else ""))
+        err.flush()
+
+    def elsewhere(done: int) -> None:
+        if done in {0, STEPS // 2, STEPS}:
+            err.write(f"  {label}: {done} of {STEPS} parts done\n")
+            err.flush()
+
+    return on_terminal if err.isatty() else elsewhere
+
+
+def table(reports: dict[str, Report]) -> str:
+    """The figures of all ways."""
+    lines = [
+        f"\n{'':<24}{'wall':>8}{'heartbeat lag, ms':>28}{'peak':>12}",
+        f"{'':<24}{'s':>8}{'p50':>10}{'p99':>9}{'max':>9}{'memory, MB':>12}",
+    ]
+    for name, report in reports.items():
+        lags = [1000 * lag for lag in (report.lag_p50, report.lag_p99, report.lag_max)]
+        peak = "unknown" if report.peak_bytes is None else f"{report.peak_bytes / 1e6:.0f}"
+        lines.append(f"{WAYS[name][0]:<24}{report.seconds:8.2f}{lags[0]:10.1f}{lags[1]:9.1f}{lags[2]:9.1f}{peak:>12}")
+    lines += [
+        "",
+        "Each way ran in a process of its own. A beat is due every millisecond; its lag is how late it came.",
+        "Peak memory is the most that the process had resident, some 40 MB of Python and NumPy included.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def compare(reports: dict[str, Report]) -> str:
+    """Say which pictures differ between the ways; nothing when none does."""
+    digests = [report.digests for report in reports.values()]
+    different = [name for name, *found in zip(PICTURES, *digests, strict=True) if len(set(found)) > 1]
+    return f"\nDIFFERENT between the ways: {', '.join(different)}\n" if different else ""

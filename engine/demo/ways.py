@@ -1,0 +1,84 @@
+"""Three ways to compute the same pictures in an asyncio program: in the coroutine, in threads, with the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+
+import engine
+from engine import ops
+from engine.demo import relief
+from engine.demo.relief import AZIMUTHS, Job
+from engine.demo.terrain import Array
+
+Step = Callable[[], None]
+"""Called when one more part of the work is done."""
+Way = Callable[[Job, Step], Awaitable[list[Array]]]
+"""Gives the eight shaded reliefs, their blend, and the resampled elevation."""
+
+STEPS = 3 + 1 + len(AZIMUTHS) + 1
+PICTURES = (*(f"sun at {azimuth}°" for azimuth in AZIMUTHS), "blend", "elevation")
+
+
+async def with_numpy(job: Job, step: Step) -> list[Array]:
+    """Plain NumPy in the coroutine, which at least lets the loop turn between two pictures."""
+
+    async def run(function: Callable[..., Array], *args: Any) -> Array:
+        result = function(np, *args)
+        step()
+        await asyncio.sleep(0)
+        return result
+
+    east, north = await run(relief.slope_east, job), await run(relief.slope_north, job)
+    high = await run(relief.height, job)
+    steep = await run(relief.steepness, east, north)
+    shades = [await run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS]
+    return [*shades, await run(relief.blend, shades), high]
+
+
+async def with_threads(job: Job, step: Step) -> list[Array]:
+    """Each part in `asyncio.to_thread`, all parts that can run at once at once."""
+
+    async def run(function: Callable[..., Array], *args: Any) -> Array:
+        result = await asyncio.to_thread(function, np, *args)
+        step()
+        return result
+
+    east, north, high = await asyncio.gather(
+        run(relief.slope_east, job), run(relief.slope_north, job), run(relief.height, job)
+    )
+    steep = await run(relief.steepness, east, north)
+    shades = await asyncio.gather(*(run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS))
+    return [*shades, await run(relief.blend, shades), high]
+
+
+async def with_engine(job: Job, step: Step) -> list[Array]:
+    """All pictures dispatched at once, on two logical devices; the data flow says what waits for what."""
+    config = engine.Config(device_count={"CPU": 2})
+    async with engine.Executor(config, execution_mode=engine.ASYNC):
+        with engine.device("CPU:0"):
+            east = relief.slope_east(ops, job)
+        with engine.device("CPU:1"):
+            north = relief.slope_north(ops, job)
+            high = relief.height(ops, job)
+        with engine.device("CPU:0"):
+            steep = relief.steepness(ops, east, north)
+        shades = []
+        for index, azimuth in enumerate(AZIMUTHS):
+            with engine.device(f"CPU:{index % 2}"):
+                shades.append(relief.shade(ops, east, north, steep, azimuth))
+        async for _ in engine.as_completed([east, north, high, steep, *shades]):
+            step()
+        blended = await relief.blend(ops, shades)
+        step()
+        return [*await engine.gather(*shades), blended, await high]
+
+
+WAYS: dict[str, tuple[str, Way]] = {
+    "numpy": ("NumPy in the coroutine", with_numpy),
+    "threads": ("asyncio.to_thread", with_threads),
+    "engine": ("eagerloop, ASYNC", with_engine),
+}

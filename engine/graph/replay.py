@@ -1,0 +1,130 @@
+"""How a plan is replayed: as one op where it is small, else as a few, so that large ops run as they do eagerly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from engine.dispatch import TRANSFER
+from engine.graph.optimizer import Plan, scheduled
+from engine.graph.steps import Schedule, Slots, Step
+from engine.graph.straight import cost_of, merge
+from engine.planning.op import SMALL_NS, Op
+from handles.cell import Cell
+
+SEGMENT_NS = SMALL_NS / 2
+"""Estimated nanoseconds of small steps that are made one op, where there are too many for one."""
+SEGMENT_STEPS = 500
+LARGE_NS = 10 * SMALL_NS
+MERGED_NS = SMALL_NS / 5
+"""Estimated nanoseconds up to which a step is worth merging; larger ones gain nothing."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The steps of a replay, merged where they are small, and the slots of its outputs."""
+
+    initial: Slots
+    schedule: Schedule
+    outputs: tuple[int, ...]
+
+
+class Replay:
+    """A plan made ready to run, in the form that the size of its arrays asks for."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan = plan
+        self._name = name
+        self.captured = tuple(slot for slot, value in enumerate(plan.initial) if value.__class__ is Cell)
+        """Slots of handles from outside: operands of each replay, because their values may not be there yet."""
+        self._costs = [cost_of(plan, step) for step in plan.steps]
+        self._mergeable = [step.op.known and step.device is None and step.op is not TRANSFER for step in plan.steps]
+        self.follows_inputs = all(self._mergeable)
+        """Whether all steps run wherever the first input is, so that they may be merged."""
+        self.is_large = sum(filter(None, self._costs)) > LARGE_NS
+        """Whether running it on the queues, where chains of large ops are fused, is worth the way there and back."""
+        self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
+
+    @cached_property
+    def whole(self) -> Op | None:
+        """All steps as one op; None where they are too many, or none."""
+        plan = self.plan
+        if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
+            return None
+        return merge(plan, plan.steps, self._costs, (*range(plan.inputs), *self.captured), plan.outputs, self._name)
+
+    @cached_property
+    def merged(self) -> Ready:
+        """The steps one by one, consecutive small ones merged."""
+        builder = _Segments(self.plan, self._name)
+        for step, cost, mergeable in zip(self.plan.steps, self._costs, self._mergeable, strict=True):
+            builder.add(step, cost if mergeable else None)
+        return builder.finish()
+
+    @cached_property
+    def unmerged(self) -> Ready:
+        """The steps one by one, for devices that run each op in a way of their own, and for several devices."""
+        plan = self.plan
+        return Ready(plan.initial, scheduled(plan.steps, plan.outputs), plan.outputs)
+
+
+class _Segments:
+    """Collects consecutive small steps, and makes one op of them when there are enough."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self._plan = plan
+        self._name = name
+        self._initial = list(plan.initial)
+        self._moved: dict[int, int] = {}
+        self._steps: list[Step] = []
+        self._segment: list[Step] = []
+        self._costs: list[float | None] = []
+        self._total = 0.0
+        self._last_use = {slot: index for index, step in enumerate(plan.steps) for slot in step.inputs}
+        self._last_use.update(dict.fromkeys(plan.outputs, len(plan.steps)))
+        self._index = 0
+        self._given = {slot for slot, value in enumerate(plan.initial) if value is None or value.__class__ is Cell}
+
+    def add(self, step: Step, cost: float | None) -> None:
+        """The next step of the plan; a cost of None says that it stands alone."""
+        alone = cost is None or cost > MERGED_NS
+        if alone or self._total + (cost or 0.0) > SEGMENT_NS or len(self._segment) >= SEGMENT_STEPS:
+            self._end_segment()
+        if alone:
+            self._steps.append(self._relocated(step))
+        else:
+            self._segment.append(step)
+            self._costs.append(cost)
+            self._total += cost or 0.0
+        self._index += 1
+
+    def finish(self) -> Ready:
+        self._end_segment()
+        outputs = tuple(self._moved.get(slot, slot) for slot in self._plan.outputs)
+        return Ready(self._initial, scheduled(self._steps, outputs), outputs)
+
+    def _relocated(self, step: Step) -> Step:
+        if not any(slot in self._moved for slot in step.inputs):
+            return step
+        inputs = tuple(self._moved.get(slot, slot) for slot in step.inputs)
+        return Step(step.op, inputs, step.params, step.slot, step.code, step.lasti, step.device, step.name)
+
+    def _end_segment(self) -> None:
+        steps, costs = self._segment, self._costs
+        self._segment, self._costs, self._total = [], [], 0.0
+        if len(steps) < 2:
+            self._steps.extend(map(self._relocated, steps))
+            return
+        made = {slot for step in steps for slot in step.outputs()}
+        read = dict.fromkeys(slot for step in steps for slot in step.inputs if slot not in made)
+        inputs = [slot for slot in read if slot in self._given]
+        outputs = [slot for slot in sorted(made) if self._last_use.get(slot, -1) >= self._index]
+        if not outputs:
+            return
+        op = merge(self._plan, steps, costs, inputs, outputs, self._name)
+        first = len(self._initial)
+        self._initial.extend([None] * len(outputs))
+        sources = tuple(self._moved.get(slot, slot) for slot in inputs)
+        self._moved.update((slot, first + index) for index, slot in enumerate(outputs))
+        head = steps[0]
+        self._steps.append(Step(op, sources, None, first, head.code, head.lasti, None, self._name))

@@ -1,0 +1,218 @@
+"""Straight-line code: many small steps as one Python function, so that a replay of them all is one op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from engine.failures import site
+from engine.graph.inference import UNKNOWN, infer_node, is_complete
+from engine.graph.optimizer import Plan, scheduled
+from engine.graph.steps import Step
+from engine.planning.op import SMALL_NS, Op, ShapeDtype
+
+OVERHEAD_NS = 400.0
+"""Nanoseconds that calling any NumPy function takes."""
+LET_GO_BYTES = 65_536
+"""Bytes from which a value is let go at once when it is no longer needed, not when its name is used again."""
+UNLIMITED = 1 << 62
+
+Kernel = Callable[..., Any]
+
+
+def merge(
+    plan: Plan,
+    steps: Sequence[Step],
+    costs: Sequence[float | None],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    name: str,
+) -> Op:
+    """An op that takes the slots `inputs` and gives the slots `outputs`, by running these steps one after another.
+
+    `costs` has the estimated nanoseconds of each step, None where a shape is not known.
+    """
+    op = Op(
+        name,
+        straight_line(plan, steps, inputs, outputs, name),
+        infer=_inference(plan, steps, inputs, outputs),
+        cost=_cost(costs, steps),
+        view=any(step.op.view for step in steps)
+        or not {slot for step in steps for slot in step.outputs()}.issuperset(outputs),
+        blas=any(step.op.blas for step in steps),
+        outputs=len(outputs),
+    )
+    if all(cost is not None for cost in costs) and sum(filter(None, costs)) <= SMALL_NS:
+        op.small = UNLIMITED
+    return op
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost and shape
+
+
+def cost_of(plan: Plan, step: Step) -> float | None:
+    """Estimated nanoseconds of a step; None where a shape is not known."""
+    values = []
+    for slot in step.inputs:
+        value = plan.initial[slot]
+        if value is None or not isinstance(value, np.ndarray | bool | int | float | complex | np.generic):
+            its = plan.described.get(slot, UNKNOWN)
+            if not is_complete(its):
+                return None
+            value = _stand_in(its.shape, its.dtype)
+        values.append(value)
+    return OVERHEAD_NS + step.op.cost(values, step.params or {})
+
+
+@lru_cache(maxsize=1024)
+def _stand_in(shape: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An array of this shape that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _cost(costs: Sequence[float | None], steps: Sequence[Step]) -> Callable[..., float]:
+    known = [cost for cost in costs if cost is not None]
+    if len(known) == len(costs):
+        total = sum(known)
+        return lambda values, params: total
+    fixed = OVERHEAD_NS * len(steps)
+
+    def estimate(values: Sequence[Any], params: dict[str, Any]) -> float:
+        return fixed + 2.0 * len(steps) * max((np.size(value) for value in values), default=1)
+
+    return estimate
+
+
+def _inference(plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int]) -> Callable[..., Any]:
+    described = [plan.described.get(slot, UNKNOWN) for slot in outputs]
+    described = [_of_constant(plan.initial[slot], its) for slot, its in zip(outputs, described, strict=True)]
+    if all(map(is_complete, described)):
+        known = described[0] if len(described) == 1 else tuple(described)
+        return lambda *operands: known
+
+    def infer(*operands: Any) -> Any:
+        values: dict[int, Any] = dict(zip(inputs, operands, strict=True))
+        for step in steps:
+            read = [values.get(slot, plan.initial[slot]) for slot in step.inputs]
+            values.update(zip(step.outputs(), infer_node(step.op, read, step.params), strict=True))
+        results = tuple(values.get(slot, its) for slot, its in zip(outputs, described, strict=True))
+        return results[0] if len(results) == 1 else results
+
+    return infer
+
+
+def _of_constant(value: Any, its: ShapeDtype) -> ShapeDtype:
+    return ShapeDtype(value.shape, value.dtype) if isinstance(value, np.ndarray) else its
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Code
+
+
+class _Writer:
+    """Writes the function: a line for each step, with names used again as soon as their values are not needed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._names: dict[int, str] = {}
+        self._free: list[str] = []
+        self._made = 0
+        self._kernels: dict[int, str] = {}
+        self.constants: dict[str, Any] = {"asarray": np.asarray}
+
+    def bind(self, slot: int, name: str) -> None:
+        self._names[slot] = name
+
+    def name(self, slot: int) -> str:
+        """The name of a value: of a result, an argument, or a constant."""
+        known = self._names.get(slot)
+        return self._constant(slot) if known is None else known
+
+    def _constant(self, slot: int) -> str:
+        name = f"c{slot}"
+        self.constants[name] = self._plan.initial[slot]
+        self._names[slot] = name
+        return name
+
+    def _new(self) -> str:
+        if self._free:
+            return self._free.pop()
+        self._made += 1
+        return f"v{self._made}"
+
+    def line(self, index: int, step: Step, frees: Sequence[int]) -> str:
+        """The line of one step."""
+        call = self._call(index, step)
+        names = [self._new() for _ in step.outputs()]
+        for slot, name in zip(step.outputs(), names, strict=True):
+            self._names[slot] = name
+        parts = [f"{', '.join(names)} = {self._wrapped(call, step)}"]
+        if step.op.outputs > 1:
+            parts += [f"{name} = asarray({name})" for name in names]
+        for slot in frees:
+            name = self._names.pop(slot, "")
+            if name.startswith("v"):
+                self._free.append(name)
+                if self._is_large(slot):
+                    parts.append(f"{name} = None")
+        return "; ".join(parts)
+
+    def _call(self, index: int, step: Step) -> str:
+        kernel = self._kernels.setdefault(id(step.op.kernel), f"k{len(self._kernels)}")
+        self.constants[kernel] = step.op.kernel
+        arguments = [self.name(slot) for slot in step.inputs]
+        for name, value in (step.params or {}).items():
+            self.constants[f"p{index}_{name}"] = value
+            arguments.append(f"{name}=p{index}_{name}")
+        return f"{kernel}({', '.join(arguments)})"
+
+    def _wrapped(self, call: str, step: Step) -> str:
+        """NumPy gives scalars in place of arrays without dimensions: only those need to be made arrays again."""
+        its = self._plan.described[step.slot]
+        return call if step.op.outputs > 1 or its.shape else f"asarray({call})"
+
+    def _is_large(self, slot: int) -> bool:
+        its: Any = self._plan.described.get(slot, UNKNOWN)
+        return not is_complete(its) or prod(its.shape) * its.dtype.itemsize >= LET_GO_BYTES
+
+
+def straight_line(
+    plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int], name: str
+) -> Kernel:
+    """The steps as one function of the input slots; an error in it says which step it comes from."""
+    writer = _Writer(plan)
+    arguments = [f"a{index}" for index in range(len(inputs))]
+    for slot, argument in zip(inputs, arguments, strict=True):
+        writer.bind(slot, argument)
+    frees = scheduled(steps, outputs).frees
+    lines = [writer.line(index, step, free) for index, (step, free) in enumerate(zip(steps, frees, strict=True))]
+    results = [writer.name(slot) for slot in outputs]
+    lines.append(f"return {results[0]}" if len(results) == 1 else f"return ({', '.join(results)})")
+    source = [f"def kernel({', '.join(arguments)}):", " try:", *(f"  {line}" for line in lines)]
+    source += [" except Exception as error:", "  explain(error)", "  raise"]
+    namespace = writer.constants
+    namespace["explain"] = lambda error: explain(error, namespace["kernel"], steps)
+    exec(compile("\n".join(source), f"<engine.function {name}>", "exec"), namespace)
+    kernel: Kernel = namespace["kernel"]
+    return kernel
+
+
+FIRST_LINE = 3
+"""The line of the first step in the code."""
+
+
+def explain(error: Exception, kernel: Any, steps: Sequence[Step]) -> None:
+    """Note which step of the code raised the error, and where the user wrote it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code is not kernel.__code__:
+        trace = trace.tb_next
+    index = (trace.tb_lineno if trace is not None and trace.tb_lineno is not None else 0) - FIRST_LINE
+    if 0 <= index < len(steps):
+        step = steps[index]
+        function = f" in {step.code.co_qualname}" if step.code is not None else ""
+        error.add_note(f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}")

@@ -1,0 +1,312 @@
+"""Executing a run: every step on one block while it is in cache, then the next block, on several threads.
+
+Each step is NumPy's own ufunc on a block, so each element is computed by the same code as in one call; only what
+NumPy does between the calls (fresh memory, a pass over it for each op) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from engine.devices.workers import workers
+from engine.kernels.buffers import buffers
+from engine.kernels.layout import Shape, blocks, broadcast_strides, coalesce, iteration_order, tile
+from engine.kernels.pairwise import combine, is_clear, leaves
+from engine.planning.op import ShapeDtype
+from engine.planning.runs import Input, Register, Run, Step
+
+Array = np.ndarray[Any, Any]
+
+BLOCK_BYTES = 512 << 10
+"""Bytes of one operand's block: a few of them fit in a core's second-level cache."""
+
+
+_PLAIN_STATES = frozenset({"warn", "ignore"})
+
+
+class Deviation(Exception):
+    """Something that only running the ops one by one gets right: an error, or a warning that became one."""
+
+
+def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES) -> list[Any]:
+    """The result of each step, only its shape and dtype where nobody refers to it.
+
+    Raises `Deviation` where the run has to be done again, op by op; nothing has happened then.
+    """
+    try:
+        execution = Execution(run, block_bytes)
+        execution.work_with(threads)
+        return execution.results()
+    except Exception as error:
+        raise Deviation from error
+
+
+class Execution:
+    """The outputs and the walk of one run, shared by the threads that work on it."""
+
+    def __init__(self, run: Run, block_bytes: int) -> None:
+        self.run = run
+        self._outputs: list[Any] = [None] * len(run.steps)
+        self._warned: dict[tuple[int, str], None] = {}
+        self.error: BaseException | None = None
+        self._program = Program(run)
+        if len(run.steps) == 1:
+            block_bytes *= 8  # nothing is read twice, so nothing has to stay in cache
+        elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
+        self._allocate()
+        self._lay_out(elements)
+
+    def _allocate(self) -> None:
+        for index, step in enumerate(self.run.steps):
+            if step.keep and step.reduction is None:
+                self._outputs[index] = buffers.array(self.run.shape, step.dtype, step.order)
+
+    def _lay_out(self, elements: int) -> None:
+        """Bring all arrays into one order of axes, join axes, and cut the walk into blocks."""
+        run = self.run
+        shape = run.shape
+        arrays = [*run.inputs, *(array for array in self._outputs if array is not None)]
+        strides = [broadcast_strides(array, shape) for array in arrays]
+        order = iteration_order(strides, len(shape))
+        walked = tuple(shape[axis] for axis in order)
+        joined, strides = coalesce(walked, [tuple(each[axis] for axis in order) for each in strides])
+        if math.prod(joined) == 1:
+            strides = [(array.itemsize,) for array in arrays]  # as one element of a row, not as one that is repeated
+        views = [np.lib.stride_tricks.as_strided(a, joined, s) for a, s in zip(arrays, strides, strict=True)]
+        self.inputs = views[: len(run.inputs)]
+        kept = iter(views[len(run.inputs) :])
+        self.outputs = [None if output is None else next(kept) for output in self._outputs]
+        self.shape = joined
+        self.block = tile(joined, strides, elements)
+        if any(step.reduction is not None for step in run.steps):
+            if len(joined) != 1:
+                raise Deviation
+            spans = leaves(joined[0], elements)
+            self.block = (max(stop - start for start, stop in spans),)
+            self.blocks: list[tuple[slice, ...]] = [(slice(start, stop),) for start, stop in spans]
+        else:
+            self.blocks = list(blocks(joined, self.block))
+        self.partials: list[list[Any]] = [[] for _ in self.blocks]
+
+    # Working it off
+
+    def work_with(self, threads: int) -> None:
+        """Work off all blocks on this thread and on up to `threads - 1` others."""
+        todo = iter(range(len(self.blocks)))
+        helpers = min(threads, len(self.blocks)) - 1
+        finished = threading.Semaphore(0)
+
+        def help_out() -> None:
+            try:
+                self._work(todo)
+            finally:
+                finished.release()
+
+        for _ in range(helpers):
+            workers.submit(help_out)
+        try:
+            self._work(todo)
+        finally:
+            for _ in range(helpers):
+                finished.acquire()
+        if self.error is not None:
+            raise Deviation from self.error
+
+    def _work(self, todo: Iterator[int]) -> None:
+        try:
+            self._in_error_state(partial(self._program.run, self, todo))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that began the run
+            self.error = error
+
+    def _in_error_state(self, work: Callable[[list[int]], None]) -> None:
+        """Call `work` in the error state of the dispatch; it marks the step, and what would warn is noted for that."""
+        context = self.run.context
+        if context is None:
+            self._noting(work)
+        else:
+            context.copy().run(self._noting, work)
+
+    def _noting(self, work: Callable[[list[int]], None]) -> None:
+        mark = [0]  # the step that is being computed
+        states: dict[str, Any] = dict(np.geterr())
+        if not _PLAIN_STATES.issuperset(states.values()):
+            raise Deviation
+
+        def note(kind: str, _: int) -> None:
+            self._warned[mark[0], kind] = None
+
+        noted = {kind: "call" if state == "warn" else "ignore" for kind, state in states.items()}
+        with np.errstate(call=note, **noted):  # type: ignore[arg-type]
+            work(mark)
+
+    # The end
+
+    def results(self) -> list[Any]:
+        """The results in step order; warnings are given as NumPy gives them, once for each op and kind."""
+        self._in_error_state(self._reduce)
+        for index, kind in sorted(self._warned):
+            warnings.warn(f"{kind} encountered in {_said_of(self.run.steps[index])}", RuntimeWarning, stacklevel=2)
+        return [
+            ShapeDtype(self.run.shape, step.dtype) if output is None else output
+            for output, step in zip(self._outputs, self.run.steps, strict=True)
+        ]
+
+    def _reduce(self, mark: list[int]) -> None:
+        """Make the results of reductions from those of their blocks."""
+        columns = zip(*self.partials, strict=True)
+        for index, step in enumerate(self.run.steps):
+            if step.reduction is not None:
+                mark[0] = index
+                self._outputs[index] = self._reduced(step, next(columns))
+
+    def _reduced(self, step: Step, partials: Sequence[Any]) -> Array:
+        assert step.reduction is not None
+        size = math.prod(self.run.shape)
+        if step.reduction in ("add", "mean") and step.dtype.kind == "f":
+            total = combine(partials, size, [s[0].stop - s[0].start for s in self.blocks])
+            if step.reduction == "mean":
+                total = total.dtype.type(total / np.intp(size))
+        else:
+            total = getattr(np, step.reduction).reduce(np.array(partials, step.dtype))
+        if total != total and not (step.reduction in ("add", "mean") and is_clear(partials)):
+            raise Deviation  # which NaN it is depends on how NumPy walks the whole
+        params = step.cell.params or {}
+        shape: Shape = (1,) * len(self.run.shape) if params.get("keepdims") else ()
+        return np.asarray(total).reshape(shape)
+
+
+def _said_of(step: Step) -> str:
+    """What NumPy names in a warning of an op."""
+    if step.reduction is not None:
+        return "reduce"
+    return "cast" if step.op.block is not None else str(step.op.kernel.__name__)
+
+
+class Program:
+    """The steps as straight-line Python, with a place for each result: an output, or scratch that is used again.
+
+    Between two ufunc calls the interpreter lock is held, and the other threads of the run wait for it: so the code of
+    a block is compiled, once for each form of run, instead of interpreted.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._steps = run.steps
+        self._last_use = {
+            operand.step: index
+            for index, step in enumerate(run.steps)
+            for operand in step.operands
+            if isinstance(operand, Register)
+        }
+        self._slots: list[int | None] = []
+        self._count = 0
+        self._assign()
+        self._constants: list[Any] = []
+        self._code = _compiled(self._source(len(run.inputs)))
+
+    # Where results go
+
+    def _assign(self) -> None:
+        free: list[int] = []
+        for index, step in enumerate(self._steps):
+            slot = None
+            dying = self._dying(index)
+            if not step.keep:
+                slot = self._in_place(step, dying) if step.op.block is None else None
+                if slot is None:
+                    slot = free.pop() if free else self._new()
+            self._slots.append(slot)
+            free += [released for other in dying if (released := self._slots[other]) is not None and released != slot]
+
+    def _dying(self, index: int) -> list[int]:
+        """Steps whose scratch is read here for the last time."""
+        registers = {operand.step for operand in self._steps[index].operands if isinstance(operand, Register)}
+        return [step for step in registers if self._last_use[step] == index and self._slots[step] is not None]
+
+    def _in_place(self, step: Step, dying: list[int]) -> int | None:
+        return next((self._slots[other] for other in dying if self._steps[other].dtype == step.dtype), None)
+
+    def _new(self) -> int:
+        self._count += 1
+        return self._count - 1
+
+    # The code of a block
+
+    def _source(self, inputs: int) -> str:
+        """`block(mark, views, places, constants)`: `places` has the output or the scratch of each step."""
+        count = len(self._steps)
+        lines = ["def block(mark, views, places, constants):"]
+        lines += [f"    {_names('v', inputs)} = views"] if inputs else []
+        lines += [f"    {_names('r', count)} = places"]
+        body = [line for index in range(count) for line in (f"    mark[0] = {index}", f"    {self._line(index)}")]
+        lines += [f"    {_names('c', len(self._constants))} = constants", *body]
+        reduced = [f"r{index}" for index, step in enumerate(self._steps) if step.reduction is not None]
+        return "\n".join([*lines, f"    return [{', '.join(reduced)}]", ""])
+
+    def _line(self, index: int) -> str:
+        step = self._steps[index]
+        operands = ", ".join(self._name(operand) for operand in step.operands)
+        if step.reduction is not None:
+            ufunc = np.add if step.reduction == "mean" else getattr(np, step.reduction)
+            return f"r{index} = {self._constant(ufunc.reduce)}({operands}, axis=None)"
+        if step.op.block is not None:
+            block = partial(step.op.block, **step.cell.params) if step.cell.params else step.op.block
+            return f"r{index} = {self._constant(block)}(r{index}, {operands})"
+        return f"{self._constant(step.op.kernel)}({operands}, r{index})"
+
+    def _name(self, operand: Any) -> str:
+        if isinstance(operand, Register):
+            return f"r{operand.step}"
+        return f"v{operand.index}" if isinstance(operand, Input) else self._constant(operand)
+
+    def _constant(self, value: Any) -> str:
+        self._constants.append(value)
+        return f"c{len(self._constants) - 1}"
+
+    # Working blocks off
+
+    def run(self, execution: Execution, todo: Iterator[int], mark: list[int]) -> None:
+        """Work off blocks until none is left."""
+        code, constants = self._code, self._constants
+        widest = max(each.dtype.itemsize for each in self._steps)
+        memory = [np.empty(math.prod(execution.block) * widest, np.uint8) for _ in range(self._count)]
+        shape: Shape = ()
+        scratch: list[Any] = []
+        for number in todo:
+            if execution.error is not None:
+                return
+            where = execution.blocks[number]
+            size = tuple(part.stop - part.start for part in where)
+            if size != shape:
+                shape, scratch = size, self._scratch(memory, size)
+            places = [
+                output[where] if output is not None else place
+                for output, place in zip(execution.outputs, scratch, strict=True)
+            ]
+            reduced = code(mark, [view[where] for view in execution.inputs], places, constants)
+            if reduced:
+                execution.partials[number] = reduced
+
+    def _scratch(self, memory: list[Array], shape: Shape) -> list[Any]:
+        size = math.prod(shape)
+        return [
+            None if slot is None else memory[slot][: size * step.dtype.itemsize].view(step.dtype).reshape(shape)
+            for slot, step in zip(self._slots, self._steps, strict=True)
+        ]
+
+
+def _names(letter: str, count: int) -> str:
+    return "[" + ", ".join(f"{letter}{index}" for index in range(count)) + "]"
+
+
+@lru_cache(maxsize=256)
+def _compiled(source: str) -> Callable[..., list[Any]]:
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "<fused run>", "exec"), namespace)
+    return namespace["block"]  # type: ignore[no-any-return]

@@ -1,0 +1,114 @@
+"""How NumPy lays out and walks the operands of an elementwise op, and how to cut that walk into blocks. Pure.
+
+The layout of a result is visible: in its strides, and in the order in which a later reduction adds. So a fused run
+must choose the very order of axes that NumPy's iterator would choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Strides = tuple[int, ...]
+Shape = tuple[int, ...]
+
+
+def broadcast_strides(array: np.ndarray[Any, Any], shape: Shape) -> Strides:
+    """The strides of an array broadcast to `shape`: 0 where it is repeated, and where the length is 1."""
+    added = len(shape) - array.ndim
+    own = [0 if length == 1 else stride for length, stride in zip(array.shape, array.strides, strict=True)]
+    return (*[0] * added, *own)
+
+
+def iteration_order(operands: Sequence[Strides], ndim: int) -> tuple[int, ...]:
+    """The axes from the slowest to the fastest, as NumPy's iterator orders them for `order="K"`.
+
+    An insertion sort by the size of the strides; where operands disagree, row-major order wins; an axis on which no
+    two strides can be compared stays where it is.
+    """
+    fastest_first = list(range(ndim - 1, -1, -1))
+    for position in range(1, ndim):
+        axis = fastest_first[position]
+        target = position
+        for candidate in range(position - 1, -1, -1):
+            swap = _comes_before(axis, fastest_first[candidate], operands)
+            if swap is None:
+                continue
+            if not swap:
+                break
+            target = candidate
+        fastest_first.insert(target, fastest_first.pop(position))
+    return tuple(reversed(fastest_first))
+
+
+def copy_order(strides: Strides, ndim: int) -> tuple[int, ...]:
+    """The axes from the slowest to the fastest in a copy of one array, as NumPy lays it out for `order="K"`.
+
+    Not always the order in which its iterator walks: an axis that is repeated in memory is the fastest here.
+    """
+    return tuple(sorted(range(ndim), key=lambda axis: -abs(strides[axis])))
+
+
+def _comes_before(axis: int, other: int, operands: Sequence[Strides]) -> bool | None:
+    """Whether `axis` is faster than `other`, which is now faster; None when no operand tells."""
+    verdict: bool | None = None
+    for strides in operands:
+        mine, others = abs(strides[axis]), abs(strides[other])
+        if mine and others:
+            if others <= mine:
+                return False
+            verdict = True
+    return verdict
+
+
+def coalesce(shape: Shape, operands: Sequence[Strides]) -> tuple[Shape, list[Strides]]:
+    """Join neighbouring axes that every operand walks as one; axes of length 1 vanish."""
+    axes: list[list[int]] = []  # of each joined axis: its length, then the stride of each operand
+    for axis in range(len(shape) - 1, -1, -1):
+        if shape[axis] == 1:
+            continue
+        strides = [operand[axis] for operand in operands]
+        if axes and all(outer == inner * axes[-1][0] for outer, inner in zip(strides, axes[-1][1:], strict=True)):
+            axes[-1][0] *= shape[axis]
+        else:
+            axes.append([shape[axis], *strides])
+    axes.reverse()
+    if not axes:
+        return (1,), [(1,) for _ in operands]
+    joined = tuple(axis[0] for axis in axes)
+    return joined, [tuple(axis[1 + index] for axis in axes) for index in range(len(operands))]
+
+
+def tile(shape: Shape, operands: Sequence[Strides], elements: int) -> Shape:
+    """The shape of a block of about `elements` elements: whole inner axes where every operand is fastest on the last.
+
+    Where an operand is fastest on another axis (a transposed one), blocks are small and nearly square, so that each line
+    of cache that it brings in is used up while it is there.
+    """
+    block = list(shape)
+    last = len(shape) - 1
+    crossed = {_fastest(strides) for strides in operands if strides[last]} - {last}
+    if crossed:
+        side = max(64, math.isqrt(elements) // 2)
+        elements = 2 * side * side
+        block[last] = min(block[last], 2 * side)
+    for axis in range(last + 1):
+        block[axis] = max(1, min(block[axis], elements // math.prod(block[axis + 1 :])))
+    return tuple(block)
+
+
+def _fastest(strides: Strides) -> int:
+    """The axis on which neighbours are closest in memory."""
+    return max((-abs(stride), axis) for axis, stride in enumerate(strides) if stride)[1]
+
+
+def blocks(shape: Shape, block: Shape) -> Iterator[tuple[slice, ...]]:
+    """The slices of each block, in row-major order."""
+    counts = [-(-length // size) for length, size in zip(shape, block, strict=True)]
+    for index in np.ndindex(*counts):
+        yield tuple(
+            slice(i * size, min(length, (i + 1) * size)) for i, size, length in zip(index, block, shape, strict=True)
+        )

@@ -1,0 +1,335 @@
+"""Runs: chains of elementwise records over one shape, planned to be executed together, block by block. Pure.
+
+A run is collected from what is pending on a device when its first op is about to start. It takes along every later
+record that is elementwise over the same broadcast shape and whose operands are ready or computed within the run;
+what it leaves out does not depend on it, so each result is as if ops ran one by one. A result that nothing outside
+the run refers to is never written to memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.blocks import cast
+from engine.kernels.layout import Shape, broadcast_strides, coalesce, copy_order, iteration_order
+from engine.planning.op import Op
+from handles.cell import PENDING, Cell
+
+LOOKAHEAD = 256
+"""Records that are looked at for one run."""
+LONGEST = 64
+"""Steps that one run has at most: planning holds the interpreter, and results come when the whole run has ended."""
+LEFT_OUT = 64
+"""Records that do not fit, after which the run is closed: looking at them is not free."""
+_KINDS = "biufcmM"
+"""The kinds of dtypes that runs compute with: fixed-size numbers, which uninitialized memory is a valid value of."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """An operand that an earlier step of the run computes."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An operand that is there when the run begins."""
+
+    index: int
+
+
+@dataclass(slots=True)
+class Step:
+    """One op of a run. `operands` are registers, inputs, and scalars as they are."""
+
+    cell: Cell
+    op: Op
+    operands: tuple[Any, ...]
+    dtype: np.dtype[Any]
+    order: tuple[int, ...]
+    """The axes of the result, from the slowest to the fastest in memory."""
+    reduction: str | None = None
+    keep: bool = True
+    """Whether anything outside the run refers to the result."""
+
+
+@dataclass(slots=True)
+class Run:
+    """Steps in dispatch order, over one shape."""
+
+    shape: Shape
+    context: Context | None
+    """The context of the dispatch, where NumPy's error state was another than the default one."""
+    steps: list[Step] = field(default_factory=list)
+    inputs: list[Array] = field(default_factory=list)
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [step.cell for step in self.steps]
+
+
+REDUCTIONS: dict[Callable[..., Any], str] = {
+    np.sum: "add",
+    np.mean: "mean",
+    np.max: "maximum",
+    np.min: "minimum",
+    np.any: "logical_or",
+    np.all: "logical_and",
+}
+"""Reductions that can end a run: block by block they give the very bits that NumPy gives for the whole."""
+
+
+def can_begin(op: Op) -> bool:
+    """Whether a run can begin with this op."""
+    return op.fusable or (op.known and op.kernel in REDUCTIONS)
+
+
+def collect(head: Cell, later: Iterable[Cell]) -> Run | None:
+    """The run that begins with `head`, whose operands are ready; None when it has to run by itself."""
+    collector = Collector()
+    if not collector.add(head, head=True):
+        return None
+    assert collector.run is not None
+    left_out = 0
+    for cell in later:
+        left_out += not collector.add(cell)
+        if left_out == LEFT_OUT or len(collector.run.steps) == LONGEST:
+            break
+    return collector.run
+
+
+class Collector:
+    """A run that grows while records are offered to it in dispatch order."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self._steps: dict[Cell, int] = {}
+        self._inputs: dict[int, int] = {}
+        self._reduces = False
+        """Whether the run has a reduction: then every operand is one long row, cut where NumPy's summation cuts it."""
+        self._delicate = False
+        """Whether the run has complex numbers: then every operand is one long row, cut between vectors."""
+        self._context: Context | None = None
+
+    def add(self, cell: Cell, *, head: bool = False) -> bool:
+        """Take the record along if it fits."""
+        op = cell.op
+        if cell.value is not PENDING or not can_begin(op):
+            return False
+        rare = cell.rare
+        if rare is not None and (rare.outputs or (rare.running and not head)):
+            return False
+        context = None if rare is None else rare.context
+        if head:
+            self._context = context
+        elif _errstate(context) is not _errstate(self._context):
+            return False
+        operands = [self._operand(value) for value in cell.args]
+        if any(each is None for each in operands):
+            return False
+        if not op.fusable:
+            return self._add_reduction(cell, operands[0])
+        return (op.block is not None or not cell.params) and self._add_elementwise(cell, operands)
+
+    def _operand(self, value: Any) -> Any:
+        """A register, an array, or a scalar; None where it is not there yet."""
+        if value.__class__ is Cell:
+            step = self._steps.get(value)
+            if step is not None:
+                return Register(step)
+            value = value.value
+            if value.__class__ is not np.ndarray:
+                return None
+        return value
+
+    def _add_elementwise(self, cell: Cell, operands: list[Any]) -> bool:
+        shape, described = self._described(operands)
+        if shape is None or (self.run is not None and shape != self.run.shape):
+            return False
+        dtype = cell.op.result_dtype(described, cell.params)
+        if dtype is None or not _computable(cell.op, dtype, described, operands):
+            return False
+        if self.run is None:
+            self.run = Run(shape, self._context)
+        strides = [self._strides(each, shape) for each in operands if _is_array(each)]
+        if cell.op.block is cast:
+            order = copy_order(strides[0], len(shape))
+        else:
+            order = iteration_order(strides, len(shape))
+        arrays = [each for each in operands if isinstance(each, np.ndarray)]
+        if not self._walks_like(order) or not self._keeps_loops([dtype, *described], arrays):
+            return False
+        self._append(Step(cell, cell.op, tuple(map(self._stored, operands)), dtype, order))
+        return True
+
+    def _walks_like(self, order: tuple[int, ...]) -> bool:
+        """Whether the result is laid out as the other results of the run: NumPy walks all of them in one order."""
+        assert self.run is not None
+        shape, steps = self.run.shape, self.run.steps
+        return not steps or strides_of(shape, order) == strides_of(shape, steps[0].order)
+
+    def _keeps_loops(self, types: list[Any], arrays: list[Array]) -> bool:
+        """Whether each element is computed by the loop that computes it in one call.
+
+        NumPy multiplies complex numbers with other instructions at the end of a row than within it, and the bits
+        differ. In one long row blocks end where whole vectors end; otherwise such an op has to run by itself.
+        """
+        delicate = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
+        if delicate and (self._reduces or not self._is_flat(arrays)):
+            return False
+        if (self._reduces or self._delicate) and not self._is_flat(arrays):
+            return False
+        self._delicate = self._delicate or delicate
+        return True
+
+    def _add_reduction(self, cell: Cell, operand: Any) -> bool:
+        kind, params = REDUCTIONS[cell.op.kernel], cell.params or {}
+        if params.get("axis") is not None or params.get("dtype") is not None or not _PLAIN.issuperset(params):
+            return False
+        if isinstance(operand, Register):
+            assert self.run is not None
+            dtype, order = self.run.steps[operand.step].dtype, self.run.steps[operand.step].order
+            if self.run.steps[operand.step].reduction is not None:
+                return False
+        elif isinstance(operand, np.ndarray) and self.run is None and operand.size:
+            self.run = Run(operand.shape, self._context)
+            strides = broadcast_strides(operand, operand.shape)
+            dtype, order = operand.dtype, iteration_order([strides], operand.ndim)
+        else:
+            return False
+        arrays = [operand] if isinstance(operand, np.ndarray) else []
+        fits = _reduces_exactly(kind, dtype) and not self._delicate and self._is_flat(arrays)
+        if fits:
+            self._append(Step(cell, cell.op, (self._stored(operand),), dtype, order, reduction=kind))
+            self._reduces = True
+        return fits
+
+    def _is_flat(self, more: list[Array]) -> bool:
+        """Whether all operands can be walked as one long row: then NumPy adds them up as one."""
+        assert self.run is not None
+        shape = self.run.shape
+        strides = [broadcast_strides(array, shape) for array in (*self.run.inputs, *more)]
+        strides += [strides_of(shape, step.order) for step in self.run.steps[:1]]  # the others are laid out likewise
+        order = iteration_order(strides, len(shape))
+        walked = [tuple(each[axis] for axis in order) for each in strides]
+        return len(coalesce(tuple(shape[axis] for axis in order), walked)[0]) == 1
+
+    def _append(self, step: Step) -> None:
+        assert self.run is not None
+        self._steps[step.cell] = len(self.run.steps)
+        self.run.steps.append(step)
+
+    def _stored(self, operand: Any) -> Any:
+        if not isinstance(operand, np.ndarray):
+            return operand
+        assert self.run is not None
+        index = self._inputs.get(id(operand))
+        if index is None:
+            index = self._inputs[id(operand)] = len(self.run.inputs)
+            self.run.inputs.append(operand)
+        return Input(index)
+
+    def _described(self, operands: list[Any]) -> tuple[Shape | None, list[Any]]:
+        """The broadcast shape, and for each operand what its dtype is promoted by."""
+        shapes, types = [], []
+        for operand in operands:
+            if isinstance(operand, Register):
+                assert self.run is not None
+                source = self.run.steps[operand.step]
+                if source.reduction is not None:
+                    return None, []
+                shapes.append(self.run.shape)
+                types.append(source.dtype)
+            elif isinstance(operand, np.ndarray | np.generic):
+                shapes.append(operand.shape)
+                types.append(operand.dtype)
+            else:
+                types.append(np.dtype(bool) if operand.__class__ is bool else operand.__class__)
+        try:
+            return np.broadcast_shapes(*shapes), types
+        except ValueError:
+            return None, []
+
+    def _strides(self, operand: Any, shape: Shape) -> tuple[int, ...]:
+        if isinstance(operand, Register):
+            assert self.run is not None
+            return strides_of(shape, self.run.steps[operand.step].order)
+        return broadcast_strides(operand, shape)
+
+
+_PLAIN = frozenset({"axis", "dtype", "keepdims"})
+"""The parameters of a reduction that a run knows of."""
+_HALF_MAX = 65_504
+"""The largest number of float16, the narrowest dtype that a Python scalar may overflow."""
+
+
+def _computable(op: Op, dtype: np.dtype[Any], types: list[Any], operands: list[Any]) -> bool:
+    """Whether blocks give what NumPy gives for the whole, its warnings too.
+
+    What NumPy warns of apart from the op's own arithmetic, it would warn of for each block: that a Python scalar
+    overflows in becoming an operand, that a cast drops imaginary parts.
+    """
+    dtypes = [each for each in types if isinstance(each, np.dtype)]
+    if any(each.kind not in _KINDS for each in (dtype, *dtypes)):
+        return False
+    if op.block is not None and dtype.kind != "c" and any(each.kind == "c" for each in dtypes):
+        return False
+    scalars = [each for each in operands if each.__class__ in (int, float, complex)]
+    narrow = any(each.char in "efF" for each in (dtype, *dtypes))
+    return not narrow or all(abs(each) <= _HALF_MAX or each - each != 0 for each in scalars)
+
+
+def _is_array(operand: Any) -> bool:
+    return isinstance(operand, np.ndarray | Register)
+
+
+def strides_of(shape: Shape, order: Sequence[int]) -> tuple[int, ...]:
+    """The strides, in elements, of a contiguous array with this order of axes; 0 for axes of length 1."""
+    strides = [0] * len(shape)
+    stride = 1
+    for axis in reversed(order):
+        strides[axis] = 0 if shape[axis] == 1 else stride
+        stride *= shape[axis]
+    return tuple(strides)
+
+
+_ERRSTATE = np._core.umath._extobj_contextvar  # type: ignore[attr-defined]
+
+
+def _errstate(context: Context | None) -> object:
+    """What `numpy.errstate` set; None for the default."""
+    return None if context is None else context.get(_ERRSTATE)
+
+
+_REFERENCES = 4
+"""What refers to a record of a run anyway: its step, the queue's set, the name `cell`, the argument of getrefcount."""
+
+
+def mark_kept(run: Run) -> None:
+    """Decide which results are referred to from outside: from a handle, or from a record that is not in the run."""
+    inside = Counter(id(arg) for step in run.steps for arg in step.cell.args if arg.__class__ is Cell)
+    for step in run.steps:
+        cell = step.cell
+        references = _REFERENCES + inside[id(cell)]
+        step.keep = step.reduction is not None or sys.getrefcount(cell) > references
+
+
+def _reduces_exactly(kind: str, dtype: np.dtype[Any]) -> bool:
+    """Whether reducing block by block gives NumPy's bits: it adds some dtypes in another one, in chunks of its own."""
+    if kind == "mean":
+        return dtype.char in "fd"
+    if kind == "add":
+        return dtype.char in "fdlLqQ"
+    if kind in ("logical_or", "logical_and"):
+        return dtype.char == "?"
+    return dtype.char in "bBhHiIlLqQfd"

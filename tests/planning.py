@@ -1,0 +1,59 @@
+"""Forcing the planner's hand: every op a worker's, so that chains are fused whatever their size; or nothing fused."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from engine.kernels.fused import execute_run
+from engine.planning.op import Op, ShapeDtype
+from engine.planning.runs import Run
+from engine.queues import device_queue
+
+
+@dataclass
+class Watched:
+    """What was run as runs: for each one, the names of its ops, and which of their results were kept."""
+
+    runs: list[list[tuple[str, bool]]] = field(default_factory=list)
+
+    @property
+    def elided(self) -> int:
+        """Results that were never written to memory."""
+        return sum(not kept for run in self.runs for _, kept in run)
+
+
+def all_ops() -> list[Op]:
+    return [each for each in gc.get_objects() if isinstance(each, Op)]
+
+
+def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every op be a worker's."""
+    monkeypatch.setattr(device_queue, "SMALL_NS", -1.0)
+    for op in all_ops():
+        monkeypatch.setattr(op, "small", -1)
+
+
+def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
+    """Plan whatever can be planned, in blocks of so many bytes; 64 elements are the smallest block there is."""
+    make_all_large(monkeypatch)
+    watched = Watched()
+
+    def execute(run: Run, threads: int) -> list[Any]:
+        results = execute_run(run, threads, block_bytes)
+        kept = [not isinstance(result, ShapeDtype) for result in results]
+        watched.runs.append([(step.op.name, keep) for step, keep in zip(run.steps, kept, strict=True)])
+        return results
+
+    monkeypatch.setattr(device_queue, "execute_run", functools.wraps(execute_run)(execute))
+    return watched
+
+
+def forbid_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every op by itself, on workers."""
+    make_all_large(monkeypatch)
+    monkeypatch.setattr(device_queue, "can_begin", lambda op: False)
