@@ -142,6 +142,9 @@ class Tasks(System):
         return self._tasks(workload, 10)
 
     def many_tasks(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
+        return self.bundled_tasks(workload)
+
+    def bundled_tasks(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
         small = Workload(**{**vars(workload), "size": 4})
         return and_growth(self._tasks(small, workload.size))
 
@@ -177,6 +180,21 @@ class ToThread(Tasks):
         return partial(self.run, partial(workload.chain, self.xp), *workload.inputs(workload.size))
 
     stream = None  # type: ignore[assignment]
+
+    def many_tasks(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
+        """Each op awaited by itself, as it is written in a coroutine; `bundled_tasks` hands over ten at once."""
+        left, right = SMALL_OPERANDS
+
+        async def task() -> None:
+            for _ in range(10):
+                await self.run(np.add, left, right)
+
+        async def work() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workload.size):
+                    group.create_task(task())
+
+        return and_growth(in_milliseconds(work))
 
     def round_trip(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
         async def work() -> None:

@@ -162,6 +162,15 @@ WORKLOADS = (
         "ten_tasks", "ten chains of ten ops, 4M float64, from ten tasks", "tasks", 4_000_000, "ms", ten_ops, FLOATS
     ),
     Workload("many_tasks", "10,000 tasks of ten small ops each", "many_tasks", 10_000, "ms", ten_ops, pair("float64")),
+    Workload(
+        "bundled_tasks",
+        "the same, with a task's ten ops handed to one thread at once",
+        "bundled_tasks",
+        10_000,
+        "ms",
+        ten_ops,
+        pair("float64"),
+    ),
     Workload("sorts", "eight sorts of 1M float64, on the devices in turn", "in_turn", 1_000_000),
     Workload("ffts", "eight FFTs of 1M float64, on the devices in turn", "in_turn", 1_000_000),
     Workload("cumsums", "eight cumsums of 4M float64, on the devices in turn", "in_turn", 4_000_000),
@@ -173,7 +182,7 @@ WORKLOADS = (
 )
 
 
-FRESH = ("peak", "million", "pending", "many_tasks")
+FRESH = ("peak", "million", "pending", "many_tasks", "bundled_tasks")
 """Kinds whose figure is memory: each in new processes, where nothing that was freed hides what is taken."""
 
 

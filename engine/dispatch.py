@@ -192,8 +192,8 @@ class AsyncDispatcher(Dispatcher):
         else:
             if self.plain and op.known and op.outputs == 1 and errstate() is DEFAULT_ERRSTATE:
                 frame = frame_at(2)
-                if frame.f_globals["__name__"] in INTERNAL:
-                    frame = user_frame(2)
+                while frame.f_globals.get("__name__") in INTERNAL and frame.f_back is not None:
+                    frame = frame.f_back
                 cell = Cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
                 if len(queue.pending) >= queue.room:
                     self.core.make_room(queue, op.name)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.ambient import program
 from engine.config import Config
 from engine.devices.base import Device
 from engine.devices.blas import core_count
@@ -236,10 +235,6 @@ class Core:
         return self.default_device
 
     # What handles need
-
-    @property
-    def namespace(self) -> Any:
-        return program.namespace
 
     def restorer(self) -> Callable[..., Any]:
         return restore

@@ -87,9 +87,10 @@ class Handle(Operators, Methods):
 
     def __await__(self) -> Generator[Any, None, Array]:
         cell = self._cell
-        if cell.value is PENDING:
-            yield from cell.home.wait(cell)
-        return cell.home.host(cell)
+        home = cell.home
+        if cell.value is PENDING and not home.help(cell):
+            yield from home.wait(cell)
+        return home.host(cell)
 
     async def wait_ready(self) -> Self:
         """Wait until the op has run, without copying the value to the host; raises the op's error."""

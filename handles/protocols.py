@@ -32,6 +32,9 @@ class Home(Protocol):
     def namespace(self) -> Any:
         """The array API namespace of the engine."""
 
+    def help(self, cell: Cell) -> bool:
+        """What `await` does first: settle the cell here and now, if it can be done in no time."""
+
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """What `await` runs: help, then suspend, until the cell is settled."""
 

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("handles", "handles.*"),
     ("engine.config", "engine.errors", "engine.modes"),
     ("engine.arguments", "engine.devices", "engine.kernels", "engine.placement", "engine.planning"),
-    ("engine.ambient", "engine.failures", "engine.loops"),
+    ("engine.ambient", "engine.failures", "engine.libraries", "engine.loops"),
     ("engine.operands", "engine.queues"),
     ("engine.executor",),
     ("engine.dispatch",),

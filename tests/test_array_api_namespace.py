@@ -57,7 +57,7 @@ def test_every_public_name_is_documented() -> None:
 def test_inspection() -> None:
     engine.enable_eager_execution(engine.Config(device_count={"CPU": 2}))
     info = ops.__array_namespace_info__()
-    assert info.devices() == list(engine.list_devices())
+    assert info.devices() == engine.list_devices()
     assert info.default_device() == engine.Device("CPU:0")
     assert info.default_dtypes(device="CPU:1")["real floating"] == np.float64
     assert info.dtypes(kind="signed integer") == {name: np.dtype(name) for name in ("int8", "int16", "int32", "int64")}

@@ -35,7 +35,10 @@ class CpuBackend:
 
     def to_host(self, value: Array) -> Array:
         """A read-only view: the value and what it is a view of are locked, so nobody can write to it."""
-        lock(value)
+        if value.base is not None:
+            lock(value)
+        elif value.flags.writeable:
+            value.setflags(write=False)
         return value.view()
 
     def adopt(self, result: Any, held: int) -> Array:

@@ -264,10 +264,6 @@ class Graph:
 
     ledger = Ledger()
 
-    @property
-    def namespace(self) -> Any:
-        return program.namespace
-
     def restorer(self) -> Callable[..., Any]:
         raise AssertionError("a symbol has no value to restore")
 

@@ -24,9 +24,9 @@ class Info:
         """The device of arrays that no scope and no operand puts elsewhere."""
         return list_devices()[0]
 
-    def devices(self) -> list[Device]:
+    def devices(self) -> tuple[Device, ...]:
         """The devices of the executor in force."""
-        return list(list_devices())
+        return list_devices()
 
     def default_dtypes(self, *, device: Any = None) -> dict[str, np.dtype[Any]]:
         """The dtypes of arrays made without naming one."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from engine.ambient import may_block, scope_var
+from engine.ambient import may_block, program, scope_var
 from engine.devices.base import Backend, Device
 from engine.errors import BlockingSyncError
 from engine.failures import Ledger, describe, throw
@@ -26,9 +26,6 @@ class Owner(Protocol):
     timeout: float | None
     """Seconds that a sync point may wait."""
 
-    @property
-    def namespace(self) -> Any: ...
-
     def restorer(self) -> Callable[..., Any]:
         """The function that unpickles a handle."""
 
@@ -40,14 +37,15 @@ class Queue(ABC):
         self.owner = owner
         self.device = device
         self.backend = backend
-
-    @property
-    def namespace(self) -> Any:
-        return self.owner.namespace
+        self.namespace = program.namespace
 
     def assist(self, cell: Cell) -> Generator[Any, None, None]:
         """Help with a cell that is about to be awaited."""
         yield from ()
+
+    def help(self, cell: Cell) -> bool:
+        """Settle a cell that is about to be awaited, where this turn of the loop has time for that."""
+        return False
 
     @abstractmethod
     def wait(self, cell: Cell) -> Generator[Any, None, None]: ...

@@ -249,7 +249,7 @@ class DeviceQueue(Queue):
 
         When another thread drives, `patient` waits for its slice to end; otherwise there is nothing to do.
         """
-        if not self._lock.acquire(blocking=patient):
+        if not self._lock.acquire(patient):
             return False
         try:
             if errstate() is DEFAULT_ERRSTATE:
@@ -606,6 +606,13 @@ class DeviceQueue(Queue):
             if cell.value is not PENDING:
                 return
         check_not_waiting_for_itself(cell)
+
+    def help(self, cell: Cell) -> bool:
+        loop = running_loop()
+        if loop is None or loop is not self._loop or self.turn_is_over():
+            return False
+        self.drive(SLICE, cell)
+        return cell.value is not PENDING
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Help, then suspend until the cell is settled."""
