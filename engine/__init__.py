@@ -37,6 +37,7 @@ from engine.executor import Statistics
 from engine.graph.function import FunctionStatistics, function
 from engine.graph.graph import Graph, Operation, get_default_graph, placeholder, reset_default_graph
 from engine.graph.session import Session
+from engine.kernels.buffers import BufferStatistics, buffer_statistics, clear_buffers
 from engine.modes import (
     ASYNC,
     DEVICE_PLACEMENT_EXPLICIT,
@@ -62,6 +63,7 @@ __all__ = [
     "DEVICE_PLACEMENT_WARN",
     "SYNC",
     "BlockingSyncError",
+    "BufferStatistics",
     "CancelOutcome",
     "Config",
     "Device",
@@ -85,6 +87,8 @@ __all__ = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "buffer_statistics",
+    "clear_buffers",
     "clear_errors",
     "device",
     "device_policy",

@@ -25,7 +25,7 @@ from engine.planning.op import Op
 from engine.queues.device_queue import SLICE, DeviceQueue
 from engine.queues.inline import InlineQueue
 from engine.queues.waiting import RECHECK, blockers
-from handles.cell import Cell
+from handles.cell import PENDING, Cell
 from handles.eager import EagerHandle
 
 logger = logging.getLogger("engine.placement")
@@ -119,14 +119,21 @@ class Core:
             self.pending_bytes -= cell.extend().nbytes
 
     def over_low_mark(self) -> Cell | None:
-        """A record to wait for, when more is in flight than the low-water marks say."""
+        """An unsettled record to wait for, when more is in flight than the low-water marks say.
+
+        What was cancelled counts until its queue gets to it, and cannot be waited for: a marker behind it can.
+        """
         over = self.in_flight() - self.low_mark
         if over < 0 and self.pending_bytes <= self.config.max_pending_bytes // 2:
             return None
-        for queue in self.queues.values():
+        for queue in sorted(self.queues.values(), key=DeviceQueue.in_flight, reverse=True):
             cells = queue.unfinished()
-            if cells:
-                return cells[min(max(over // len(self.queues), 0), len(cells) - 1)]
+            at = max(over // len(self.queues), 0)
+            for cell in (*cells[at:], *reversed(cells[:at])):
+                if cell.value is PENDING:
+                    return cell
+            if queue.pending:
+                return queue.barrier()
         return None
 
     def make_room(self, queue: DeviceQueue, op_name: str) -> None:
@@ -144,6 +151,9 @@ class Core:
         return self.config.max_pending_ops - self.in_flight()
 
     def _execute_inline(self, op_name: str) -> None:
+        # The queues of other executors are looked for, which takes long behind a long chain, where those here stand still.
+        if any([queue.drive(SLICE, patient=True) for queue in self.queues.values()]):
+            return
         event = threading.Event()
         queues = self._needed_queues()
         for queue in queues:
@@ -172,8 +182,7 @@ class Core:
         """The queues of this executor, and those of others that ops of it wait for."""
         needed: dict[Any, None] = dict.fromkeys(self.queues.values())
         for queue in self.queues.values():
-            for cell in queue.parked():
-                needed.update((record.home, None) for record in blockers(cell))
+            needed.update((record.home, None) for record in blockers(*queue.parked()))
         return list(needed)
 
     # Barriers

@@ -147,7 +147,7 @@ class Woken:
     def __await__(self) -> Generator[Any, None, None]:
         home = self._cell.home
         assert isinstance(home, Queue)
-        yield from home.assist(self._cell)
+        home.assist(self._cell)
         if not (yield from self._waiter.wait(home.owner.timeout)):
             raise TimeoutError(timed_out(self._cell, home.owner.timeout))
 

@@ -7,6 +7,7 @@ NumPy runs each step as it is made; a step that would be dull (too large, one fa
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import operator
@@ -703,7 +704,7 @@ class Player:
         error = next((self.errors[ref] for ref in refs if ref in self.errors), None)
         results: Sequence[Any] = ()
         if error is None:
-            inline = step.inline or self.mode is engine.SYNC
+            inline = step.inline or self.mode is engine.SYNC or _may_raise_at_the_call(step)
             try:
                 results = self._dispatch(step)
             except Exception as raised:  # compared with NumPy's when the value is read
@@ -862,3 +863,8 @@ def _twin(array: Array) -> Array:
 def _record(cell: Any) -> Any:
     """The record that settles a cell: outputs of one op share it, and so their fate."""
     return cell.rare.record or cell if cell.rare is not None else cell
+
+
+def _may_raise_at_the_call(step: Step) -> bool:
+    """Off the loop, what libraries rely on is refused at the call, where the shapes are known."""
+    return step.name in ("matmul", "getitem") and asyncio._get_running_loop() is None

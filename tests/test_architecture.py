@@ -48,6 +48,7 @@ PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo
 ENGINE_NAMES = [
     "ASYNC",
     "BlockingSyncError",
+    "BufferStatistics",
     "CancelOutcome",
     "Config",
     "DEVICE_PLACEMENT_EXPLICIT",
@@ -76,6 +77,8 @@ ENGINE_NAMES = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "buffer_statistics",
+    "clear_buffers",
     "clear_errors",
     "device",
     "device_policy",

@@ -61,7 +61,13 @@ def check(ours: Callable[..., Any], theirs: Callable[..., Any], *operands: Any) 
     assert not isinstance(got, type), f"we raise {got.__name__}, NumPy returns {expected}"
     assert len(got) == len(expected)
     for mine, its in zip(got, expected, strict=True):
-        assert (mine.dtype, mine.shape, mine.tobytes()) == (its.dtype, its.shape, its.tobytes())
+        assert (mine.dtype, mine.shape) == (its.dtype, its.shape)
+        assert without_nan(mine).tobytes() == without_nan(its).tobytes()
+
+
+def without_nan(x: Any) -> Any:
+    """With one NaN for all: of which sign NumPy makes them depends on where in memory the operand lies."""
+    return np.where(np.isnan(x), np.nan, x) if x.dtype.kind in "fc" else x
 
 
 UFUNCS = {

@@ -292,6 +292,41 @@ async def test_drain_leaves_failures_to_those_who_read_them(gate: GateOp) -> Non
             await bad
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+async def test_drain_passes_what_was_cancelled_while_it_was_queued(gate: GateOp, devices: int) -> None:
+    async with limited(ops=8, devices=devices):
+        held = gate(1.0)
+        for handle in [held + index for index in range(6)]:
+            handle.cancel()
+        asyncio.get_running_loop().call_soon(gate.open)
+        await engine.drain()
+        assert float(await held) == 1.0
+
+
+async def test_drain_passes_what_was_cancelled_behind_an_abandoned_op(gate: GateOp) -> None:
+    async with limited(ops=8):
+        held = gate(1.0)
+        behind = [held + index for index in range(6)]
+        await asyncio.to_thread(gate.wait_entered)
+        for handle in (held, *behind):
+            handle.cancel()
+        asyncio.get_running_loop().call_soon(gate.open)
+        await engine.drain()
+        assert float(await ops.add(1.0, 1.0)) == 2.0
+
+
+async def test_drain_is_not_held_up_by_a_device_with_little_to_do(gate: GateOp) -> None:
+    async with limited(ops=8, devices=2):
+        held = gate(1.0)
+        with engine.device("CPU:1"):
+            busy = [ops.add(index, 1) for index in range(6)]
+        await engine.drain()
+        assert not held.is_ready()
+        assert all(handle.is_ready() for handle in busy[:3])
+        gate.open()
+        assert float(await held) == 1.0
+
+
 async def test_a_cancelled_drain_cancels_nothing(gate: GateOp) -> None:
     async with limited(ops=4):
         held = [gate(index) for index in range(4)]

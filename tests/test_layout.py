@@ -113,7 +113,9 @@ def test_blocks_cover_every_element_once(drawn: tuple[tuple[int, ...], list[Arra
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize(("shape", "elements"), [((1_000, 1_000), 4_096), ((7, 100_000), 4_096), ((10_000_000,), 65_536)])
+@pytest.mark.parametrize(
+    ("shape", "elements"), [((1_000, 1_000), 4_096), ((7, 100_000), 4_096), ((10_000_000,), 65_536)]
+)
 def test_blocks_are_whole_rows_where_operands_are_in_order(shape: tuple[int, ...], elements: int) -> None:
     strides = strides_of(shape, range(len(shape)))
     block = tile(shape, [strides], elements)

@@ -1,4 +1,4 @@
-"""Random programs give NumPy's bits with planning forced on or off, whatever the size of blocks and number of threads."""
+"""Random programs give NumPy's bits with planning forced on or off, in blocks of any size, on any number of threads."""
 
 import random
 from collections.abc import Callable

@@ -11,8 +11,10 @@ import pytest
 
 import engine
 from engine import ops
+from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
 from handles import Handle
+from handles.cell import Cell
 
 IMPLICIT: dict[str, Callable[[Handle], Any]] = {
     "bool": bool,
@@ -368,3 +370,28 @@ async def test_the_timeout_of_the_configuration_holds_for_await(gate: GateOp) ->
             await waiting
     gate.open()
     assert await handle == 2
+
+
+@pytest.mark.parametrize("wait", [lambda last: last.result(), lambda last: engine.wait()], ids=["result", "wait"])
+@pytest.mark.parametrize("mark", [64, 32_768])
+def test_a_blocking_wait_looks_at_each_op_of_a_long_chain_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, wait: Callable[[Handle], object], mark: int
+) -> None:
+    looks = 0
+    waiting_for = DeviceQueue.waiting_for
+
+    def counted(queue: DeviceQueue, cell: Cell) -> list[Cell]:
+        nonlocal looks
+        looks += 1
+        return waiting_for(queue, cell)
+
+    monkeypatch.setattr(DeviceQueue, "waiting_for", counted)
+    config = engine.Config(device_count={"CPU": 2}, max_pending_ops=mark)
+    with engine.Executor(config, execution_mode=engine.ASYNC):
+        last: Handle = ops.asarray(0)
+        for index in range(1_000):
+            with engine.device(f"CPU:{index % 2}"):
+                last = last + 1
+        wait(last)
+        assert int(last) == 1_000
+    assert looks < 50_000  # looking from the end again after each op would be half a million looks, or more

@@ -307,7 +307,7 @@ class Node(Queue):
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         self._refuse(cell, "await")
 
-    def assist(self, cell: Cell) -> Generator[Any, None, None]:
+    def assist(self, cell: Cell) -> None:
         self._refuse(cell, "await")
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:

@@ -77,8 +77,6 @@ class Execution:
         order = iteration_order(strides, len(shape))
         walked = tuple(shape[axis] for axis in order)
         joined, strides = coalesce(walked, [tuple(each[axis] for axis in order) for each in strides])
-        if math.prod(joined) == 1:
-            strides = [(array.itemsize,) for array in arrays]  # as one element of a row, not as one that is repeated
         views = [np.lib.stride_tricks.as_strided(a, joined, s) for a, s in zip(arrays, strides, strict=True)]
         self.inputs = views[: len(run.inputs)]
         kept = iter(views[len(run.inputs) :])

@@ -85,8 +85,8 @@ def coalesce(shape: Shape, operands: Sequence[Strides]) -> tuple[Shape, list[Str
 def tile(shape: Shape, operands: Sequence[Strides], elements: int) -> Shape:
     """The shape of a block of about `elements` elements: whole inner axes where every operand is fastest on the last.
 
-    Where an operand is fastest on another axis (a transposed one), blocks are small and nearly square, so that each line
-    of cache that it brings in is used up while it is there.
+    Where an operand is fastest on another axis (a transposed one), blocks are small and nearly square, so that each
+    line of cache that it brings in is used up while it is there.
     """
     block = list(shape)
     last = len(shape) - 1

@@ -14,7 +14,7 @@ from engine.context import current
 from engine.kernels.blocks import select
 from engine.ops import checks, costs
 from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
-from engine.ops.rows import Operand
+from engine.ops.rows import Operand, check_operands
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
@@ -91,7 +91,7 @@ def _indexed(shape: Shape, key: tuple[Any, ...]) -> Shape:
         else:
             if arrays and not advanced:
                 front = len(basic)
-            index_shape = _index_shape(entry, lengths)
+            index_shape = _index_shape(entry, lengths, checked=not arrays)
             if arrays:
                 advanced.append((place, index_shape))
     if not arrays:
@@ -125,14 +125,14 @@ def _sliced(entry: slice, length: Dim) -> Dim:
     return 0 if entry.start is not None and entry.start == entry.stop and step > 0 else None
 
 
-def _index_shape(entry: Any, lengths: Iterator[Dim]) -> Shape:
+def _index_shape(entry: Any, lengths: Iterator[Dim], *, checked: bool) -> Shape:
     if isinstance(entry, bool | np.bool_):
         return (int(entry),)
     if isinstance(entry, ShapeDtype):
         if entry.dtype == np.bool_:
             for position, n in enumerate(entry.shape):
                 length = next(lengths)
-                if None not in (n, length) and n != length:
+                if n and length is not None and n != length:  # NumPy lets masks of no elements pass
                     raise IndexError(
                         f"boolean index did not match indexed array along axis {position}; size of axis is {length} "
                         f"but size of corresponding boolean axis is {n}"
@@ -143,7 +143,8 @@ def _index_shape(entry: Any, lengths: Iterator[Dim]) -> Shape:
         next(lengths)
         return entry.shape
     length = next(lengths)
-    if length is not None and not -length <= entry < length:
+    # Beside arrays NumPy checks an integer only where something is selected.
+    if checked and length is not None and not -length <= entry < length:
         raise IndexError(f"index {entry} is out of bounds for an axis with size {length}")
     return ()
 
@@ -175,7 +176,10 @@ _SETITEM = Op("setitem", _setitem, infer=lambda x, *others, key: x, cost=_writte
 def getitem(x: Handle, key: Any, /) -> Handle:
     """`x[key]`: integers, slices, `...`, None, integer and boolean arrays, which may be handles."""
     template, operands = _split_key(key)
-    return current().dispatch(_GETITEM if operands else _SLICE, (x, *operands), {"key": template})
+    if not operands:
+        return current().dispatch(_SLICE, (x,), {"key": template})
+    check_operands(_GETITEM, x, *operands, key=template)
+    return current().dispatch(_GETITEM, (x, *operands), {"key": template})
 
 
 def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:

@@ -23,7 +23,7 @@ from engine.ops.infer import (
     without,
 )
 from engine.ops.manipulation import matrix_transpose
-from engine.ops.rows import BY_NUMPY, Axis, Operand, named
+from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, named
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
@@ -51,6 +51,7 @@ MATMUL = Op("matmul", np.matmul, infer=matrix_product, cost=costs.product, blas=
 
 def matmul(x1: Operand, x2: Operand, /) -> Handle:
     """Matrix product of the last two axes; stacks of matrices broadcast, vectors lose their dimension."""
+    check_operands(MATMUL, x1, x2)
     return current().dispatch(MATMUL, (x1, x2))
 
 
@@ -117,6 +118,7 @@ _VECDOT = Op("vecdot", _vecdot, infer=_infer_vecdot, ns=1, blas=True)
 def vecdot(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
     """The dot product of vectors along an axis, the first one conjugated."""
     axis = checks.integer("vecdot", "axis", axis)
+    check_operands(_VECDOT, x1, x2, axis=axis)
     return current().dispatch(_VECDOT, (x1, x2), {"axis": axis})
 
 

@@ -7,10 +7,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from engine.ambient import mode_in_force
 from engine.context import current
+from engine.dispatch import note, user_frame
+from engine.loops import running_loop
+from engine.modes import ExecutionMode
 from engine.ops import checks
-from engine.ops.infer import elementwise, reduced
-from engine.planning.op import Op
+from engine.ops.infer import described, elementwise, outline, reduced, shape_of
+from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
 Operand = Any
@@ -128,6 +132,30 @@ def op_of_several(
         return infer(*operands, **params)[0]
 
     return Op(name, only, infer=infer_only, **facts)
+
+
+def check_operands(op: Op, *operands: Any, **params: Any) -> None:
+    """Off the loop, in ASYNC mode, raise at the call what the op would raise for operands that do not fit.
+
+    Code off the loop may block, so it is that of libraries, which expect an error where NumPy raises it. Nobody waits
+    here either, and nothing is computed: the error is the one that NumPy has for arrays of these shapes. On the loop
+    the op fails when it runs, as the others do.
+    """
+    if running_loop() is not None or mode_in_force() is not ExecutionMode.ASYNC:
+        return
+    known = list(map(described, operands))
+    if any(each is None or None in shape_of(each) for each in known):
+        return
+    assert op.infer is not None
+    try:
+        op.infer(*known, **params)
+    except Exception:  # noqa: BLE001 - NumPy has the last word
+        try:
+            op.kernel(*(outline(*each, 1) if isinstance(each, ShapeDtype) else each for each in known), **params)
+        except Exception as error:
+            dispatcher = current()
+            error.add_note(note(op, dispatcher.device or dispatcher.core.default_device, user_frame(2)))
+            raise
 
 
 def named(function: F, name: str, doc: str, *ufuncs: np.ufunc) -> F:

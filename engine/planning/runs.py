@@ -8,6 +8,7 @@ the run refers to is never written to memory.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -116,9 +117,11 @@ class Collector:
         self._steps: dict[Cell, int] = {}
         self._inputs: dict[int, int] = {}
         self._reduces = False
-        """Whether the run has a reduction: then every operand is one long row, cut where NumPy's summation cuts it."""
-        self._delicate = False
+        """Whether the run has a reduction: it is cut where NumPy's summation cuts it."""
+        self._complex = False
         """Whether the run has complex numbers: then every operand is one long row, cut between vectors."""
+        self._one_row = False
+        """Whether every operand has to be one long row."""
         self._context: Context | None = None
 
     def add(self, cell: Cell, *, head: bool = False) -> bool:
@@ -154,7 +157,7 @@ class Collector:
 
     def _add_elementwise(self, cell: Cell, operands: list[Any]) -> bool:
         shape, described = self._described(operands)
-        if shape is None or (self.run is not None and shape != self.run.shape):
+        if shape is None or math.prod(shape) <= 1 or (self.run is not None and shape != self.run.shape):
             return False
         dtype = cell.op.result_dtype(described, cell.params)
         if dtype is None or not _computable(cell.op, dtype, described, operands):
@@ -162,12 +165,10 @@ class Collector:
         if self.run is None:
             self.run = Run(shape, self._context)
         strides = [self._strides(each, shape) for each in operands if _is_array(each)]
-        if cell.op.block is cast:
-            order = copy_order(strides[0], len(shape))
-        else:
-            order = iteration_order(strides, len(shape))
+        copied = cell.op.block is cast
+        order = copy_order(strides[0], len(shape)) if copied else iteration_order(strides, len(shape))
         arrays = [each for each in operands if isinstance(each, np.ndarray)]
-        if not self._walks_like(order) or not self._keeps_loops([dtype, *described], arrays):
+        if not self._walks_like(order) or not self._keeps_loops(cell.op, [dtype, *described], arrays):
             return False
         self._append(Step(cell, cell.op, tuple(map(self._stored, operands)), dtype, order))
         return True
@@ -178,18 +179,23 @@ class Collector:
         shape, steps = self.run.shape, self.run.steps
         return not steps or strides_of(shape, order) == strides_of(shape, steps[0].order)
 
-    def _keeps_loops(self, types: list[Any], arrays: list[Array]) -> bool:
+    def _keeps_loops(self, op: Op, types: list[Any], arrays: list[Array]) -> bool:
         """Whether each element is computed by the loop that computes it in one call.
 
         NumPy multiplies complex numbers with other instructions at the end of a row than within it, and the bits
-        differ. In one long row blocks end where whole vectors end; otherwise such an op has to run by itself.
+        differ. In one long row blocks end where whole vectors end; otherwise such an op has to run by itself. Some
+        functions have other instructions for operands that are not contiguous, or are one element repeated.
         """
-        delicate = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
-        if delicate and (self._reduces or not self._is_flat(arrays)):
+        is_complex = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
+        if is_complex and self._reduces:
             return False
-        if (self._reduces or self._delicate) and not self._is_flat(arrays):
+        of_two_minds = op.kernel in _OF_TWO_MINDS
+        if of_two_minds and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
+            return False  # to be cast, it would be written out, and not be one element repeated any more
+        one_row = self._one_row or is_complex or of_two_minds
+        if one_row and not self._is_flat(arrays):
             return False
-        self._delicate = self._delicate or delicate
+        self._one_row, self._complex = one_row, self._complex or is_complex
         return True
 
     def _add_reduction(self, cell: Cell, operand: Any) -> bool:
@@ -201,17 +207,17 @@ class Collector:
             dtype, order = self.run.steps[operand.step].dtype, self.run.steps[operand.step].order
             if self.run.steps[operand.step].reduction is not None:
                 return False
-        elif isinstance(operand, np.ndarray) and self.run is None and operand.size:
+        elif isinstance(operand, np.ndarray) and self.run is None and operand.size > 1:
             self.run = Run(operand.shape, self._context)
             strides = broadcast_strides(operand, operand.shape)
             dtype, order = operand.dtype, iteration_order([strides], operand.ndim)
         else:
             return False
         arrays = [operand] if isinstance(operand, np.ndarray) else []
-        fits = _reduces_exactly(kind, dtype) and not self._delicate and self._is_flat(arrays)
+        fits = _reduces_exactly(kind, dtype) and not self._complex and self._is_flat(arrays)
         if fits:
             self._append(Step(cell, cell.op, (self._stored(operand),), dtype, order, reduction=kind))
-            self._reduces = True
+            self._reduces = self._one_row = True
         return fits
 
     def _is_flat(self, more: list[Array]) -> bool:
@@ -265,6 +271,15 @@ class Collector:
             assert self.run is not None
             return strides_of(shape, self.run.steps[operand.step].order)
         return broadcast_strides(operand, shape)
+
+
+_OF_TWO_MINDS = frozenset({np.power, np.arctan2})
+"""Ufuncs whose last bits depend on how operands lie in memory: they have vector instructions for some layouts only."""
+
+
+def _is_repeated(array: Array) -> bool:
+    """Whether an array is, or may be walked as, one element again and again."""
+    return array.size == 1 or 0 in array.strides
 
 
 _PLAIN = frozenset({"axis", "dtype", "keepdims"})

@@ -39,9 +39,9 @@ class Queue(ABC):
         self.backend = backend
         self.namespace = program.namespace
 
-    def assist(self, cell: Cell) -> Generator[Any, None, None]:
+    def assist(self, cell: Cell) -> None:
         """Help with a cell that is about to be awaited."""
-        yield from ()
+        return
 
     def help(self, cell: Cell) -> bool:
         """Settle a cell that is about to be awaited, where this turn of the loop has time for that."""

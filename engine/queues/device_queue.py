@@ -32,7 +32,7 @@ from engine.devices.cores import cores
 from engine.devices.workers import workers
 from engine.errors import BlockingSyncError
 from engine.failures import describe, failed
-from engine.kernels.fused import Deviation, execute_run
+from engine.kernels.fused import execute_run
 from engine.loops import AbstractEventLoop, Waiter, asyncio_loop, call_soon, running_loop, start_task
 from engine.planning.inference import infer_cell
 from engine.planning.op import SMALL_NS, Op, ShapeDtype
@@ -513,7 +513,7 @@ class DeviceQueue(Queue):
         """What the run computes; None where its ops have to be run one by one."""
         try:
             return execute_run(run, threads)
-        except Deviation:
+        except Exception:  # noqa: BLE001 - a deviation, or a defect of the engine: one by one they come out right
             return None
 
     def _settle_taken(self, cell: Cell, outcome: Any) -> None:
@@ -598,10 +598,10 @@ class DeviceQueue(Queue):
         """Whether this turn of the loop has been the engine's for a slice."""
         return self.scheduled and perf_counter() >= self._turn_ends
 
-    def assist(self, cell: Cell) -> Generator[Any, None, None]:
-        if asyncio_loop() is self._loop:
-            if self.scheduled and perf_counter() >= self._turn_ends:
-                yield  # let the rest of the program run
+    def assist(self, cell: Cell) -> None:
+        loop = asyncio_loop()
+        # Where this turn of the loop is over, the pump is on its way: the rest of the program comes first.
+        if loop is self._loop and not self.turn_is_over():
             self.drive(SLICE, cell)
             if cell.value is not PENDING:
                 return
@@ -616,7 +616,7 @@ class DeviceQueue(Queue):
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Help, then suspend until the cell is settled."""
-        yield from self.assist(cell)
+        self.assist(cell)
         if cell.value is not PENDING:
             return
         waiter = Waiter(asyncio_loop())

@@ -71,9 +71,14 @@ def pending_operands(record: Cell) -> list[Cell]:
     return [record_of(each) for each in record.args if each.__class__ is Cell and each.value is PENDING]
 
 
-def blockers(cell: Cell) -> list[Cell]:
-    """The records whose queues have to move before the cell can be settled."""
-    stack, seen, found = [record_of(cell)], set(), []
+def blockers(*cells: Cell) -> list[Cell]:
+    """The records whose queues have to move before the cells can be settled."""
+    return _walk([record_of(cell) for cell in cells], {})
+
+
+def _walk(stack: list[Cell], needed_by: dict[Cell, Cell]) -> list[Cell]:
+    """The records that those on the stack wait for in the end; `needed_by` is told how each was found."""
+    seen, found = set(), []
     while stack:
         record = stack.pop()
         if record in seen or record is NEVER:
@@ -82,11 +87,38 @@ def blockers(cell: Cell) -> list[Cell]:
         home = record.home
         assert isinstance(home, Queue)
         waits_for = home.waiting_for(record)
-        if waits_for:
-            stack.extend(record_of(each) for each in waits_for)
-        else:
+        if not waits_for:
             found.append(record)
+        for each in map(record_of, waits_for):
+            if each not in seen:
+                needed_by[each] = record
+                stack.append(each)
     return found
+
+
+class Blockers:
+    """The records whose queues have to move before a cell can be settled.
+
+    Each look goes on from where the last one ended: to start from the cell whenever an op has ended would take time
+    with the square of the length of a chain.
+    """
+
+    __slots__ = ("_cell", "_found", "_needed_by")
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = record_of(cell)
+        self._found = [self._cell]
+        self._needed_by: dict[Cell, Cell] = {}
+
+    def look(self) -> list[Cell]:
+        self._found = _walk([self._unsettled(record) for record in self._found], self._needed_by)
+        return self._found
+
+    def _unsettled(self, record: Cell) -> Cell:
+        """The record, or where it is settled, the next one on the way to the cell that is not."""
+        while record.value is not PENDING and record is not self._cell:
+            record = self._needed_by.pop(record, self._cell)  # forgotten, so that its result can be let go of
+        return record
 
 
 def block_until(cell: Cell, seconds: float | None) -> None:
@@ -94,6 +126,7 @@ def block_until(cell: Cell, seconds: float | None) -> None:
     deadline = None if seconds is None else monotonic() + seconds
     event = threading.Event()
     homes: set[Queue] = set()
+    ahead = Blockers(cell)
 
     def wake(_: Cell) -> None:
         event.set()
@@ -103,7 +136,7 @@ def block_until(cell: Cell, seconds: float | None) -> None:
     try:
         while cell.value is PENDING:
             event.clear()
-            if not _drive(cell, event, homes) and cell.value is PENDING:
+            if not _drive(ahead.look(), event, homes) and cell.value is PENDING:
                 left = RECHECK if deadline is None else min(RECHECK, deadline - monotonic())
                 if left > 0:
                     event.wait(left)
@@ -115,10 +148,10 @@ def block_until(cell: Cell, seconds: float | None) -> None:
             home.listen(event, False)
 
 
-def _drive(cell: Cell, event: threading.Event, homes: set[Queue]) -> bool:
-    """Drive the queues that hold the cell up; whether anything was done."""
+def _drive(records: list[Cell], event: threading.Event, homes: set[Queue]) -> bool:
+    """Drive the queues of the records that hold a cell up; whether anything was done."""
     done = False
-    for record in blockers(cell):
+    for record in records:
         home = record.home
         assert isinstance(home, Queue)
         if home not in homes:
