@@ -151,9 +151,9 @@ class Core:
         return self.config.max_pending_ops - self.in_flight()
 
     def _execute_inline(self, op_name: str) -> None:
-        # The queues of other executors are looked for, which takes long behind a long chain, where those here stand still.
-        if any([queue.drive(SLICE, patient=True) for queue in self.queues.values()]):
-            return
+        moved = [queue.drive(SLICE, patient=True) for queue in self.queues.values()]
+        if any(moved):
+            return  # those of other executors are looked for only where these stand still: it takes long behind a chain
         event = threading.Event()
         queues = self._needed_queues()
         for queue in queues:
