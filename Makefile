@@ -10,18 +10,18 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test bench bench-peers lint clean help
+.PHONY: demo test bench bench-peers lint docs clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
 help:
-	@echo "make demo | test | bench | bench-peers | lint | clean"
+	@echo "make demo | test | bench | bench-peers | lint | docs | clean"
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m engine demo
 
-# Cheapest first: style, types, behaviour, and the wheel as a user would install it.
-test: lint
+# Cheapest first: style, types, reference, behaviour, and the wheel as a user would install it.
+test: lint docs
 	$(BIN)/python -m pytest
 	$(BIN)/python tests/wheel_check.py
 
@@ -38,6 +38,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Anew each time: what a page is made of cannot be told from the dates of files, as op tables make the functions.
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --quiet --builder html docs/reference build/docs
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

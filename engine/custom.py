@@ -32,8 +32,8 @@ def op(function: Any = None, /, *, name: str | None = None, num_outputs: Any = 1
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
     beside compute. Arrays arrive read-only; whatever is not an array, a handle or a sequence of them is passed as it
     is. Contextvars are those of the dispatch. `shape` makes shape and dtype known before the op has run: a
-    `(shape, dtype)` pair, or a function of the operands' `ShapeDtype`s that returns one (a tuple of them for several
-    outputs).
+    `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the `ShapeDtype` of
+    each operand.
 
     Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` below 1; the op itself raises
     `TypeError` at the call where the arguments do not fit the function's signature.

@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.ambient import DEFAULT_ERRSTATE, errstate, scope_var
 from engine.devices.base import Device
+from engine.devices.cpu import checked
 from engine.errors import ExecutorClosedError, UnknownShapeError
 from engine.executor import Core, State
 from engine.failures import site, throw
@@ -280,11 +281,11 @@ class SyncDispatcher(Dispatcher):
                 if self.core.state is State.OPEN:
                     try:
                         value = op.kernel(*values) if params is None else op.kernel(*values, **params)
+                        if value.__class__ is not np.ndarray:
+                            value = checked(np.asarray(value))
                     except Exception as error:
                         error.add_note(note(op, self.queue.device, user_frame(2)))
                         raise
-                    if value.__class__ is not np.ndarray:
-                        value = np.asarray(value)
                     cell = Cell(op, (), None, self.queue, None, 0)
                     cell.value = value
                     handle = new(EagerHandle)

@@ -96,10 +96,12 @@ class Core:
 
     def statistics(self) -> Statistics:
         queues = self.queues.values()
-        failed, cancelled = sum(queue.failed for queue in queues), sum(queue.cancelled for queue in queues)
+        completed, failed, cancelled = (
+            sum(column) for column in zip(*(queue.counts() for queue in queues), strict=True)
+        )
         return Statistics(
             state=self.state.value,
-            completed=sum(queue.completed for queue in queues) - failed,
+            completed=completed,
             failed=failed,
             cancelled=cancelled,
             pending=self.in_flight(),
@@ -229,7 +231,7 @@ class Core:
     # Devices
 
     def resolve(self, device: Device) -> Device:
-        """The device itself where this executor has it; CPU:0 under soft placement (logged once); else `UnknownDeviceError`."""
+        """The device where this executor has it; CPU:0 under soft placement, logged once; else `UnknownDeviceError`."""
         if device in self.devices:
             return device
         known = ", ".join(map(str, self.devices))

@@ -17,6 +17,7 @@ from engine.context import leave
 from engine.loops import AbstractEventLoop, asyncio_loop, call_soon, kept_turning, running_loop
 from engine.queues.base import Queue
 from engine.queues.device_queue import DeviceQueue
+from handles.base import check_seconds
 from handles.cell import PENDING, Cell, Failure
 
 
@@ -27,8 +28,7 @@ def scope(timeout: float | None = None) -> OpScope:
     cancelled task drops what has not started and abandons what runs. Failures, of ops and of the body, come out as an
     `ExceptionGroup`, the timeout as `TimeoutError`; `scope.cancel()` ends it in silence.
     """
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout must be None or a number of seconds, 0 or more, but got {timeout!r}")
+    check_seconds("timeout", timeout)
     return OpScope(timeout)
 
 

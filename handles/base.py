@@ -106,6 +106,7 @@ class Handle(Operators, Methods):
 
         Raises the op's error; `TimeoutError`; `BlockingSyncError` on a thread whose event loop is running.
         """
+        check_seconds("timeout", timeout)
         cell = self._cell
         cell.home.block(cell, timeout, "result()")
         return cell.home.host(cell)
@@ -250,6 +251,12 @@ class _Shared:
         self.value = value
         pointer, _ = value.__array_interface__["data"]
         self.__array_interface__ = {**value.__array_interface__, "data": (pointer, False)}
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is None or a number of seconds."""
+    if value is not None and not (isinstance(value, int | float) and value >= 0):
+        raise ValueError(f"{name} must be None or a number of seconds, 0 or more, but got {value!r}")
 
 
 class _Wait:

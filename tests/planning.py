@@ -12,7 +12,7 @@ import pytest
 from engine.kernels.fused import execute_run
 from engine.planning.op import Op, ShapeDtype
 from engine.planning.runs import Run
-from engine.queues import device_queue
+from engine.queues import driving, large_ops
 
 
 @dataclass
@@ -33,7 +33,7 @@ def all_ops() -> list[Op]:
 
 def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every op be a worker's."""
-    monkeypatch.setattr(device_queue, "SMALL_NS", -1.0)
+    monkeypatch.setattr(driving, "SMALL_NS", -1.0)
     for op in all_ops():
         monkeypatch.setattr(op, "small", -1)
 
@@ -49,11 +49,11 @@ def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
         watched.runs.append([(step.op.name, keep) for step, keep in zip(run.steps, kept, strict=True)])
         return results
 
-    monkeypatch.setattr(device_queue, "execute_run", functools.wraps(execute_run)(execute))
+    monkeypatch.setattr(large_ops, "execute_run", functools.wraps(execute_run)(execute))
     return watched
 
 
 def forbid_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every op by itself, on workers."""
     make_all_large(monkeypatch)
-    monkeypatch.setattr(device_queue, "can_begin", lambda op: False)
+    monkeypatch.setattr(large_ops, "can_begin", lambda op: False)

@@ -16,7 +16,7 @@ from engine import ops
 from engine.context import current
 from engine.planning.op import Op
 from engine.planning.runs import LEFT_OUT, LONGEST
-from engine.queues import device_queue
+from engine.queues import large_ops
 from tests.planning import Watched, force_runs
 
 Array = np.ndarray[Any, Any]
@@ -393,7 +393,7 @@ def defective(*_: Any) -> Any:
 async def test_a_defect_of_the_execution_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     h = ops.asarray(numbers())
     with monkeypatch.context() as broken:
-        broken.setattr(device_queue, "execute_run", defective)
+        broken.setattr(large_ops, "execute_run", defective)
         np.testing.assert_array_equal(await ((h + 1) * 2), (numbers() + 1) * 2)
 
 
@@ -401,7 +401,7 @@ async def test_a_defect_of_the_planning_is_an_error_and_never_a_hang(monkeypatch
     h = ops.asarray(numbers())
     await h.wait_ready()
     with monkeypatch.context() as broken:
-        broken.setattr(device_queue, "collect", defective)
+        broken.setattr(large_ops, "collect", defective)
         handle = h + 1
         dependent = handle * 2
         with pytest.raises(ZeroDivisionError):

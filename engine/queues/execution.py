@@ -15,6 +15,7 @@ import numpy as np
 from engine.ambient import scope_var
 from engine.devices.base import Backend, Device
 from engine.devices.blas import blas_threads, core_count
+from engine.devices.cpu import checked
 from engine.errors import OpCancelledError
 from engine.failures import failed
 from engine.kernels.buffers import Lease
@@ -138,7 +139,7 @@ def _enter_and_call(cell: Cell, kernel: Any, values: list[Any], params: dict[str
 def _results(cell: Cell, result: Any, backend: Backend) -> Any:
     op = cell.op
     if op.known and op.outputs == 1:
-        return result if result.__class__ is np.ndarray or not backend.on_host else np.asarray(result)
+        return result if result.__class__ is np.ndarray or not backend.on_host else checked(np.asarray(result))
     if op.known:
         return tuple(np.asarray(each) if backend.on_host else each for each in result)
     return adopt_results(cell, result, backend)

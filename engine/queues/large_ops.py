@@ -1,0 +1,155 @@
+"""Large ops: run on workers, alone or together as a run, and after each one the worker goes on with the queue."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from time import thread_time_ns
+from typing import Any
+
+from engine.devices.cores import cores
+from engine.devices.workers import workers
+from engine.failures import failed
+from engine.kernels.fused import execute_run
+from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
+from engine.queues.backlog import SLICE
+from engine.queues.driving import Driving, Job
+from engine.queues.execution import execute_guarded, run_coroutine
+from handles.cell import PENDING, Cell, Failure
+
+WORKER_SLICE = 0.000_1
+"""Seconds of small ops that a worker runs between large ones, before it leaves them to the loop."""
+
+
+def _operand_values(cell: Cell) -> list[Any]:
+    return [operand.value if operand.__class__ is Cell else operand for operand in cell.args]
+
+
+class LargeOps(Driving):
+    """What workers do for a queue."""
+
+    @abstractmethod
+    def _start(self, cell: Cell, values: list[Any]) -> None:
+        """Start an async op."""
+
+    def _start_large(self, cell: Cell, values: list[Any], jobs: list[Job] | None) -> bool:
+        """Start an op off the loop's thread; whether the caller, a worker, is to run it."""
+        if cell.op.coroutine:
+            self._start(cell, values)
+            return False
+        self._hold(cell)
+        if jobs is None:
+            self._hand_over(cell, values)
+            return False
+        jobs.append((cell, values))
+        return True
+
+    def _hand_over(self, cell: Cell, values: list[Any]) -> None:
+        # In a list, which the worker empties: what is submitted lives as long as the worker goes on.
+        workers.submit(partial(self._work, [(cell, values)]))
+
+    def _work(self, jobs: list[Job]) -> None:
+        """On a worker: run a large op, then go on with the queue."""
+        while jobs:
+            self._work_one(jobs)
+        self._pass_on()
+
+    def _work_one(self, jobs: list[Job]) -> None:
+        try:
+            run = self._collect(jobs)
+        except Exception as error:  # noqa: BLE001 - a defect of the planning: whoever waits for the op is told
+            cell, _ = jobs.pop()
+            self._end_alone(cell, failed(cell, error), jobs)
+            return
+        granted = cores.claim(1 if run is None else self.split)
+        try:
+            if run is not None:
+                self._work_run(run, granted, jobs)
+            else:
+                self._work_alone(jobs)
+        finally:
+            cores.give_back(granted)
+        self._wake_listeners()
+
+    def _work_alone(self, jobs: list[Job]) -> None:
+        cell, values = jobs.pop()
+        if cell.op.coroutine:
+            outcome = run_coroutine(cell, values, self.device, self.backend, self.threads)
+        else:
+            began = thread_time_ns()
+            outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
+            cell.op.took_elsewhere(thread_time_ns() - began)
+        values.clear()
+        self._end_alone(cell, outcome, jobs)
+
+    def _end_alone(self, cell: Cell, outcome: Any, jobs: list[Job]) -> None:
+        with self._lock:
+            self._running.discard(cell)
+            self._conclude(cell, outcome)
+            self._slice(SLICE if self._loop is None else WORKER_SLICE, None, jobs)
+
+    # Runs
+
+    def _collect(self, jobs: list[Job]) -> Run | None:
+        """The run that the next job begins, taken off the queue; None when the job is to be run by itself."""
+        head = jobs[-1][0]
+        if not self.backend.on_host or not can_begin(head.op):
+            return None
+        with self._lock:
+            run = collect(head, [self.pending[index] for index in range(min(len(self.pending), LOOKAHEAD))])
+            if run is None:
+                return None
+            jobs.clear()
+            del head
+            self._take(run)
+            mark_kept(run)
+        return run
+
+    def _take(self, run: Run) -> None:
+        for cell in run.cells[1:]:
+            self.pending.remove(cell)
+            cell.extend().running = True
+            self._taken.add(cell)
+
+    def _work_run(self, run: Run, threads: int, jobs: list[Job]) -> None:
+        results = self._results_of(run, threads)
+        if results is None:
+            for cell in run.cells:
+                self._run_again(cell)
+        run.inputs.clear()
+        with self._lock:
+            for number, cell in enumerate(run.cells):
+                self._running.discard(cell)
+                self._taken.discard(cell)
+                if results is not None:
+                    self._settle_taken(cell, results[number])
+            del cell, results
+            run.steps.clear()  # before anything else runs here: what refers to its results counts
+            self._slice(SLICE if self._loop is None else WORKER_SLICE, None, jobs)
+
+    def _results_of(self, run: Run, threads: int) -> list[Any] | None:
+        """What the run computes; None where its ops have to be run one by one."""
+        try:
+            return execute_run(run, threads)
+        except Exception:  # noqa: BLE001 - a deviation, or a defect of the engine: one by one they come out right
+            return None
+
+    def _settle_taken(self, cell: Cell, outcome: Any) -> None:
+        """Settle a record of a run; one whose operand was abandoned meanwhile has no value, whatever was computed."""
+        failure = next((value for value in _operand_values(cell) if value.__class__ is Failure), None)
+        if failure is None:
+            self._conclude(cell, outcome)
+        else:
+            self._poison(cell, failure)
+
+    def _run_again(self, cell: Cell) -> None:
+        """Run a record of a run that did not go as planned by itself, and settle it for those after it."""
+        with self._lock:  # a cancellation lets go of operands and parameters
+            values = _operand_values(cell)
+            if cell.value is not PENDING:
+                return
+        outcome = next((value for value in values if value.__class__ is Failure), None)
+        if outcome is None:
+            outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
+        with self._lock:
+            self._settle_taken(cell, outcome)
