@@ -26,7 +26,7 @@ exclude_patterns = ["*.md", "*.ipynb"]
 
 html_theme = "alabaster"
 html_theme_options = {"description": "Asynchronous eager execution for NumPy", "page_width": "1080px"}
-html_show_sourcelink = False
+html_copy_source = False
 html_show_copyright = False
 
 add_module_names = False
