@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from engine.context import leave
 from engine.loops import AbstractEventLoop, asyncio_loop, call_soon, kept_turning, running_loop
 from engine.queues.base import Queue
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.waiting import timed_out
 from handles.base import check_seconds
 from handles.cell import PENDING, Cell, Failure
 
@@ -40,6 +42,7 @@ class OpScope:
         self._lock = threading.Lock()
         self._open = False
         self._cancelled = False
+        self._overdue = ""
         self._in_flight = 0
         self._records: list[weakref.ref[Cell]] = []
         self._failures: dict[Failure, None] = {}
@@ -161,23 +164,37 @@ class OpScope:
         if error is not None:
             self._drop("its scope was left")
         caught = await self._leave_tasks(kind, error, trace)
-        self._raise(caught, timed_out=error is not None and not caught and not self._failures and not self._cancelled)
+        self._raise(caught, expired=error is not None and not caught and not self._failures and not self._cancelled)
         return True
 
     async def _wait_idle(self) -> None:
         self._idle = anyio.Event()
-        with self._lock:
-            cells = [cell for record in self._records if (cell := record()) is not None]
-        homes = {cell.home for cell in cells if cell.value is PENDING and isinstance(cell.home, Queue)}
+        homes = self._homes()
+        limit = min((home.owner.timeout for home in homes if home.owner.timeout), default=math.inf)
         for home in homes:
             home.hurry(self, True)
         try:
-            if self._in_flight:
-                with kept_turning(asyncio_loop()):
+            with kept_turning(asyncio_loop()), anyio.move_on_after(limit) as waiting:
+                if self._in_flight:
                     await self._idle.wait()
         finally:
             for home in homes:
                 home.hurry(self, False)
+        if waiting.cancelled_caught:
+            self._overdue = next((timed_out(cell, limit) for cell in self._pending()), "")
+            self._drop("its scope waited longer than Config.operation_timeout_in_ms")
+
+    def _pending(self) -> Iterator[Cell]:
+        """The ops that have not ended; nothing is kept alive by asking."""
+        with self._lock:
+            records = list(self._records)
+        for record in records:
+            cell = record()
+            if cell is not None and cell.value is PENDING:
+                yield cell
+
+    def _homes(self) -> set[Queue]:
+        return {cell.home for cell in self._pending() if isinstance(cell.home, Queue)}
 
     async def _leave_tasks(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -190,7 +207,7 @@ class OpScope:
             return list(group.exceptions)
         return []
 
-    def _raise(self, caught: list[BaseException], *, timed_out: bool) -> None:
+    def _raise(self, caught: list[BaseException], *, expired: bool) -> None:
         errors = list(caught)
         raised = {id(error) for error in _leaves(caught)}
         for failure in self._failures:
@@ -199,7 +216,9 @@ class OpScope:
                 errors.append(failure.restored())
         if errors:
             raise BaseExceptionGroup("ops of a scope failed", errors)
-        if timed_out:
+        if self._overdue:
+            raise TimeoutError(self._overdue)
+        if expired:
             raise TimeoutError(
                 f"the ops of a scope were not done after {self._timeout:g} s; those not started were dropped"
             )

@@ -603,3 +603,17 @@ async def test_leaving_a_scope_works_off_the_queue_of_a_loop_that_is_blocked() -
     finally:
         release.set()
         await asyncio.to_thread(thread.join)
+
+
+async def test_leaving_waits_no_longer_than_the_operation_timeout() -> None:
+    gate = engine.testing.GateOp()
+    config = engine.Config(operation_timeout_in_ms=30)
+    async with engine.Executor(config=config, execution_mode=engine.ASYNC):
+        with pytest.raises(TimeoutError, match=r"op 'gate' .*it is running"):
+            async with engine.scope():
+                held = gate(1.0)
+                queued = ops.add(2.0, 3.0)
+        gate.open()
+        for handle in (held, queued):
+            with pytest.raises(engine.OpCancelledError):
+                await handle
