@@ -28,8 +28,29 @@ INTP = np.dtype(np.intp)
 
 
 def _sort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
-    result = np.sort(x, axis=axis, stable=stable)
+    result = _sorted_stably(x, axis) if stable else np.sort(x, axis=axis)
     return np.flip(result, axis) if descending else result
+
+
+def _sorted_stably(x: Any, axis: int) -> Any:
+    """`np.sort(x, axis, stable=True)`, by the sort that is not stable and many times as fast.
+
+    Whether a sort of values is stable can be seen only where equal elements differ in their bits: zeros of either sign,
+    and NaNs. Those are put back in the order in which they came.
+    """
+    if x.dtype.kind in "biu":
+        return np.sort(x, axis=axis)
+    if x.dtype.kind != "f" or x.ndim != 1 or not x.size:
+        return np.sort(x, axis=axis, stable=True)
+    result = np.sort(x)
+    zero = x.dtype.type(0)
+    low, high = result.searchsorted(zero, "left"), result.searchsorted(zero, "right")
+    if high - low > 1:
+        result[low:high] = x[x == zero]
+    if np.isnan(result[-1]):
+        nans = x[np.isnan(x)]
+        result[-nans.size :] = nans
+    return result
 
 
 def _argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:

@@ -17,7 +17,7 @@ from engine.queues.base import Owner, Queue
 from engine.queues.execution import finish
 from handles.cell import PENDING, Cell, Failure
 
-SLICE = 0.000_5
+SLICE = 0.000_25
 """Seconds that a drive may hold a loop."""
 
 BARRIER = Op("synchronize", lambda: None)
