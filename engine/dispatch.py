@@ -20,7 +20,7 @@ from engine.devices.base import Device
 from engine.devices.cpu import checked
 from engine.errors import ExecutorClosedError, UnknownShapeError
 from engine.executor import Core, State
-from engine.failures import site, throw
+from engine.failures import describe_op, site, throw
 from engine.modes import DevicePolicy
 from engine.operands import SCALARS, operand
 from engine.placement import Placement, check_copies, describe_copy, place
@@ -373,5 +373,4 @@ def handle_of(cell: Cell, cls: type[Handle]) -> Handle:
 
 def note(op: Op, device: Device, frame: FrameType) -> str:
     """The note of an op that failed inline."""
-    function = f" in {frame.f_code.co_qualname}"
-    return f"op {op.name!r} on {device}, dispatched at {site(frame.f_code, frame.f_lasti)}{function}"
+    return describe_op(op.name, device, frame.f_code, frame.f_lasti)

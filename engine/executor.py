@@ -22,7 +22,8 @@ from engine.failures import Ledger, raise_together
 from engine.libraries import meet_libraries
 from engine.loops import AbstractEventLoop
 from engine.planning.op import Op
-from engine.queues.device_queue import SLICE, DeviceQueue
+from engine.queues.backlog import SLICE
+from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
 from engine.queues.waiting import RECHECK, blockers
 from handles.cell import PENDING, Cell

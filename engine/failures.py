@@ -97,9 +97,13 @@ def site(code: CodeType | None, lasti: int) -> str:
 
 def describe(cell: Cell) -> str:
     """The op, its device and where it was dispatched, in the words of an error's note."""
-    function = cell.code.co_qualname if cell.code is not None else ""
-    where = f" in {function}" if function else ""
-    return f"op {cell.op.name!r} on {cell.home.device}, dispatched at {site(cell.code, cell.lasti)}{where}"
+    return describe_op(cell.op.name, cell.home.device, cell.code, cell.lasti)
+
+
+def describe_op(name: str, device: Device, code: CodeType | None, lasti: int) -> str:
+    """As `describe`, of an op that has no record."""
+    where = f" in {code.co_qualname}" if code is not None and code.co_qualname else ""
+    return f"op {name!r} on {device}, dispatched at {site(code, lasti)}{where}"
 
 
 class Place(str):

@@ -8,6 +8,7 @@ import uvloop
 
 import engine
 import engine.testing
+from engine.testing import GateOp
 
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -35,3 +36,11 @@ def mode(request: pytest.FixtureRequest, fresh_engine: None) -> engine.Execution
     # A scope would be lost: fixtures and async tests need not share a context.
     engine.enable_eager_execution(execution_mode=execution_mode)
     return execution_mode
+
+
+@pytest.fixture
+def gate() -> Iterator[GateOp]:
+    """A gate that is open at the end of the test, whatever happened."""
+    gate = GateOp()
+    yield gate
+    gate.open()

@@ -1,7 +1,7 @@
 """Cancellation: what `cancel` achieves at every moment of an op's life, and what cancelling a task does not do."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,6 @@ import pytest
 import engine
 from engine import CancelOutcome, ops
 from engine.testing import GateOp
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import logging
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,6 @@ from engine.testing import GateOp
 
 ONE_THREAD = engine.Config(intra_op_parallelism_threads=1)
 TIMED = engine.Config(operation_timeout_in_ms=20)
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 # Values

@@ -31,14 +31,6 @@ def two_devices(request: pytest.FixtureRequest, fresh_engine: None) -> engine.Ex
     return mode
 
 
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
-
-
 class Kept(logging.Handler):
     """Keeps the records that it is given."""
 

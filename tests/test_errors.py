@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import currentframe
 from pathlib import Path
@@ -38,14 +38,6 @@ class CustomError(Exception):
 @engine.op
 def explode(x: np.ndarray, message: str = "boom") -> np.ndarray:
     raise KeyError(message)
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import tracemalloc
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,14 +11,6 @@ import engine
 from engine import ops
 from engine.testing import GateOp
 from handles import Handle
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 def limited(ops: int = 32_768, nbytes: int = 1 << 30, devices: int = 1) -> engine.Executor:

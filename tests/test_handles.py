@@ -7,7 +7,6 @@ import inspect
 import pickle
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,6 @@ from engine.testing import GateOp
 from handles import AsyncHandle, CancelOutcome, EagerHandle, Handle
 
 WIDE = engine.Config(inter_op_parallelism_threads=4)
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture

@@ -26,14 +26,6 @@ def without_collector() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
-
-
 def cells() -> int:
     """Cells that are alive."""
     return sum(1 for each in gc.get_objects() if type(each) is Cell)

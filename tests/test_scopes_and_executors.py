@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,14 +28,6 @@ class Boom(Exception):
 @engine.op
 def explode() -> np.ndarray:
     raise Boom("kernel")
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 # Modes

@@ -1,6 +1,6 @@
 """Operands and results: writes after the call change nothing, layouts are kept, and nobody writes into a value."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,6 @@ from handles import Handle
 
 Array = np.ndarray[Any, Any]
 Run = Callable[..., Handle]
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 def values(*shape: int, dtype: Any = np.float64) -> Array:

@@ -3,7 +3,7 @@
 import asyncio
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,6 @@ IMPLICIT: dict[str, Callable[[Handle], Any]] = {
     "result with a timeout": lambda handle: handle.result(timeout=30),
 }
 every_sync = pytest.mark.parametrize("sync", [pytest.param(sync, id=name) for name, sync in IMPLICIT.items()])
-
-
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture

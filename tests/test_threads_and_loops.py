@@ -20,14 +20,6 @@ from handles import AsyncHandle, EagerHandle, Handle
 MANY = 3_000
 
 
-@pytest.fixture
-def gate() -> Iterator[GateOp]:
-    """A gate that is open at the end of the test, whatever happened."""
-    gate = GateOp()
-    yield gate
-    gate.open()
-
-
 @pytest.fixture(autouse=True)
 def two_devices(fresh_engine: None) -> None:
     """ASYNC mode for the whole program, with two devices."""

@@ -12,7 +12,8 @@ from engine.devices.base import Device
 from engine.dispatch import TRANSFER, AsyncDispatcher, Dispatcher
 from engine.executor import Core, State
 from engine.graph.steps import Schedule, Slots, Step
-from engine.queues.device_queue import SLICE, DeviceQueue
+from engine.queues.backlog import SLICE
+from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import block_until, pending_operands, record_of
 from handles.cell import PENDING, Cell, Failure, add_waiter, settle
 

@@ -29,7 +29,7 @@ from engine.graph.structure import flatten, pack
 from engine.loops import running_loop
 from engine.modes import DevicePolicy, ExecutionMode
 from engine.planning.op import ShapeDtype
-from engine.queues.device_queue import SLICE
+from engine.queues.backlog import SLICE
 from engine.queues.waiting import Settled, block_until
 from handles.base import Handle
 from handles.cell import Cell, Failure

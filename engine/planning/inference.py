@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import UnknownShapeError
 from engine.planning.op import ShapeDtype
-from handles.cell import PENDING, Cell, Failure, Rare
+from handles.cell import PENDING, Cell, Failure
 
 
 def infer_cell(cell: Cell, *, tell: bool = True) -> ShapeDtype:
@@ -98,6 +98,3 @@ def _described(arg: Any) -> Any:
     if isinstance(arg, np.ndarray | np.generic):
         return ShapeDtype(arg.shape, arg.dtype)
     return arg
-
-
-__all__ = ["Rare", "infer_cell"]

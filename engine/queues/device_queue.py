@@ -151,6 +151,3 @@ class DeviceQueue(AsyncOps):
         self.push(cell)
         self.kick()
         return cell
-
-
-__all__ = ["SLICE", "DeviceQueue"]
