@@ -19,6 +19,12 @@ def test_a_stable_sort_has_the_bits_of_numpys(mode: engine.ExecutionMode, dtype:
         assert ops.sort(array, axis=axis, descending=True).result().tobytes() == np.flip(expected, axis).tobytes()
 
 
+@pytest.mark.parametrize("axis", [1, -2])
+def test_an_axis_that_is_not_there_is_refused(mode: engine.ExecutionMode, axis: int) -> None:
+    with pytest.raises(np.exceptions.AxisError):
+        ops.sort(np.zeros(3), axis=axis).result()
+
+
 def tricky(size: int, dtype: str) -> np.ndarray[Any, Any]:
     """Few values many times; where the dtype has them, zeros of both signs and NaNs of several payloads."""
     rng = np.random.default_rng(size)

@@ -42,7 +42,7 @@ def _sorted_stably(x: Any, axis: int) -> Any:
         return np.sort(x, axis=axis)
     if x.dtype.kind != "f" or x.ndim != 1 or not x.size:
         return np.sort(x, axis=axis, stable=True)
-    result = np.sort(x)
+    result = np.sort(x, axis=axis)
     zero = x.dtype.type(0)
     low, high = result.searchsorted(zero, "left"), result.searchsorted(zero, "right")
     if high - low > 1:
