@@ -9,10 +9,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 TICK = 0.001
 """Seconds between two beats of a heartbeat."""
+LONG_ENOUGH = 0.2
+"""Seconds that lags are taken for, at least."""
 MEGABYTE = 1_000_000
 
 
@@ -21,6 +24,11 @@ async def seconds_of(work: Callable[[], Awaitable[object]]) -> float:
     start = perf_counter()
     await work()
     return perf_counter() - start
+
+
+async def repeated(work: Callable[[], Awaitable[object]]) -> float:
+    """Median wall time of three runs in a row: between rounds others have had the caches."""
+    return median([await seconds_of(work) for _ in range(3)])
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -48,6 +56,22 @@ async def heartbeat() -> AsyncIterator[list[float]]:
         await asyncio.sleep(0)
     finally:
         task.cancel()
+
+
+async def lags_of(work: Callable[[], Awaitable[object]]) -> list[float]:
+    """The lags, in seconds, while the work is done once, and again until there are enough of them for a percentile."""
+    async with heartbeat() as lags:
+        await work()
+        ends = perf_counter() + LONG_ENOUGH
+        while perf_counter() < ends:
+            await work()
+            await asyncio.sleep(0)
+    return lags
+
+
+async def lag_of(work: Callable[[], Awaitable[object]]) -> float:
+    """The 99th percentile of the lags, in seconds."""
+    return percentile(await lags_of(work), 0.99)
 
 
 def resident() -> float:

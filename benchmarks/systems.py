@@ -71,11 +71,9 @@ class System:
         work = self.work(workload)
 
         async def one_round() -> Figures:
-            figures = {"time": 1e3 * await measure.seconds_of(work)}
+            figures = {"time": 1e3 * await measure.repeated(work)}
             if self.concurrent:
-                async with measure.heartbeat() as lags:
-                    await work()
-                figures["lag p99"] = 1e3 * measure.percentile(lags, 0.99)
+                figures["lag p99"] = 1e3 * await measure.lag_of(work)
             return figures
 
         return one_round
@@ -98,16 +96,14 @@ class System:
 
 def per_unit(work: Work, units: int) -> Callable[[], Awaitable[Figures]]:
     async def one_round() -> Figures:
-        return {"time": 1e6 * await measure.seconds_of(work) / units}
+        return {"time": 1e6 * await measure.repeated(work) / units}
 
     return one_round
 
 
 def in_milliseconds(work: Work) -> Callable[[], Awaitable[Figures]]:
     async def one_round() -> Figures:
-        async with measure.heartbeat() as lags:
-            figures = {"time": 1e3 * await measure.seconds_of(work)}
-        return figures | {"lag p99": 1e3 * measure.percentile(lags, 0.99)}
+        return {"time": 1e3 * await measure.repeated(work), "lag p99": 1e3 * await measure.lag_of(work)}
 
     return one_round
 
@@ -231,9 +227,6 @@ class Sync(System):
         await result
 
 
-sort, fft, cumsum = engine.op(np.sort), engine.op(np.fft.fft), engine.op(np.cumsum)
-
-
 class Async(Sync, Tasks):
     """eagerloop in ASYNC mode."""
 
@@ -253,9 +246,9 @@ class Async(Sync, Tasks):
         return per_unit(work, workload.size)
 
     def in_turn(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
-        function = {"sorts": sort, "ffts": fft, "cumsums": cumsum}[workload.name]
-        array = np.random.default_rng(0).random(workload.size)
-        array.setflags(write=False)
+        functions: dict[str, Callable[[Any], Any]] = {"sorts": ops.sort, "ffts": ops.fft.fft, "cumsums": ops.cumulative_sum}
+        function = functions[workload.name]
+        array = self.put(np.random.default_rng(0).random(workload.size))
 
         async def work() -> None:
             handles = []
@@ -267,11 +260,10 @@ class Async(Sync, Tasks):
         return in_milliseconds(work)
 
     def backlog_large(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
-        array = np.random.default_rng(0).random(1_000_000)
-        array.setflags(write=False)
+        array = self.put(np.random.default_rng(0).random(1_000_000))
 
         async def work() -> None:
-            await engine.gather(*[sort(array) for _ in range(workload.size)])
+            await engine.gather(*[ops.sort(array) for _ in range(workload.size)])
 
         return lags_of(work)
 
@@ -308,8 +300,7 @@ class Async(Sync, Tasks):
 
 def lags_of(work: Work) -> Callable[[], Awaitable[Figures]]:
     async def one_round() -> Figures:
-        async with measure.heartbeat() as lags:
-            await work()
+        lags = await measure.lags_of(work)
         return {"lag p50": 1e3 * measure.percentile(lags, 0.5), "lag p99": 1e3 * measure.percentile(lags, 0.99)}
 
     return one_round

@@ -16,6 +16,18 @@ from queue import SimpleQueue
 Job = Callable[[], None]
 
 
+def _stay() -> None:
+    """Where the system has no such call, its scheduler decides alone."""
+
+
+give_way: Callable[[], None] = getattr(os, "sched_yield", _stay)
+"""Let another thread have this core if one waits for it.
+
+A thread that has just been woken keeps its core for milliseconds: the event loop, when all cores compute, would wake
+as late. Called between blocks it costs a fraction of a microsecond.
+"""
+
+
 class Worker:
     """One thread and the box that its next job is put into; None ends it."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.devices.workers import workers
+from engine.devices.workers import give_way, workers
 from engine.kernels.buffers import buffers
 from engine.kernels.layout import Shape, blocks, broadcast_strides, coalesce, iteration_order, tile
 from engine.kernels.pairwise import combine, is_clear, leaves
@@ -58,7 +58,7 @@ class Execution:
         self.error: BaseException | None = None
         self._program = Program(run)
         if len(run.steps) == 1:
-            block_bytes *= 8  # nothing is read twice, so nothing has to stay in cache
+            block_bytes *= 4  # nothing is read twice, so nothing has to stay in cache
         elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
         self._allocate()
         self._lay_out(elements)
@@ -279,6 +279,7 @@ class Program:
         for number in todo:
             if execution.error is not None:
                 return
+            give_way()
             where = execution.blocks[number]
             size = tuple(part.stop - part.start for part in where)
             if size != shape:

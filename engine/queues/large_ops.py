@@ -13,7 +13,7 @@ from engine.failures import failed
 from engine.kernels.fused import execute_run
 from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
 from engine.queues.backlog import SLICE
-from engine.queues.driving import Driving, Job
+from engine.queues.driving import UNREADY, Driving, Job, is_large
 from engine.queues.execution import execute_guarded, run_coroutine
 from handles.cell import PENDING, Cell, Failure
 
@@ -96,7 +96,7 @@ class LargeOps(Driving):
         if not self.backend.on_host or not can_begin(head.op):
             return None
         with self._lock:
-            run = collect(head, [self.pending[index] for index in range(min(len(self.pending), LOOKAHEAD))])
+            run = collect(head, self._ahead())
             if run is None:
                 return None
             jobs.clear()
@@ -104,6 +104,20 @@ class LargeOps(Driving):
             self._take(run)
             mark_kept(run)
         return run
+
+    def _ahead(self) -> list[Cell]:
+        """The next records. Views of what is there already are made now, so that they do not cut the run in two."""
+        ahead = [self.pending[index] for index in range(min(len(self.pending), LOOKAHEAD))]
+        for cell in ahead:
+            if cell.op.view and cell.op.simple and cell.op.known and cell.value is PENDING:
+                values = _operand_values(cell)
+                if all(value.__class__ not in UNREADY for value in values) and not is_large(
+                    cell.op, values, cell.params
+                ):
+                    self._run_in_place(cell, cell.op, values, 1)
+                    self.pending.remove(cell)
+                    self.completed += 1
+        return ahead
 
     def _take(self, run: Run) -> None:
         for cell in run.cells[1:]:
