@@ -153,6 +153,35 @@ async def test_a_run_leaves_out_what_does_not_fit_and_what_depends_on_it(watched
     assert [[name for name, _ in run] for run in watched.runs] == [["add", "multiply"], ["add"]]
 
 
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "transposed": lambda x: ops.permute_dims(x, (1, 0)),
+    "reshaped": lambda x: ops.reshape(x, (50, 20)),
+    "copied": lambda x: ops.reshape(ops.flip(ops.permute_dims(x, (1, 0)), axis=0), (50, 20)),
+    "broadcast": lambda x: ops.broadcast_to(ops.expand_dims(x[:, 0], axis=0), (50, 20)),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+async def test_a_view_of_what_is_there_does_not_cut_a_run(watched: Watched, view: Callable[[Any], Any]) -> None:
+    x, y = numbers().reshape(50, 20), numbers().reshape(20, 50)
+    first, other = ops.asarray(x), ops.asarray(y)
+    doubled = first * 2
+    viewed = view(other)
+    result = doubled + viewed
+    del doubled
+    np.testing.assert_array_equal(await result, x * 2 + await viewed)
+    assert [("multiply", False), ("add", True)] in watched.runs
+
+
+async def test_a_view_that_fails_is_the_views_failure_alone() -> None:
+    x = ops.asarray(numbers())
+    result = ops.sqrt(x) * 2
+    broken = current().dispatch(Op("broken", np.transpose, view=True, ns=0.001), (x,), {"axes": (3, 1)})
+    np.testing.assert_array_equal(await result, np.sqrt(numbers()) * 2)
+    with pytest.raises(ValueError, match="axes"):
+        await broken
+
+
 async def test_runs_are_bounded(watched: Watched) -> None:
     h = ops.asarray(numbers())
     handles = [h + number for number in range(LONGEST + 10)]

@@ -27,7 +27,7 @@ from engine.ops.infer import (
     viewed,
 )
 from engine.ops.rows import Axis, Operand, op_of_several
-from engine.planning.op import Op, ShapeDtype
+from engine.planning.op import SMALL_NS, Op, ShapeDtype
 from handles.base import Handle
 
 Axes = int | tuple[int, ...]
@@ -61,7 +61,12 @@ def _infer_reshape(x: Any, *, shape: tuple[int, ...], copy: bool | None) -> Shap
     return ShapeDtype(tuple(size // known if n == -1 else n for n in new), dtype_of(x))
 
 
-_RESHAPE = Op("reshape", _reshape, infer=_infer_reshape, view=True)
+def _cost_of_reshape(values: Sequence[Any], params: dict[str, Any]) -> float:
+    x = np.asarray(values[0])
+    return 1.0 if x.flags.c_contiguous and not params["copy"] else float(x.size)
+
+
+_RESHAPE = Op("reshape", _reshape, infer=_infer_reshape, cost=_cost_of_reshape, small=SMALL_NS, view=True)
 _PERMUTE = Op("permute_dims", np.transpose, infer=viewed(np.transpose), ns=0.001, view=True)
 _MATRIX_TRANSPOSE = Op("matrix_transpose", np.matrix_transpose, infer=viewed(np.matrix_transpose), ns=0.001, view=True)
 _EXPAND = Op("expand_dims", np.expand_dims, infer=viewed(np.expand_dims), ns=0.001, view=True)

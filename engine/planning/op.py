@@ -55,6 +55,7 @@ class Op:
         infer: Infer | None = None,
         ns: float | None = 1.0,
         cost: Cost | None = None,
+        small: int = 0,
         view: bool = False,
         blas: bool = False,
         outputs: int = 1,
@@ -69,8 +70,11 @@ class Op:
         self.infer = infer
         self.known = ns is not None
         """Whether the cost is known, and so is the code: the library's own, which never calls back."""
-        unestimated = -1 if ns is None and cost is None else 0  # no elements are too many for unknown code
-        self._elements = self.small = unestimated if cost is not None or ns is None else int(SMALL_NS / ns)
+        if ns is None:
+            small = -1 if cost is None else small  # unknown code always needs one
+        elif cost is None:
+            small = int(SMALL_NS / ns)
+        self._elements = self.small = small
         """Elements (the product over the operands) up to which no estimate is needed to run the op in place."""
         self.cost: Cost = cost or (broadcast_cost(ns) if ns is not None else _unknown_cost)
         """Estimated nanoseconds, from the operands and the parameters."""

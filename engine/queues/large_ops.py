@@ -11,9 +11,10 @@ from engine.devices.cores import cores
 from engine.devices.workers import workers
 from engine.failures import failed
 from engine.kernels.fused import execute_run
+from engine.planning.op import SMALL_NS
 from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
 from engine.queues.backlog import SLICE
-from engine.queues.driving import UNREADY, Driving, Job, is_large
+from engine.queues.driving import UNREADY, Driving, Job
 from engine.queues.execution import execute_guarded, run_coroutine
 from handles.cell import PENDING, Cell, Failure
 
@@ -23,6 +24,17 @@ WORKER_SLICE = 0.000_1
 
 def _operand_values(cell: Cell) -> list[Any]:
     return [operand.value if operand.__class__ is Cell else operand for operand in cell.args]
+
+
+def _is_view_of(values: list[Any], cell: Cell) -> bool:
+    """Whether the operands are there, and the result is made without looking at their elements."""
+    op = cell.op
+    if not (op.known and op.simple) or any(value.__class__ in UNREADY for value in values):
+        return False
+    try:
+        return op.cost(values, cell.params or {}) <= SMALL_NS
+    except Exception:  # noqa: BLE001 - the kernel will say what is wrong, in its turn
+        return False
 
 
 class LargeOps(Driving):
@@ -109,11 +121,9 @@ class LargeOps(Driving):
         """The next records. Views of what is there already are made now, so that they do not cut the run in two."""
         ahead = [self.pending[index] for index in range(min(len(self.pending), LOOKAHEAD))]
         for cell in ahead:
-            if cell.op.view and cell.op.simple and cell.op.known and cell.value is PENDING:
+            if cell.op.view and cell.value is PENDING:
                 values = _operand_values(cell)
-                if all(value.__class__ not in UNREADY for value in values) and not is_large(
-                    cell.op, values, cell.params
-                ):
+                if _is_view_of(values, cell):
                     self._run_in_place(cell, cell.op, values, 1)
                     self.pending.remove(cell)
                     self.completed += 1
