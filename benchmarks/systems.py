@@ -246,7 +246,11 @@ class Async(Sync, Tasks):
         return per_unit(work, workload.size)
 
     def in_turn(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
-        functions: dict[str, Callable[[Any], Any]] = {"sorts": ops.sort, "ffts": ops.fft.fft, "cumsums": ops.cumulative_sum}
+        functions: dict[str, Callable[[Any], Any]] = {
+            "sorts": ops.sort,
+            "ffts": ops.fft.fft,
+            "cumsums": ops.cumulative_sum,
+        }
         function = functions[workload.name]
         array = self.put(np.random.default_rng(0).random(workload.size))
 

@@ -134,13 +134,26 @@ def _check_frozen(config: Config) -> None:
 # Default executors: one for each running loop, and for each thread without one
 
 
-class _Defaults(threading.local):
-    """This thread's default executor, and where its ops go."""
+class _Here:
+    """Where the ops of a thread go: the executor that it used last, of which loop that is, and the dispatcher."""
 
-    loop: AbstractEventLoop | None = None
-    core: Core | None = None
-    dispatcher: Dispatcher | None = None
-    generation = -1
+    __slots__ = ("core", "dispatcher", "loop")
+
+    def __init__(self, core: Core | None = None, loop: AbstractEventLoop | None = None) -> None:
+        self.core = core
+        self.loop = loop
+        self.dispatcher: Dispatcher | None = None
+
+    def holds(self) -> bool:
+        """Whether that loop, or none, is what runs on this thread now. Asking a loop is cheaper than asking for it."""
+        loop = self.loop
+        return running_loop() is None if loop is None else loop.is_running()
+
+
+class _Defaults(threading.local):
+    """This thread's `_Here`."""
+
+    now = _Here()
 
 
 class Executors:
@@ -154,21 +167,20 @@ class Executors:
         self._freezes = freezes
         self._on_loops = on_loops
         self.here = _Defaults()
-        self.generation = 0
         self._by_loop: weakref.WeakKeyDictionary[AbstractEventLoop, tuple[Core, object]] = weakref.WeakKeyDictionary()
         self.cores: weakref.WeakSet[Core] = weakref.WeakSet()
 
     def core(self, options: Options) -> Core:
         """The executor of this thread's running loop, or of this thread."""
-        here, loop = self.here, running_loop() if self._on_loops else None
-        if here.core is not None and here.loop is loop and here.generation == self.generation:
+        here, loop = self.here.now, running_loop() if self._on_loops else None
+        if here.core is not None and here.loop is loop:
             return here.core
         with _lock:
             known = self._by_loop.get(loop) if loop is not None else None
             core = known[0] if known is not None else self._make(options.config, loop)
             if self._freezes:
                 program.in_use = program.in_use or options.config  # a configuration that failed freezes nothing
-            here.core, here.loop, here.generation, here.dispatcher = core, loop, self.generation, None
+            self.here.now = _Here(core, loop)
         return core
 
     def _make(self, config: Config, loop: AbstractEventLoop | None) -> Core:
@@ -186,7 +198,7 @@ class Executors:
     def forget(self) -> None:
         """Have new executors made from now on."""
         with _lock:
-            self.generation += 1
+            self.here = _Defaults()
             self._by_loop.clear()
 
     def close(self, why: str) -> list[Core]:
@@ -200,6 +212,7 @@ class Executors:
 
 
 _defaults = Executors(freezes=True)
+os.register_at_fork(after_in_child=_defaults.forget)  # what ran on the parent's loop and threads stayed with them
 
 
 def reset_defaults() -> None:
@@ -222,21 +235,13 @@ def report_failures(core: Core, loop: AbstractEventLoop | None) -> None:
 def current() -> Dispatcher:
     """The dispatcher for an op called here."""
     scope = scope_var.get()
-    dispatcher: Dispatcher | None = scope.dispatcher
-    if scope.executor is None:
-        here = _defaults.here
-        if scope is NOTHING:
-            dispatcher = here.dispatcher
-        if (
-            dispatcher is not None
-            and dispatcher.core is here.core
-            and here.loop is running_loop()
-            and here.generation == _defaults.generation
-        ):
-            return dispatcher
-    elif dispatcher is not None:
-        return dispatcher
-    return _find_dispatcher(scope)
+    here = _defaults.here.now
+    dispatcher: Dispatcher | None = here.dispatcher if scope is NOTHING else scope.dispatcher
+    if dispatcher is None:
+        return _find_dispatcher(scope)
+    if scope.executor is None and not (dispatcher.core is here.core and here.holds()):
+        return _find_dispatcher(scope)
+    return dispatcher
 
 
 def current_core() -> Core:
@@ -258,7 +263,7 @@ def _find_dispatcher(scope: Scope) -> Dispatcher:
     cls = SyncDispatcher if mode is ExecutionMode.SYNC else AsyncDispatcher
     dispatcher = cls(core, policy, scope.device, scope.group and scope.group.innermost_open())
     if scope is NOTHING:
-        _defaults.here.dispatcher = dispatcher
+        _defaults.here.now.dispatcher = dispatcher
     else:
         scope.dispatcher = dispatcher
     return dispatcher

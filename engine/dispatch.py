@@ -52,6 +52,7 @@ TRANSFER = Op(
 """Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
 
 new = object.__new__
+OPEN = State.OPEN
 
 
 class Group(Protocol):
@@ -191,11 +192,19 @@ class AsyncDispatcher(Dispatcher):
                 break
             operands.append(value)
         else:
-            if self.plain and op.known and op.outputs == 1 and errstate() is DEFAULT_ERRSTATE:
+            if self.plain and op.plain and errstate() is DEFAULT_ERRSTATE:
                 frame = frame_at(2)
                 while frame.f_globals.get("__name__") in INTERNAL and frame.f_back is not None:
                     frame = frame.f_back
-                cell = Cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
+                cell = new(Cell)  # filled here, because a call of its `__init__` costs as much as all of this
+                cell.op = op
+                cell.args = tuple(operands)
+                cell.params = params
+                cell.home = queue
+                cell.code = frame.f_code
+                cell.lasti = frame.f_lasti
+                cell.value = PENDING
+                cell.waiters = cell.rare = None
                 if len(queue.pending) >= queue.room:
                     self.core.make_room(queue, op.name)
                 queue.push(cell)
@@ -265,7 +274,7 @@ class SyncDispatcher(Dispatcher):
         )
 
     def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
-        if self.plain and op.known and op.outputs == 1:
+        if self.plain and op.plain:
             values: list[Any] = []
             for value in args:
                 cls = value.__class__
@@ -278,7 +287,7 @@ class SyncDispatcher(Dispatcher):
                     break
                 values.append(value)
             else:
-                if self.core.state is State.OPEN:
+                if self.core.state is OPEN:
                     try:
                         value = op.kernel(*values) if params is None else op.kernel(*values, **params)
                         if value.__class__ is not np.ndarray:
@@ -286,7 +295,12 @@ class SyncDispatcher(Dispatcher):
                     except Exception as error:
                         error.add_note(note(op, self.queue.device, user_frame(2)))
                         raise
-                    cell = Cell(op, (), None, self.queue, None, 0)
+                    cell = new(Cell)
+                    cell.op = op
+                    cell.args = ()
+                    cell.params = cell.code = cell.waiters = cell.rare = None
+                    cell.home = self.queue
+                    cell.lasti = 0
                     cell.value = value
                     handle = new(EagerHandle)
                     handle._cell = cell
@@ -343,7 +357,7 @@ def _ready_value(cell: Cell, op: Op) -> Any:
 
 def check_open(core: Core, op: Op) -> None:
     """Raise `ExecutorClosedError` unless the executor takes work."""
-    if core.state is not State.OPEN:
+    if core.state is not OPEN:
         raise ExecutorClosedError(f"{op.name!r} was dispatched to an executor that is {core.state.value}")
 
 

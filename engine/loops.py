@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from asyncio import AbstractEventLoop, CancelledError, _get_running_loop as running_loop
+from asyncio import AbstractEventLoop, CancelledError, _get_running_loop as running_loop, current_task
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType
@@ -17,6 +17,7 @@ __all__ = [
     "Waiter",
     "asyncio_loop",
     "call_soon",
+    "current_task",
     "kept_turning",
     "on_shutdown",
     "report",

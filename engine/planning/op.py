@@ -41,6 +41,7 @@ class Op:
         "name",
         "outputs",
         "overwrite",
+        "plain",
         "pure",
         "simple",
         "small",
@@ -83,6 +84,8 @@ class Op:
         self.blas = blas
         """Whether BLAS threads of its own take part."""
         self.outputs = outputs
+        self.plain = self.known and outputs == 1
+        """Whether a record of the op needs nothing but its operands, and has one result."""
         self.pure = pure and self.known
         """Whether equal operands give equal results and nothing else happens: it may be done once, or not at all."""
         self.coroutine = coroutine

@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.errors import BlockingSyncError
 from engine.failures import describe
-from engine.loops import Waiter, asyncio_loop, running_loop
+from engine.loops import AbstractEventLoop, Waiter, asyncio_loop, current_task, running_loop
 from engine.planning.inference import infer_cell
 from engine.planning.op import ShapeDtype
 from engine.queues.async_ops import AsyncOps
@@ -38,8 +38,17 @@ from engine.queues.waiting import (
 from handles.cell import PENDING, CancelOutcome, Cell, add_waiter, remove_waiter
 
 
+OVERTIME = 0.000_05
+"""Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
+NEARLY_DONE = 64
+"""Records that may be pending for that."""
+
+
 class DeviceQueue(AsyncOps):
     """The records of one device of one executor, and what is being done with them."""
+
+    _last_helped = 0
+    """The task that got overtime last."""
 
     # Waiting
 
@@ -54,10 +63,18 @@ class DeviceQueue(AsyncOps):
 
     def help(self, cell: Cell) -> bool:
         loop = running_loop()
-        if loop is None or loop is not self._loop or self.turn_is_over():
+        if loop is None or loop is not self._loop:
             return False
-        self.drive(SLICE, cell)
+        if not self.turn_is_over():
+            self.drive(SLICE, cell)
+        elif len(self.pending) <= NEARLY_DONE and self._is_first_of_step(loop):
+            self.drive(OVERTIME, cell)
         return cell.value is not PENDING
+
+    def _is_first_of_step(self, loop: AbstractEventLoop) -> bool:
+        """Whether this is not the task that was the last to get overtime: it may not have suspended since."""
+        task, self._last_helped = self._last_helped, id(current_task(loop))
+        return task != self._last_helped
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Help, then suspend until the cell is settled."""

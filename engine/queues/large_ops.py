@@ -32,7 +32,7 @@ def _is_view_of(values: list[Any], cell: Cell) -> bool:
     if not (op.known and op.simple) or any(value.__class__ in UNREADY for value in values):
         return False
     try:
-        return op.cost(values, cell.params or {}) <= SMALL_NS
+        return bool(op.cost(values, cell.params or {}) <= SMALL_NS)
     except Exception:  # noqa: BLE001 - the kernel will say what is wrong, in its turn
         return False
 
