@@ -144,11 +144,6 @@ class _Here:
         self.loop = loop
         self.dispatcher: Dispatcher | None = None
 
-    def holds(self) -> bool:
-        """Whether that loop, or none, is what runs on this thread now. Asking a loop is cheaper than asking for it."""
-        loop = self.loop
-        return running_loop() is None if loop is None else loop.is_running()
-
 
 class _Defaults(threading.local):
     """This thread's `_Here`."""
@@ -237,11 +232,15 @@ def current() -> Dispatcher:
     scope = scope_var.get()
     here = _defaults.here.now
     dispatcher: Dispatcher | None = here.dispatcher if scope is NOTHING else scope.dispatcher
-    if dispatcher is None:
-        return _find_dispatcher(scope)
-    if scope.executor is None and not (dispatcher.core is here.core and here.holds()):
-        return _find_dispatcher(scope)
-    return dispatcher
+    if dispatcher is not None:
+        if scope.executor is not None:
+            return dispatcher
+        if dispatcher.core is here.core:
+            # Whether what runs on this thread is what it was: asking a loop is cheaper than asking for the loop.
+            loop = here.loop
+            if loop.is_running() if loop is not None else running_loop() is None:
+                return dispatcher
+    return _find_dispatcher(scope)
 
 
 def current_core() -> Core:

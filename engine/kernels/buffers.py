@@ -61,8 +61,8 @@ class Lease:
 class BufferCache:
     """Free buffers by size; when there are too many, those go first whose size was not freed for the longest time.
 
-    A lease may be collected anywhere, inside the cache's own code too: giving memory back never waits for the lock.
-    What it finds locked is taken in by whoever holds the lock.
+    A lease may be collected anywhere, inside the cache's own code too, so giving memory back leaves a lock that is held
+    alone: what it finds locked is taken in by whoever holds it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -119,11 +119,9 @@ class BufferCache:
         self._take_back()
 
     def _take_back(self) -> None:
-        while self._returned and self._lock.acquire(blocking=False):
-            try:
+        while self._returned and not self._lock.locked():
+            with self._lock:
                 self._sort_in()
-            finally:
-                self._lock.release()
 
     def _sort_in(self) -> None:
         while self._returned:

@@ -37,7 +37,6 @@ from engine.queues.waiting import (
 )
 from handles.cell import PENDING, CancelOutcome, Cell, add_waiter, remove_waiter
 
-
 OVERTIME = 0.000_05
 """Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
 NEARLY_DONE = 64

@@ -120,15 +120,16 @@ class Driving(Backlog):
 
         When another thread drives, `patient` waits for its slice to end; otherwise there is nothing to do.
         """
-        if not self._lock.acquire(patient):
+        # Taken by `with` only: an interrupt between a call of `acquire` and a `try` would leave it locked for good.
+        if not patient and self._lock.locked():
             return False
         try:
-            if errstate() is DEFAULT_ERRSTATE:
-                return self._slice(seconds, until)
-            # The error state of whoever drives is not that of the ops: those that keep no context have the default.
-            return Context().run(self._slice, seconds, until)
+            with self._lock:
+                if errstate() is DEFAULT_ERRSTATE:
+                    return self._slice(seconds, until)
+                # The error state of whoever drives is not that of the ops: those without a context have the default.
+                return Context().run(self._slice, seconds, until)
         finally:
-            self._lock.release()
             if self._ready or self.pending:
                 self._pass_on()
 
