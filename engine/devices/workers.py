@@ -110,3 +110,22 @@ class Workers:
 
 
 workers = Workers()
+
+
+def together(work: Job, threads: int) -> None:
+    """Call `work`, which must not raise, on this thread and on `threads - 1` workers; returns when all calls have."""
+    finished = threading.Semaphore(0)
+
+    def help_out() -> None:
+        try:
+            work()
+        finally:
+            finished.release()
+
+    for _ in range(threads - 1):
+        workers.submit(help_out)
+    try:
+        work()
+    finally:
+        for _ in range(threads - 1):
+            finished.acquire()

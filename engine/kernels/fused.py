@@ -7,7 +7,6 @@ NumPy does between the calls (fresh memory, a pass over it for each op) is left 
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -15,9 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from engine.devices.workers import give_way, workers
+from engine.devices.workers import give_way, together
 from engine.kernels.buffers import buffers
-from engine.kernels.layout import Shape, blocks, broadcast_strides, coalesce, iteration_order, tile
+from engine.kernels.layout import (
+    Shape,
+    blocks,
+    broadcast_strides,
+    coalesce,
+    iteration_order,
+    strip_axis,
+    strips,
+    tile,
+)
 from engine.kernels.pairwise import combine, is_clear, leaves
 from engine.planning.op import ShapeDtype
 from engine.planning.runs import Input, Register, Run, Step
@@ -71,6 +79,9 @@ class Execution:
     def _lay_out(self, elements: int) -> None:
         """Bring all arrays into one order of axes, join axes, and cut the walk into blocks."""
         run = self.run
+        if run.whole:
+            self._lay_out_strips(elements)
+            return
         shape = run.shape
         arrays = [*run.inputs, *(array for array in self._outputs if array is not None)]
         strides = [broadcast_strides(array, shape) for array in arrays]
@@ -93,27 +104,27 @@ class Execution:
             self.blocks = list(blocks(joined, self.block))
         self.partials: list[list[Any]] = [[] for _ in self.blocks]
 
+    def _lay_out_strips(self, elements: int) -> None:
+        """Cut across one axis only, where steps reduce others: all results are row-major."""
+        run = self.run
+        axis = strip_axis(run.shape, run.whole)
+        if axis is None:
+            raise Deviation
+        self._across = axis
+        self.inputs = [np.broadcast_to(array, run.shape) for array in run.inputs]
+        self.outputs = self._outputs
+        self.shape = run.shape
+        self.blocks = strips(run.shape, axis, elements)
+        widest = max(where[axis].stop - where[axis].start for where in self.blocks)
+        self.block = (*run.shape[:axis], widest, *run.shape[axis + 1 :])
+        self.partials = [[] for _ in self.blocks]
+
     # Working it off
 
     def work_with(self, threads: int) -> None:
         """Work off all blocks on this thread and on up to `threads - 1` others."""
         todo = iter(range(len(self.blocks)))
-        helpers = min(threads, len(self.blocks)) - 1
-        finished = threading.Semaphore(0)
-
-        def help_out() -> None:
-            try:
-                self._work(todo)
-            finally:
-                finished.release()
-
-        for _ in range(helpers):
-            workers.submit(help_out)
-        try:
-            self._work(todo)
-        finally:
-            for _ in range(helpers):
-                finished.acquire()
+        together(lambda: self._work(todo), min(threads, len(self.blocks)))
         if self.error is not None:
             raise Deviation from self.error
 
@@ -166,6 +177,8 @@ class Execution:
 
     def _reduced(self, step: Step, partials: Sequence[Any]) -> Array:
         assert step.reduction is not None
+        if step.axes is not None:
+            return self._reduced_along(step, step.axes, partials)
         size = math.prod(self.run.shape)
         if step.reduction in ("add", "mean") and step.dtype.kind == "f":
             total = combine(partials, size, [s[0].stop - s[0].start for s in self.blocks])
@@ -178,6 +191,18 @@ class Execution:
         params = step.cell.params or {}
         shape: Shape = (1,) * len(self.run.shape) if params.get("keepdims") else ()
         return np.asarray(total).reshape(shape)
+
+    def _reduced_along(self, step: Step, axes: tuple[int, ...], partials: Sequence[Any]) -> Array:
+        result: Array = np.concatenate(partials, axis=self._across - sum(axis < self._across for axis in axes))
+        shape = self.run.shape
+        if step.reduction == "mean":
+            count = np.intp(math.prod(shape[axis] for axis in axes))
+            np.true_divide(result, count, out=result, casting="unsafe")
+        if result.dtype.kind == "f" and np.isnan(result).any():
+            raise Deviation
+        if (step.cell.params or {}).get("keepdims"):
+            result = result.reshape([1 if axis in axes else n for axis, n in enumerate(shape)])
+        return result
 
 
 def _said_of(step: Step) -> str:
@@ -252,7 +277,7 @@ class Program:
         operands = ", ".join(self._name(operand) for operand in step.operands)
         if step.reduction is not None:
             ufunc = np.add if step.reduction == "mean" else getattr(np, step.reduction)
-            return f"r{index} = {self._constant(ufunc.reduce)}({operands}, axis=None)"
+            return f"r{index} = {self._constant(ufunc.reduce)}({operands}, axis={step.axes})"
         if step.op.block is not None:
             block = partial(step.op.block, **step.cell.params) if step.cell.params else step.op.block
             return f"r{index} = {self._constant(block)}(r{index}, {operands})"

@@ -7,7 +7,7 @@ must choose the very order of axes that NumPy's iterator would choose.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,30 @@ def tile(shape: Shape, operands: Sequence[Strides], elements: int) -> Shape:
 def _fastest(strides: Strides) -> int:
     """The axis on which neighbours are closest in memory."""
     return max((-abs(stride), axis) for axis, stride in enumerate(strides) if stride)[1]
+
+
+NARROWEST = 16
+"""Elements that a strip has at least across: an axis of one element is walked in another way."""
+WIDEST = 1 << 16
+"""Elements that the narrowest strip has at most: it is to stay in cache."""
+
+
+def strip_axis(shape: Shape, whole: Collection[int]) -> int | None:
+    """The axis to cut strips across, the longest that may be cut, where the axes in `whole` may not; None for none."""
+    axis = max((axis for axis in range(len(shape)) if axis not in whole), key=lambda axis: shape[axis], default=None)
+    if axis is None or shape[axis] < 2 * NARROWEST:
+        return None
+    return axis if math.prod(shape) // shape[axis] * NARROWEST <= WIDEST else None
+
+
+def strips(shape: Shape, axis: int, elements: int) -> list[tuple[slice, ...]]:
+    """The slices of strips of about `elements` elements, cut across one axis."""
+    length = shape[axis]
+    across = max(NARROWEST, elements // (math.prod(shape) // length))
+    count = max(1, length // across)
+    before, after = ([slice(0, n) for n in part] for part in (shape[:axis], shape[axis + 1 :]))
+    cuts = [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
+    return [(*before, cut, *after) for cut in cuts]
 
 
 def blocks(shape: Shape, block: Shape) -> Iterator[tuple[slice, ...]]:

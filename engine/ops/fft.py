@@ -13,6 +13,7 @@ from engine.ops import checks
 from engine.ops.creation import Place, on_device
 from engine.ops.infer import Dim, dtype_of, normalize_axes, normalize_axis, probe, replaced, same, shape_of
 from engine.ops.rows import Axis, Operand, named
+from engine.planning.lanes import of_finite
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
@@ -63,6 +64,8 @@ def _cost(values: Sequence[Any], params: dict[str, Any]) -> float:
 
 
 def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length = _full) -> TransformRow:
+    writes_to_out = kernel not in (np.fft.hfft, np.fft.ihfft)  # these have the parameter, and leave it unwritten
+
     def infer(x: Any, *, n: int | None, axis: int, norm: str) -> ShapeDtype:
         shape = shape_of(x)
         where = normalize_axis(axis, len(shape))
@@ -70,7 +73,7 @@ def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length =
             raise ValueError("Invalid number of FFT data points (0) specified.")
         return ShapeDtype(replaced(shape, where, length(shape[where], n)), probe(kernel, dtype_of(x), n=2))
 
-    op = Op(f"fft.{name}", kernel, infer=infer, cost=_cost)
+    op = Op(f"fft.{name}", kernel, infer=infer, cost=_cost, into=kernel if writes_to_out else None, lanes=of_finite)
 
     def function(x: Operand, /, *, n: int | None = None, axis: int = -1, norm: Norm = "backward") -> Handle:
         params = {

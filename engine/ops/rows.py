@@ -14,6 +14,7 @@ from engine.loops import running_loop
 from engine.modes import ExecutionMode
 from engine.ops import checks
 from engine.ops.infer import described, elementwise, outline, reduced, shape_of
+from engine.planning.lanes import reducing
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
@@ -95,7 +96,7 @@ def binary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> BinaryRow:
 
 def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> ReductionRow:
     """A row: a reduction over axes, without a dtype of its own."""
-    op = Op(name, kernel, infer=reduced(kernel), ns=ns)
+    op = Op(name, kernel, infer=reduced(kernel), ns=ns, lanes=reducing(kernel))
 
     def function(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False:
@@ -107,7 +108,7 @@ def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.
 
 def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> TypedReductionRow:
     """A row: a reduction over axes, in a dtype that may be given."""
-    op = Op(name, kernel, infer=reduced(kernel), ns=ns)
+    op = Op(name, kernel, infer=reduced(kernel), ns=ns, lanes=reducing(kernel))
 
     def function(x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False or dtype is not None:

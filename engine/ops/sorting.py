@@ -21,28 +21,40 @@ from engine.ops.infer import (
     without,
 )
 from engine.ops.rows import Axis, Operand, SearchRow, named, op_of_several
+from engine.planning.lanes import along_axis, in_order
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
 INTP = np.dtype(np.intp)
 
 
-def _sort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
-    result = _sorted_stably(x, axis) if stable else np.sort(x, axis=axis)
+def _sort(x: Any, *, axis: int, descending: bool, stable: bool, out: Any = None) -> Any:
+    result = _sorted_stably(x, axis, out) if stable else _sorted(x, axis, out)
     return np.flip(result, axis) if descending else result
 
 
-def _sorted_stably(x: Any, axis: int) -> Any:
+def _sorted(x: Any, axis: int, out: Any, *, stable: bool | None = None) -> Any:
+    if out is None:
+        return np.sort(x, axis=axis, stable=stable)
+    np.copyto(out, x)
+    out.sort(axis=axis, stable=stable)
+    return out
+
+
+def _sorted_stably(x: Any, axis: int, out: Any) -> Any:
     """`np.sort(x, axis, stable=True)`, by the sort that is not stable and many times as fast.
 
     Whether a sort of values is stable can be seen only where equal elements differ in their bits: zeros of either sign,
     and NaNs. Those are put back in the order in which they came.
     """
     if x.dtype.kind in "biu":
-        return np.sort(x, axis=axis)
-    if x.dtype.kind != "f" or x.ndim != 1 or not x.size:
-        return np.sort(x, axis=axis, stable=True)
-    result = np.sort(x, axis=axis)
+        return _sorted(x, axis, out)
+    if x.dtype.kind != "f" or not x.size:
+        return _sorted(x, axis, out, stable=True)
+    if x.ndim != 1:
+        differ = np.isnan(x).any() or not x.all()
+        return _sorted(x, axis, out, stable=True if differ else None)
+    result = _sorted(x, axis, out)
     zero = x.dtype.type(0)
     low, high = result.searchsorted(zero, "left"), result.searchsorted(zero, "right")
     if high - low > 1:
@@ -72,8 +84,8 @@ def _infer_argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> Shap
     return ShapeDtype(shape, INTP)
 
 
-_SORT = Op("sort", _sort, infer=_infer_sort, cost=costs.sorting(2))
-_ARGSORT = Op("argsort", _argsort, infer=_infer_argsort, cost=costs.sorting(5))
+_SORT = Op("sort", _sort, infer=_infer_sort, cost=costs.sorting(2), into=_sort, lanes=in_order)
+_ARGSORT = Op("argsort", _argsort, infer=_infer_argsort, cost=costs.sorting(5), lanes=along_axis)
 
 
 def _order(name: str, axis: int, descending: bool, stable: bool) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def _search(name: str, kernel: Callable[..., Any], doc: str) -> SearchRow:
         probe(kernel, dtype_of(x))
         return ShapeDtype(without(shape, reduced_axes(axis, len(shape)), keepdims=keepdims), INTP)
 
-    op = Op(name, kernel, infer=infer, ns=1)
+    op = Op(name, kernel, infer=infer, ns=1, lanes=along_axis)
 
     def function(x: Operand, /, *, axis: int | None = None, keepdims: bool = False) -> Handle:
         params = {"axis": checks.axis_or_none(name, axis), "keepdims": checks.flag(name, "keepdims", keepdims)}
@@ -125,7 +137,7 @@ def _infer_count(x: Any, *, axis: Axis, keepdims: bool) -> ShapeDtype:
     return ShapeDtype(without(shape, normalize_axes(axis, len(shape)), keepdims=keepdims), INTP)
 
 
-_COUNT = Op("count_nonzero", np.count_nonzero, infer=_infer_count, ns=1)
+_COUNT = Op("count_nonzero", np.count_nonzero, infer=_infer_count, ns=1, lanes=along_axis)
 
 
 def count_nonzero(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle:

@@ -11,6 +11,7 @@ from engine.context import current
 from engine.ops import checks, costs
 from engine.ops.infer import dtype_of, normalize_axis, probe, reduced, replaced, shape_of, total
 from engine.ops.rows import Axis, CumulativeRow, Operand, SpreadRow, named, reduction, typed_reduction
+from engine.planning.lanes import along_axis, reducing
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
@@ -32,7 +33,7 @@ def _spread(name: str, kernel: Callable[..., Any], doc: str) -> SpreadRow:
     def infer(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return inferred(x, axis=axis, keepdims=keepdims, ddof=0)
 
-    op = Op(name, run, infer=infer, ns=4)
+    op = Op(name, run, infer=infer, ns=4, lanes=reducing(kernel))
 
     def function(x: Operand, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Handle:
         if not isinstance(correction, int | float | np.number):
@@ -60,7 +61,7 @@ def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRo
         length = total([shape[where], int(include_initial)])
         return ShapeDtype(replaced(shape, where, length), dtype or probe(kernel, dtype_of(x)))
 
-    op = Op(name, kernel, infer=infer, ns=3)
+    op = Op(name, kernel, infer=infer, ns=3, into=kernel, lanes=along_axis)
 
     def function(x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Handle:
         params = {

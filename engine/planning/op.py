@@ -36,8 +36,10 @@ class Op:
         "factor",
         "fusable",
         "infer",
+        "into",
         "kernel",
         "known",
+        "lanes",
         "name",
         "outputs",
         "overwrite",
@@ -65,6 +67,8 @@ class Op:
         pure: bool = True,
         block: Callable[..., Any] | None = None,
         overwrite: Callable[..., Any] | None = None,
+        into: Callable[..., Any] | None = None,
+        lanes: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
         self.kernel = kernel
@@ -100,6 +104,10 @@ class Op:
 
         self.overwrite = overwrite
         """The kernel where the first operand is nobody else's any more, and its memory may become the result's."""
+        self.into = into
+        """The kernel with a parameter `out`, where the result is written to: row-major, as the operands are."""
+        self.lanes = lanes
+        """Which axes the op works along, lane by lane: see `planning.lanes`."""
         self.simple = outputs == 1 and overwrite is None
         """Whether running the kernel on the operands is all there is to do."""
         self.factor = 1.0

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.blocks import cast
-from engine.kernels.layout import Shape, broadcast_strides, coalesce, copy_order, iteration_order
+from engine.kernels.layout import Shape, broadcast_strides, coalesce, copy_order, iteration_order, strip_axis
 from engine.planning.op import Op
 from handles.cell import PENDING, Cell
 
@@ -60,6 +60,8 @@ class Step:
     order: tuple[int, ...]
     """The axes of the result, from the slowest to the fastest in memory."""
     reduction: str | None = None
+    axes: tuple[int, ...] | None = None
+    """The axes that are reduced, None for all of them."""
     keep: bool = True
     """Whether anything outside the run refers to the result."""
 
@@ -73,6 +75,8 @@ class Run:
     """The context of the dispatch, where NumPy's error state was another than the default one."""
     steps: list[Step] = field(default_factory=list)
     inputs: list[Array] = field(default_factory=list)
+    whole: frozenset[int] = frozenset()
+    """The axes that some step reduces, apart from others: blocks are not cut across them."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -193,14 +197,18 @@ class Collector:
         if of_two_minds and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
             return False  # to be cast, it would be written out, and not be one element repeated any more
         one_row = self._one_row or is_complex or of_two_minds
-        if one_row and not self._is_flat(arrays):
+        if one_row and ((self.run is not None and self.run.whole) or not self._is_flat(arrays)):
             return False
         self._one_row, self._complex = one_row, self._complex or is_complex
         return True
 
     def _add_reduction(self, cell: Cell, operand: Any) -> bool:
         kind, params = REDUCTIONS[cell.op.kernel], cell.params or {}
-        if params.get("axis") is not None or params.get("dtype") is not None or not _PLAIN.issuperset(params):
+        if params.get("dtype") is not None or not _PLAIN.issuperset(params):
+            return False
+        if params.get("axis") is not None:
+            return isinstance(operand, Register) and self._add_along(cell, kind, operand, params["axis"])
+        if self.run is not None and self.run.whole:
             return False
         if isinstance(operand, Register):
             assert self.run is not None
@@ -214,11 +222,29 @@ class Collector:
         else:
             return False
         arrays = [operand] if isinstance(operand, np.ndarray) else []
-        fits = _reduces_exactly(kind, dtype) and not self._complex and self._is_flat(arrays)
+        fits = reduces_exactly(kind, dtype) and not self._complex and self._is_flat(arrays)
         if fits:
             self._append(Step(cell, cell.op, (self._stored(operand),), dtype, order, reduction=kind))
             self._reduces = self._one_row = True
         return fits
+
+    def _add_along(self, cell: Cell, kind: str, operand: Register, axis: Any) -> bool:
+        """A reduction along some axes: each block has all elements along them."""
+        assert self.run is not None
+        run, source = self.run, self.run.steps[operand.step]
+        ndim = len(run.shape)
+        if self._one_row or source.reduction is not None or source.order != tuple(range(ndim)):
+            return False
+        try:
+            axes = np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+        except ValueError:
+            return False
+        whole = run.whole.union(axes)
+        if not reduces_exactly(kind, source.dtype) or strip_axis(run.shape, whole) is None:
+            return False
+        self._append(Step(cell, cell.op, (operand,), source.dtype, source.order, reduction=kind, axes=axes))
+        run.whole = whole
+        return True
 
     def _is_flat(self, more: list[Array]) -> bool:
         """Whether all operands can be walked as one long row: then NumPy adds them up as one."""
@@ -339,7 +365,7 @@ def mark_kept(run: Run) -> None:
         step.keep = step.reduction is not None or sys.getrefcount(cell) > references
 
 
-def _reduces_exactly(kind: str, dtype: np.dtype[Any]) -> bool:
+def reduces_exactly(kind: str, dtype: np.dtype[Any]) -> bool:
     """Whether reducing block by block gives NumPy's bits: it adds some dtypes in another one, in chunks of its own."""
     if kind == "mean":
         return dtype.char in "fd"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
@@ -19,6 +20,7 @@ from engine.devices.cpu import checked
 from engine.errors import OpCancelledError
 from engine.failures import failed
 from engine.kernels.buffers import Lease
+from engine.kernels.lanes import place_for
 from engine.loops import CancelledError, run_apart
 from engine.modes import ExecutionMode
 from handles.base import Handle
@@ -102,6 +104,8 @@ def _call(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, t
         values = [backend.from_host(device, value) if isinstance(value, np.ndarray) else value for value in values]
     elif op.overwrite is not None and _is_given_up(cell, values):
         kernel = op.overwrite
+    elif op.into is not None and (place := place_for(op, values, params)) is not None:
+        kernel = partial(op.into, out=place)
     limited = (op.blas or not op.known) and threads < core_count()
     context: Any = cell.rare.context if cell.rare is not None else None
     with blas_threads.limited(threads) if limited else nullcontext():

@@ -11,6 +11,7 @@ from engine.devices.cores import cores
 from engine.devices.workers import workers
 from engine.failures import failed
 from engine.kernels.fused import execute_run
+from engine.kernels.lanes import execute_in_lanes
 from engine.planning.op import SMALL_NS
 from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
 from engine.queues.backlog import SLICE
@@ -73,26 +74,35 @@ class LargeOps(Driving):
             cell, _ = jobs.pop()
             self._end_alone(cell, failed(cell, error), jobs)
             return
-        granted = cores.claim(1 if run is None else self.split)
+        alone = run is None and (jobs[-1][0].op.lanes is None or not self.backend.on_host)
+        granted = cores.claim(1 if alone else self.split)
         try:
             if run is not None:
                 self._work_run(run, granted, jobs)
             else:
-                self._work_alone(jobs)
+                self._work_alone(granted, jobs)
         finally:
             cores.give_back(granted)
         self._wake_listeners()
 
-    def _work_alone(self, jobs: list[Job]) -> None:
+    def _work_alone(self, threads: int, jobs: list[Job]) -> None:
         cell, values = jobs.pop()
         if cell.op.coroutine:
             outcome = run_coroutine(cell, values, self.device, self.backend, self.threads)
         else:
             began = thread_time_ns()
-            outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
+            outcome = self._in_lanes(cell, values, threads) if threads > 1 else None
+            if outcome is None:
+                outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
             cell.op.took_elsewhere(thread_time_ns() - began)
         values.clear()
         self._end_alone(cell, outcome, jobs)
+
+    def _in_lanes(self, cell: Cell, values: list[Any], threads: int) -> Any:
+        """The result of an op that several threads compute; None where it has to be run whole."""
+        if cell.rare is not None and cell.rare.context is not None:
+            return None  # an error state of its own
+        return execute_in_lanes(cell.op, values, cell.params or {}, threads)
 
     def _end_alone(self, cell: Cell, outcome: Any, jobs: list[Job]) -> None:
         with self._lock:

@@ -1,0 +1,88 @@
+"""Ops whose result goes into a buffer that was used before, and those that several threads compute, lane by lane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.devices.workers import give_way, together
+from engine.kernels.buffers import LARGE, buffers
+from engine.planning.lanes import cut
+from engine.planning.op import Op, ShapeDtype
+
+Array = np.ndarray[Any, Any]
+Params = dict[str, Any]
+
+WORTH_NS = 500_000
+"""Estimated nanoseconds from which an op is cut: waking a thread takes some ten thousand."""
+
+
+def place_for(op: Op, values: Sequence[Any], params: Params) -> Array | None:
+    """Where the op is to write its result: a leased buffer; None where NumPy had better make an array itself."""
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    if not all(array.flags.c_contiguous for array in arrays):
+        return None  # NumPy may lay the result out in another way
+    described = _described(op, values, params)
+    if described is None or described[1].itemsize * math.prod(described[0]) < LARGE:
+        return None
+    return buffers.array(*described)
+
+
+def execute_in_lanes(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
+    """The result, computed by so many threads; None where the op has to be run as a whole."""
+    try:
+        return _execute(op, values, params, threads)
+    except Exception:  # noqa: BLE001 - run whole, it gives NumPy's error, or NumPy's warning
+        return None
+
+
+def _execute(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
+    (x,) = values
+    if not isinstance(x, np.ndarray) or not x.flags.c_contiguous or op.cost(values, params) < WORTH_NS:
+        return None
+    axes = op.lanes(x, params) if op.lanes is not None else None
+    pieces = None if axes is None else cut(x.shape, axes, threads)
+    described = _described(op, values, params)
+    if axes is None or pieces is None or described is None:
+        return None
+    axis, slices = pieces
+    result = buffers.array(*described)
+    before = (slice(None),) * axis
+    kept = (slice(None),) * (axis if result.ndim == x.ndim else axis - sum(each < axis for each in axes))
+    errors: list[BaseException] = []
+
+    def work(todo: Iterator[slice]) -> None:
+        try:
+            with np.errstate(divide="raise", over="raise", invalid="raise"):
+                for piece in todo:
+                    if errors:
+                        return
+                    give_way()
+                    _compute(op, x[(*before, piece)], params, result[(*kept, piece)])
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that began
+            errors.append(error)
+
+    todo = iter(slices)
+    together(lambda: work(todo), threads)
+    return None if errors else result
+
+
+def _compute(op: Op, piece: Array, params: Params, out: Array) -> None:
+    if op.into is not None:
+        op.into(piece, **params, out=out)
+    else:
+        out[...] = op.kernel(piece, **params)
+
+
+def _described(op: Op, values: Sequence[Any], params: Params) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Shape and dtype of the result; None where they are not known, or what is asked for makes no sense."""
+    operands = [ShapeDtype(each.shape, each.dtype) if isinstance(each, np.ndarray) else each for each in values]
+    try:
+        assert op.infer is not None
+        shape, dtype = op.infer(*operands, **params)
+    except Exception:  # noqa: BLE001 - the kernel will say what is wrong
+        return None
+    return None if None in shape else (shape, dtype)
