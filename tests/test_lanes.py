@@ -10,8 +10,11 @@ from hypothesis import given, settings, strategies as st
 
 import engine
 from engine import ops
-from engine.kernels import buffers, lanes
+from engine.kernels import buffers, lanes, spread
+from engine.kernels.fused import execute_run
 from engine.planning.lanes import cut
+from engine.planning.runs import Run
+from engine.queues import large_ops
 from tests.planning import make_all_large
 
 Array = np.ndarray[Any, Any]
@@ -23,7 +26,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Pieces:
     """Whatever can be cut is; each large result goes into a leased buffer. The cuts that were made."""
     engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
     make_all_large(monkeypatch)
-    monkeypatch.setattr(lanes, "WORTH_NS", -1)
+    monkeypatch.setattr(large_ops, "WORTH_NS", -1)
     monkeypatch.setattr(lanes, "LARGE", 1)
     monkeypatch.setattr(buffers, "LARGE", 1)
     monkeypatch.setattr("engine.devices.cores.core_count", lambda: 3)
@@ -99,6 +102,35 @@ async def test_results_along_an_axis_have_the_bits_of_numpys(
             result = await ours(ops.asarray(x), axis=axis)
             assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
             assert result.tobytes() == expected.tobytes(), axis
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["numbers", "special numbers"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int32", "complex64"])
+@pytest.mark.parametrize("keepdims", [False, True], ids=["without axes", "with axes"])
+@pytest.mark.parametrize("correction", [0, 1, 0.5])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::numpy.exceptions.ComplexWarning")
+async def test_a_variance_over_all_axes_has_the_bits_of_numpys(
+    pieces: Pieces, dtype: str, correction: float, keepdims: bool, special: bool
+) -> None:
+    for shape in ((7000,), (70, 50), (1, 2), (3, 1, 999)):
+        x = values(shape, dtype, special=special)
+        for ours, numpys in ((ops.var, np.var), (ops.std, np.std)):
+            expected = np.asarray(numpys(x, ddof=correction, keepdims=keepdims))
+            result = await ours(ops.asarray(x), correction=correction, keepdims=keepdims)
+            assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+            assert result.tobytes() == expected.tobytes(), shape
+
+
+async def test_a_variance_is_made_of_two_walks(pieces: Pieces, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[list[str]] = []
+
+    def watched(run: Run, threads: int) -> list[Any]:
+        walks.append([step.op.name for step in run.steps])
+        return execute_run(run, threads)
+
+    monkeypatch.setattr(spread, "execute_run", watched)
+    await ops.var(ops.asarray(values((7000,), "float64", special=False)))
+    assert walks == [["sum"], ["subtract", "square", "sum"]]
 
 
 @pytest.mark.parametrize("name", ["sort", "argsort", "cumulative_sum", "sum", "max", "var", "argmax", "fft", "hfft"])

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from engine.devices.workers import give_way, together
 from engine.kernels.buffers import LARGE, buffers
-from engine.planning.lanes import cut
-from engine.planning.op import Op, ShapeDtype
+from engine.planning.lanes import Lanes, cut
+from engine.planning.op import Op, Parallel, ShapeDtype
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Any]
-
-WORTH_NS = 500_000
-"""Estimated nanoseconds from which an op is cut: waking a thread takes some ten thousand."""
 
 
 def place_for(op: Op, values: Sequence[Any], params: Params) -> Array | None:
@@ -31,19 +29,16 @@ def place_for(op: Op, values: Sequence[Any], params: Params) -> Array | None:
     return buffers.array(*described)
 
 
-def execute_in_lanes(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
-    """The result, computed by so many threads; None where the op has to be run as a whole."""
-    try:
-        return _execute(op, values, params, threads)
-    except Exception:  # noqa: BLE001 - run whole, it gives NumPy's error, or NumPy's warning
-        return None
+def in_lanes(rule: Lanes) -> Parallel:
+    """How an op is run on several threads of which each takes some lanes; `rule` says along which axes they run."""
+    return partial(_execute, rule)
 
 
-def _execute(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
+def _execute(rule: Lanes, op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
     (x,) = values
-    if not isinstance(x, np.ndarray) or not x.flags.c_contiguous or op.cost(values, params) < WORTH_NS:
+    if not isinstance(x, np.ndarray) or not x.flags.c_contiguous:
         return None
-    axes = op.lanes(x, params) if op.lanes is not None else None
+    axes = rule(x, params)
     pieces = None if axes is None else cut(x.shape, axes, threads)
     described = _described(op, values, params)
     if axes is None or pieces is None or described is None:

@@ -105,8 +105,9 @@ def _fastest(strides: Strides) -> int:
     return max((-abs(stride), axis) for axis, stride in enumerate(strides) if stride)[1]
 
 
-NARROWEST = 16
-"""Elements that a strip has at least across: an axis of one element is walked in another way."""
+NARROWEST, NARROWEST_IN_MEMORY = 16, 128
+"""Elements that a strip has at least across: an axis of one element is walked in another way, and lines of cache that
+are brought in should be used up."""
 WIDEST = 1 << 16
 """Elements that the narrowest strip has at most: it is to stay in cache."""
 
@@ -114,15 +115,19 @@ WIDEST = 1 << 16
 def strip_axis(shape: Shape, whole: Collection[int]) -> int | None:
     """The axis to cut strips across, the longest that may be cut, where the axes in `whole` may not; None for none."""
     axis = max((axis for axis in range(len(shape)) if axis not in whole), key=lambda axis: shape[axis], default=None)
-    if axis is None or shape[axis] < 2 * NARROWEST:
+    if axis is None or shape[axis] < 2 * _narrowest(shape, axis):
         return None
-    return axis if math.prod(shape) // shape[axis] * NARROWEST <= WIDEST else None
+    return axis if math.prod(shape) // shape[axis] * _narrowest(shape, axis) <= WIDEST else None
+
+
+def _narrowest(shape: Shape, axis: int) -> int:
+    return NARROWEST_IN_MEMORY if axis == len(shape) - 1 else NARROWEST
 
 
 def strips(shape: Shape, axis: int, elements: int) -> list[tuple[slice, ...]]:
     """The slices of strips of about `elements` elements, cut across one axis."""
     length = shape[axis]
-    across = max(NARROWEST, elements // (math.prod(shape) // length))
+    across = max(_narrowest(shape, axis), elements // (math.prod(shape) // length))
     count = max(1, length // across)
     before, after = ([slice(0, n) for n in part] for part in (shape[:axis], shape[axis + 1 :]))
     cuts = [slice(length * number // count, length * (number + 1) // count) for number in range(count)]

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from engine.context import current
+from engine.kernels.lanes import in_lanes
 from engine.ops import checks
 from engine.ops.creation import Place, on_device
 from engine.ops.infer import Dim, dtype_of, normalize_axes, normalize_axis, probe, replaced, same, shape_of
@@ -73,7 +74,14 @@ def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length =
             raise ValueError("Invalid number of FFT data points (0) specified.")
         return ShapeDtype(replaced(shape, where, length(shape[where], n)), probe(kernel, dtype_of(x), n=2))
 
-    op = Op(f"fft.{name}", kernel, infer=infer, cost=_cost, into=kernel if writes_to_out else None, lanes=of_finite)
+    op = Op(
+        f"fft.{name}",
+        kernel,
+        infer=infer,
+        cost=_cost,
+        into=kernel if writes_to_out else None,
+        parallel=in_lanes(of_finite),
+    )
 
     def function(x: Operand, /, *, n: int | None = None, axis: int = -1, norm: Norm = "backward") -> Handle:
         params = {

@@ -10,6 +10,7 @@ import numpy as np
 from engine.ambient import mode_in_force
 from engine.context import current
 from engine.dispatch import note, user_frame
+from engine.kernels.lanes import in_lanes
 from engine.loops import running_loop
 from engine.modes import ExecutionMode
 from engine.ops import checks
@@ -96,7 +97,7 @@ def binary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> BinaryRow:
 
 def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> ReductionRow:
     """A row: a reduction over axes, without a dtype of its own."""
-    op = Op(name, kernel, infer=reduced(kernel), ns=ns, lanes=reducing(kernel))
+    op = Op(name, kernel, infer=reduced(kernel), ns=ns, parallel=in_lanes(reducing(kernel)))
 
     def function(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False:
@@ -108,7 +109,7 @@ def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.
 
 def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.0) -> TypedReductionRow:
     """A row: a reduction over axes, in a dtype that may be given."""
-    op = Op(name, kernel, infer=reduced(kernel), ns=ns, lanes=reducing(kernel))
+    op = Op(name, kernel, infer=reduced(kernel), ns=ns, parallel=in_lanes(reducing(kernel)))
 
     def function(x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False or dtype is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from engine.context import current
+from engine.kernels.lanes import in_lanes
 from engine.ops import checks, costs
 from engine.ops.infer import (
     axis_of_scalar,
@@ -84,8 +85,8 @@ def _infer_argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> Shap
     return ShapeDtype(shape, INTP)
 
 
-_SORT = Op("sort", _sort, infer=_infer_sort, cost=costs.sorting(2), into=_sort, lanes=in_order)
-_ARGSORT = Op("argsort", _argsort, infer=_infer_argsort, cost=costs.sorting(5), lanes=along_axis)
+_SORT = Op("sort", _sort, infer=_infer_sort, cost=costs.sorting(2), into=_sort, parallel=in_lanes(in_order))
+_ARGSORT = Op("argsort", _argsort, infer=_infer_argsort, cost=costs.sorting(5), parallel=in_lanes(along_axis))
 
 
 def _order(name: str, axis: int, descending: bool, stable: bool) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _search(name: str, kernel: Callable[..., Any], doc: str) -> SearchRow:
         probe(kernel, dtype_of(x))
         return ShapeDtype(without(shape, reduced_axes(axis, len(shape)), keepdims=keepdims), INTP)
 
-    op = Op(name, kernel, infer=infer, ns=1, lanes=along_axis)
+    op = Op(name, kernel, infer=infer, ns=1, parallel=in_lanes(along_axis))
 
     def function(x: Operand, /, *, axis: int | None = None, keepdims: bool = False) -> Handle:
         params = {"axis": checks.axis_or_none(name, axis), "keepdims": checks.flag(name, "keepdims", keepdims)}
@@ -137,7 +138,7 @@ def _infer_count(x: Any, *, axis: Axis, keepdims: bool) -> ShapeDtype:
     return ShapeDtype(without(shape, normalize_axes(axis, len(shape)), keepdims=keepdims), INTP)
 
 
-_COUNT = Op("count_nonzero", np.count_nonzero, infer=_infer_count, ns=1, lanes=along_axis)
+_COUNT = Op("count_nonzero", np.count_nonzero, infer=_infer_count, ns=1, parallel=in_lanes(along_axis))
 
 
 def count_nonzero(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.context import current
+from engine.kernels.lanes import in_lanes
+from engine.kernels.spread import deviation, variance
 from engine.ops import checks, costs
 from engine.ops.infer import dtype_of, normalize_axis, probe, reduced, replaced, shape_of, total
 from engine.ops.rows import Axis, CumulativeRow, Operand, SpreadRow, named, reduction, typed_reduction
 from engine.planning.lanes import along_axis, reducing
-from engine.planning.op import Op, ShapeDtype
+from engine.planning.op import Op, Parallel, ShapeDtype
 from handles.base import Handle
 
 sum = typed_reduction("sum", np.sum, "Sum of the elements over the axes.")
@@ -24,8 +26,8 @@ all = reduction("all", np.all, "Whether all elements over the axes are true.")
 any = reduction("any", np.any, "Whether any element over the axes is true.")
 
 
-def _spread(name: str, kernel: Callable[..., Any], doc: str) -> SpreadRow:
-    inferred = reduced(kernel)
+def _spread(name: str, kernel: Callable[..., Any], doc: str, over_all: Parallel) -> SpreadRow:
+    inferred, along_axes = reduced(kernel), in_lanes(reducing(kernel))
 
     def run(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return kernel(x, axis=axis, ddof=correction, keepdims=keepdims)
@@ -33,7 +35,10 @@ def _spread(name: str, kernel: Callable[..., Any], doc: str) -> SpreadRow:
     def infer(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return inferred(x, axis=axis, keepdims=keepdims, ddof=0)
 
-    op = Op(name, run, infer=infer, ns=4, lanes=reducing(kernel))
+    def parallel(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Any:
+        return (over_all if params["axis"] is None else along_axes)(op, values, params, threads)
+
+    op = Op(name, run, infer=infer, ns=4, parallel=parallel)
 
     def function(x: Operand, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Handle:
         if not isinstance(correction, int | float | np.number):
@@ -48,8 +53,10 @@ def _spread(name: str, kernel: Callable[..., Any], doc: str) -> SpreadRow:
     return named(function, name, doc)
 
 
-std = _spread("std", np.std, "Standard deviation over the axes; `correction` is taken from the number of elements.")
-var = _spread("var", np.var, "Variance over the axes; `correction` is taken from the number of elements.")
+std = _spread(
+    "std", np.std, "Standard deviation over the axes; `correction` is taken from the number of elements.", deviation
+)
+var = _spread("var", np.var, "Variance over the axes; `correction` is taken from the number of elements.", variance)
 
 
 def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRow:
@@ -61,7 +68,7 @@ def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRo
         length = total([shape[where], int(include_initial)])
         return ShapeDtype(replaced(shape, where, length), dtype or probe(kernel, dtype_of(x)))
 
-    op = Op(name, kernel, infer=infer, ns=3, into=kernel, lanes=along_axis)
+    op = Op(name, kernel, infer=infer, ns=3, into=kernel, parallel=in_lanes(along_axis))
 
     def function(x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Handle:
         params = {

@@ -14,6 +14,7 @@ SMALL_NS = 100_000
 
 Infer = Callable[..., Any]
 Cost = Callable[[Sequence[Any], dict[str, Any]], float]
+Parallel = Callable[["Op", Sequence[Any], dict[str, Any], int], Any]
 
 
 class ShapeDtype(NamedTuple):
@@ -39,10 +40,10 @@ class Op:
         "into",
         "kernel",
         "known",
-        "lanes",
         "name",
         "outputs",
         "overwrite",
+        "parallel",
         "plain",
         "pure",
         "simple",
@@ -68,7 +69,7 @@ class Op:
         block: Callable[..., Any] | None = None,
         overwrite: Callable[..., Any] | None = None,
         into: Callable[..., Any] | None = None,
-        lanes: Callable[..., Any] | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
         self.name = name
         self.kernel = kernel
@@ -106,8 +107,9 @@ class Op:
         """The kernel where the first operand is nobody else's any more, and its memory may become the result's."""
         self.into = into
         """The kernel with a parameter `out`, where the result is written to: row-major, as the operands are."""
-        self.lanes = lanes
-        """Which axes the op works along, lane by lane: see `planning.lanes`."""
+        self.parallel = parallel
+        """The op on several threads: called with the op, the operands, the parameters and the number of threads, it
+        returns the result, or None where the op has to be run as a whole."""
         self.simple = outputs == 1 and overwrite is None
         """Whether running the kernel on the operands is all there is to do."""
         self.factor = 1.0

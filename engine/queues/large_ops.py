@@ -11,7 +11,6 @@ from engine.devices.cores import cores
 from engine.devices.workers import workers
 from engine.failures import failed
 from engine.kernels.fused import execute_run
-from engine.kernels.lanes import execute_in_lanes
 from engine.planning.op import SMALL_NS
 from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
 from engine.queues.backlog import SLICE
@@ -21,6 +20,9 @@ from handles.cell import PENDING, Cell, Failure
 
 WORKER_SLICE = 0.000_1
 """Seconds of small ops that a worker runs between large ones, before it leaves them to the loop."""
+
+WORTH_NS = 500_000
+"""Estimated nanoseconds above which an op is shared out among threads: waking one takes some ten thousand."""
 
 
 def _operand_values(cell: Cell) -> list[Any]:
@@ -74,7 +76,7 @@ class LargeOps(Driving):
             cell, _ = jobs.pop()
             self._end_alone(cell, failed(cell, error), jobs)
             return
-        alone = run is None and (jobs[-1][0].op.lanes is None or not self.backend.on_host)
+        alone = run is None and (jobs[-1][0].op.parallel is None or not self.backend.on_host)
         granted = cores.claim(1 if alone else self.split)
         try:
             if run is not None:
@@ -91,18 +93,22 @@ class LargeOps(Driving):
             outcome = run_coroutine(cell, values, self.device, self.backend, self.threads)
         else:
             began = thread_time_ns()
-            outcome = self._in_lanes(cell, values, threads) if threads > 1 else None
+            outcome = self._in_parallel(cell, values, threads) if threads > 1 else None
             if outcome is None:
                 outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
             cell.op.took_elsewhere(thread_time_ns() - began)
         values.clear()
         self._end_alone(cell, outcome, jobs)
 
-    def _in_lanes(self, cell: Cell, values: list[Any], threads: int) -> Any:
+    def _in_parallel(self, cell: Cell, values: list[Any], threads: int) -> Any:
         """The result of an op that several threads compute; None where it has to be run whole."""
-        if cell.rare is not None and cell.rare.context is not None:
-            return None  # an error state of its own
-        return execute_in_lanes(cell.op, values, cell.params or {}, threads)
+        op, params = cell.op, cell.params or {}
+        if op.parallel is None or (cell.rare is not None and cell.rare.context is not None):
+            return None  # or it has an error state of its own
+        try:
+            return op.parallel(op, values, params, threads) if op.cost(values, params) > WORTH_NS else None
+        except Exception:  # noqa: BLE001 - run whole, it gives NumPy's error, or NumPy's warning
+            return None
 
     def _end_alone(self, cell: Cell, outcome: Any, jobs: list[Job]) -> None:
         with self._lock:

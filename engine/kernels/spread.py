@@ -1,0 +1,49 @@
+"""The variance of a whole array in two walks over it, on several threads: its mean, then how far all is from that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.fused import execute_run
+from engine.planning.op import Op
+from engine.planning.runs import Input, Register, Run, Step
+from handles.cell import Cell
+
+Array = np.ndarray[Any, Any]
+
+_SUM, _SUBTRACT, _SQUARE = Op("sum", np.sum), Op("subtract", np.subtract), Op("square", np.square)
+
+
+def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
+    """What `numpy.var` computes over all axes, in the same steps; None for what it treats in another way."""
+    (x,) = values
+    if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not x.flags.c_contiguous:
+        return None
+    if params["axis"] is not None or not x.size > params["correction"]:
+        return None
+    mean = _run([x], [_step(x, _SUM, Input(0))], threads)
+    np.true_divide(mean, np.intp(x.size), out=mean, casting="unsafe")
+    steps = [_step(x, _SUBTRACT, Input(0), Input(1)), _step(x, _SQUARE, Register(0)), _step(x, _SUM, Register(1))]
+    result = _run([x, mean], steps, threads)
+    np.true_divide(result, np.maximum(np.intp(x.size) - params["correction"], 0), out=result, casting="unsafe")
+    return result.reshape((1,) * x.ndim if params["keepdims"] else ())
+
+
+def deviation(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
+    """What `numpy.std` computes over all axes: the root of the variance."""
+    result = variance(op, values, params, threads)
+    return None if result is None else np.sqrt(result, out=result)
+
+
+def _step(x: Array, op: Op, *operands: Any) -> Step:
+    reduction = "add" if op is _SUM else None
+    record = Cell(op, (), None, None, None, 0)  # type: ignore[arg-type]
+    return Step(record, op, operands, x.dtype, tuple(range(x.ndim)), reduction, keep=op is _SUM)
+
+
+def _run(inputs: list[Array], steps: list[Step], threads: int) -> Array:
+    result: Array = execute_run(Run(inputs[0].shape, None, steps, inputs), threads)[-1]
+    return result.reshape(1)
