@@ -216,6 +216,61 @@ async def test_a_chain_may_end_in_reductions(watched: Watched, name: str, dtype:
     assert watched.runs == [[("multiply", False), ("add", False), (name, True), (name, True)]]
 
 
+ALONG: list[tuple[tuple[int, ...], Any, Any]] = [
+    ((50, 101), (1,), 1),
+    ((7, 300), (300,), 0),
+    ((40, 5, 6), (5, 1), 1),
+    ((40, 5, 6), (40, 1, 6), (1, 2)),
+    ((3, 64, 4), (4,), (0, -1)),
+    ((2, 5, 270), (1, 5, 1), (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("shape", "other", "axis"), ALONG)
+@pytest.mark.parametrize("keepdims", [False, True], ids=["without axes", "with axes"])
+@pytest.mark.parametrize("special", [False, True], ids=["numbers", "special numbers"])
+async def test_a_chain_may_end_in_reductions_along_axes(
+    watched: Watched, shape: Any, other: Any, axis: Any, keepdims: bool, special: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=shape) * 1e3, rng.normal(size=other)
+    if special:
+        x[rng.random(shape) < 0.03] = np.nan
+    chain = ops.asarray(x) * ops.asarray(y) + 1
+    names = ["sum", "mean", "max", "min"]
+    results = [getattr(ops, name)(chain, axis=axis, keepdims=keepdims) for name in names]
+    del chain
+    for name, result in zip(names, results, strict=True):
+        expected = getattr(np, name)(x * y + 1, axis=axis, keepdims=keepdims)
+        array = await result
+        assert (array.shape, array.tobytes()) == (expected.shape, expected.tobytes()), name
+    if not special:
+        assert watched.runs == [[("multiply", False), ("add", False), *((name, True) for name in names)]]
+
+
+async def test_a_run_reduces_along_axes_or_over_all_of_them(watched: Watched) -> None:
+    x = numbers().reshape(50, 20)
+    chain = ops.asarray(x) * 2
+    rows, everything, columns = ops.sum(chain, axis=1), ops.sum(chain), ops.max(chain, axis=0)
+    del chain
+    assert (await rows).tobytes() == (x * 2).sum(axis=1).tobytes()
+    assert (await everything).tobytes() == (x * 2).sum().tobytes()
+    assert (await columns).tobytes() == (x * 2).max(axis=0).tobytes()
+    assert watched.runs[0] == [("multiply", True), ("sum", True)]
+
+
+async def test_reductions_along_axes_warn_and_fail_as_numpys() -> None:
+    x = np.full((50, 20), 1e308)
+    with pytest.warns(RuntimeWarning, match="overflow encountered in reduce"):
+        assert np.isinf(await ops.sum(ops.asarray(x) * 1.0, axis=1)).all()
+    with pytest.raises(np.exceptions.AxisError):
+        await ops.sum(ops.asarray(x) * 1.0, axis=2)
+    with np.errstate(over="raise"):
+        failing = ops.sum(ops.asarray(x) * 1.0, axis=1)
+    with pytest.raises(FloatingPointError):
+        await failing
+
+
 @pytest.mark.parametrize("place", [5, 70, 999])
 async def test_which_nan_a_reduction_gives_is_numpys_choice(place: int) -> None:
     x = numbers()
