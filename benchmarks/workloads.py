@@ -93,6 +93,10 @@ def ending_in(name: str) -> Chain:
     return chain
 
 
+def row_sums(xp: Any, x: Any, y: Any) -> Any:
+    return xp.sum(ten_ops(xp, x, y), axis=1)
+
+
 def add(xp: Any, x: Any, y: Any) -> Any:
     return xp.add(x, y)
 
@@ -155,6 +159,7 @@ WORKLOADS = (
     _chain("ten_sum", "ten ops ending in `sum`", ending_in("sum"), FLOATS, TEN_OPS, "sum"),
     _chain("ten_mean", "ten ops ending in `mean`", ending_in("mean"), FLOATS, TEN_OPS, "mean"),
     _chain("ten_max", "ten ops ending in `max`", ending_in("max"), FLOATS, TEN_OPS, "max"),
+    _chain("row_sums", "ten ops ending in `sum` along the rows", row_sums, square_pair),
     _chain("add", "one `add`, 10M float64", add, FLOATS, "x+y"),
     _chain("sqrt", "one `sqrt`, 10M float64", sqrt, FLOATS, "sqrt(x)"),
     _chain("astype", "one `astype` to float32, 10M float64", astype),

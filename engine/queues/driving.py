@@ -16,6 +16,7 @@ from engine.devices.cpu import checked
 from engine.devices.workers import workers
 from engine.failures import failed
 from engine.loops import call_soon, running_loop
+from engine.operands import SCALARS
 from engine.planning.op import SMALL_NS, Op
 from engine.queues.backlog import BARRIER, SLICE, Backlog
 from engine.queues.base import Queue
@@ -153,7 +154,9 @@ class Driving(Backlog):
         array = np.ndarray
         while (source := ready or pending) and (not running or len(running) < width):
             cell = source[0]  # taken off only when it is dealt with: an interrupt loses nothing
-            if cell.value is PENDING:
+            if simple and len(cell.args) == 2 and self._run_pair(cell, cell.op):
+                done += 1
+            elif cell.value is PENDING:
                 op = cell.op
                 values: list[Any] = []
                 work = 1
@@ -174,10 +177,7 @@ class Driving(Backlog):
                         if self._start_large(cell, values, jobs):
                             break
                         continue
-                    if simple and work <= WATCHED and cell.rare is None and op.simple:
-                        self._run_simple(cell, op, values)
-                    else:
-                        self._run_in_place(cell, op, values, work)
+                    self._run_in_place(cell, op, values, work)
                     done += 1
             else:
                 moved = True  # cancelled while it was queued, or settled when an interrupt came
@@ -191,6 +191,9 @@ class Driving(Backlog):
 
     def _run_in_place(self, cell: Cell, op: Op, values: list[Any], work: int) -> None:
         """Run a small op of any kind; one that may have been estimated wrongly is timed."""
+        if work <= WATCHED and op.simple and cell.rare is None and self.backend.on_host:
+            self._run_simple(cell, op, values)
+            return
         began = thread_time_ns() if work > WATCHED else 0
         self._finish(cell, execute(cell, values, self.device, self.backend, self.threads))
         if work > WATCHED:
@@ -211,6 +214,39 @@ class Driving(Backlog):
         cell.params = None
         if cell.waiters is not None:
             call_waiters(cell)
+
+    def _run_pair(self, cell: Cell, op: Op) -> bool:
+        """What `_run_simple` does, for what nearly all ops are: two small operands that are there, no parameters."""
+        left, right = cell.args
+        if left.__class__ is Cell:
+            left = left.value
+        if right.__class__ is Cell:
+            right = right.value
+        size = 1
+        if left.__class__ is np.ndarray:
+            size = left.size
+        elif left.__class__ not in SCALARS:
+            return False
+        if right.__class__ is np.ndarray:
+            size *= right.size
+        elif right.__class__ not in SCALARS:
+            return False
+        if size > WATCHED or size > op.small or cell.params is not None or cell.rare is not None or not op.simple:
+            return False
+        if cell.value is not PENDING:
+            return False
+        try:
+            value = op.kernel(left, right)
+            if value.__class__ is not np.ndarray:
+                value = checked(np.asarray(value))
+        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+            self._finish(cell, failed(cell, error))
+            return True
+        cell.value = value
+        cell.args = ()
+        if cell.waiters is not None:
+            call_waiters(cell)
+        return True
 
     def _set_aside(self, cell: Cell) -> None:
         """Poison a record whose operand failed; park one whose operand is not there yet; settle a marker."""
