@@ -921,3 +921,21 @@ def test_cleared_errors_are_not_reported_at_exit() -> None:
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("other", [2.0, np.zeros(0), np.zeros(3), np.zeros((4, 0))], ids=["scalar", "0", "3", "4x0"])
+@pytest.mark.usefixtures("asynchronous")
+async def test_an_op_waits_for_its_operands_and_fails_with_them_whatever_the_others_are(
+    gate: GateOp, other: Any
+) -> None:
+    x = gate(ops.asarray(np.ones((1, 1))))
+    waiting = [x + other, other - x]
+    broken = ops.add(np.ones(3), np.ones(2))
+    failed = [broken * other, other * broken]
+    assert not any(each.is_ready() for each in waiting)
+    gate.open()
+    for each in failed:
+        with pytest.raises(ValueError, match=r"shapes \(3,\) \(2,\)"):
+            await each
+    for each, expected in zip(waiting, [np.ones((1, 1)) + other, other - np.ones((1, 1))], strict=True):
+        assert (await each).tobytes() == np.asarray(expected).tobytes()

@@ -20,7 +20,7 @@ _SUM, _SUBTRACT, _SQUARE = Op("sum", np.sum), Op("subtract", np.subtract), Op("s
 def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
     """What `numpy.var` computes over all axes, in the same steps; None for what it treats in another way."""
     (x,) = values
-    if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not x.flags.c_contiguous:
+    if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not (x.dtype.isnative and x.flags.c_contiguous):
         return None
     if params["axis"] is not None or not x.size > params["correction"]:
         return None
