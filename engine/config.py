@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+MOST_DEVICES = 1024
 DEFAULT_PENDING_OPS = 32_768
 DEFAULT_PENDING_BYTES = 1 << 30
 
@@ -88,4 +89,6 @@ def _device_count(value: object) -> Mapping[str, int]:
             raise ValueError(f"Config.device_count must have device kinds such as 'CPU' as keys, but got {kind!r}")
         kind = kind.upper()
         counts[kind] = _integer(f"device_count[{kind!r}]", count, least=1 if kind == "CPU" else 0)
+        if counts[kind] > MOST_DEVICES:
+            raise ValueError(f"Config.device_count[{kind!r}] must be at most {MOST_DEVICES}, but got {counts[kind]}")
     return MappingProxyType({kind: count for kind, count in sorted(counts.items()) if count})

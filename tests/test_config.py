@@ -100,6 +100,11 @@ def test_a_negative_number_is_refused_by_the_name_of_its_field(field: str, value
         make(field, value)
 
 
+def test_more_devices_than_anybody_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"device_count\['CPU'\] must be at most 1024, but got 1000000000"):
+        make("device_count", {"CPU": 10**9})
+
+
 @pytest.mark.parametrize("field", ["max_pending_ops", "max_pending_bytes"])
 def test_a_mark_of_zero_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
