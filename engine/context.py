@@ -146,9 +146,10 @@ class _Here:
 
 
 class _Defaults(threading.local):
-    """This thread's `_Here`."""
+    """This thread's `_Here`, and the executor that it has where no loop runs on it, also after one did."""
 
     now = _Here()
+    own: Core | None = None
 
 
 class Executors:
@@ -171,8 +172,10 @@ class Executors:
         if here.core is not None and here.loop is loop:
             return here.core
         with _lock:
-            known = self._by_loop.get(loop) if loop is not None else None
-            core = known[0] if known is not None else self._make(options.config, loop)
+            known = self._by_loop.get(loop, (None,))[0] if loop is not None else self.here.own
+            core = known if known is not None else self._make(options.config, loop)
+            if loop is None:
+                self.here.own = core
             if self._freezes:
                 program.in_use = program.in_use or options.config  # a configuration that failed freezes nothing
             self.here.now = _Here(core, loop)
@@ -235,11 +238,8 @@ def current() -> Dispatcher:
     if dispatcher is not None:
         if scope.executor is not None:
             return dispatcher
-        if dispatcher.core is here.core:
-            # Whether what runs on this thread is what it was: asking a loop is cheaper than asking for the loop.
-            loop = here.loop
-            if loop.is_running() if loop is not None else running_loop() is None:
-                return dispatcher
+        if dispatcher.core is here.core and here.loop is running_loop():
+            return dispatcher
     return _find_dispatcher(scope)
 
 

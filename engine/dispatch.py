@@ -236,12 +236,16 @@ class AsyncDispatcher(Dispatcher):
         if len(queue.pending) >= queue.room or self.core.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name)
         nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
-        if nbytes >= BYTES_COUNTED:
-            self.core.hold_bytes(record, nbytes)
-        if self.group is not None:
-            self.group.admit(record)
-        self._log(op, queue.device)
-        queue.push(record)
+        try:
+            if nbytes >= BYTES_COUNTED:
+                self.core.hold_bytes(record, nbytes)
+            if self.group is not None:
+                self.group.admit(record)
+            self._log(op, queue.device)
+            queue.push(record)
+        except BaseException:  # an interrupt, a closed group
+            self.core.free_bytes(record)
+            raise
         if not queue.scheduled:
             queue.kick()
 

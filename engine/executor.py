@@ -23,6 +23,7 @@ from engine.libraries import meet_libraries
 from engine.loops import AbstractEventLoop
 from engine.planning.op import Op
 from engine.queues.backlog import SLICE
+from engine.queues.bell import Bell
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
 from engine.queues.waiting import RECHECK, blockers
@@ -115,11 +116,14 @@ class Core:
         cell.extend().nbytes = nbytes
         with self._bytes_lock:
             self.pending_bytes += nbytes
-        cell.waiters = [*(cell.waiters or ()), self._free_bytes]
+        cell.waiters = [*(cell.waiters or ()), self.free_bytes]
 
-    def _free_bytes(self, cell: Cell) -> None:
+    def free_bytes(self, cell: Cell) -> None:
+        """Count them no longer; to say so again changes nothing."""
+        rare = cell.extend()
         with self._bytes_lock:
-            self.pending_bytes -= cell.extend().nbytes
+            self.pending_bytes -= rare.nbytes
+            rare.nbytes = 0
 
     def over_low_mark(self) -> Cell | None:
         """An unsettled record to wait for, when more is in flight than the low-water marks say.
@@ -157,10 +161,10 @@ class Core:
         moved = [queue.drive(SLICE, patient=True) for queue in self.queues.values()]
         if any(moved):
             return  # those of other executors are looked for only where these stand still: it takes long behind a chain
-        event = threading.Event()
+        bell = Bell()
         queues = self._needed_queues()
         for queue in queues:
-            queue.listen(event, True)
+            queue.listen(bell, True)
         try:
             moved = [queue.drive(SLICE, patient=True) for queue in queues]
             if any(moved) or any(queue.runnable() for queue in queues):
@@ -171,10 +175,10 @@ class Core:
                     f"pending (Config.max_pending_ops is {self.config.max_pending_ops}, max_pending_bytes is "
                     f"{self.config.max_pending_bytes}) and none can be executed here; `await engine.drain()` first"
                 )
-            event.wait(RECHECK)
+            bell.wait(RECHECK)
         finally:
             for queue in queues:
-                queue.listen(event, False)
+                queue.listen(bell, False)
 
     def _is_stuck(self, queues: list[DeviceQueue]) -> bool:
         """Whether no op will end before the dispatching thread has gone on."""

@@ -335,6 +335,40 @@ def test_ctrl_c_that_nobody_catches_ends_the_program() -> None:
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before the worker has it", "when the worker has it"])
+def test_an_interrupt_while_an_op_is_handed_to_a_worker_loses_nothing(before: bool) -> None:
+    done = play(
+        f"""
+        from engine.devices.workers import workers
+
+        x = ops.asarray(np.ones((300, 500)))
+        x.result()
+        submit, interrupts = workers.submit, []
+
+        def interrupted(job):
+            offered = getattr(job, "func", job).__name__ == "_begin"
+            if not ({before} and offered and interrupts):
+                submit(job)
+            if offered and interrupts and threading.current_thread() is threading.main_thread():
+                interrupts.pop()
+                raise KeyboardInterrupt
+
+        workers.submit = interrupted
+        for start in (lambda: x * 2.0, lambda: ops.sort(x)):
+            interrupts[:] = [1, 2]
+            end = start()
+            while True:
+                try:
+                    print(end.result().sum())
+                    break
+                except KeyboardInterrupt:
+                    pass
+        engine.wait()
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "300000.0\n150000.0\n", "")
+
+
 def test_interrupts_during_a_backlog_lose_nothing() -> None:
     done = play(
         """

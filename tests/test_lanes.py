@@ -146,6 +146,24 @@ async def test_an_array_is_cut_along_another_axis(pieces: Pieces, name: str) -> 
         assert [piece.start for piece in slices[1:]] == [piece.stop for piece in slices[:-1]]
 
 
+def misaligned(x: Array) -> Array:
+    memory = b"." + x.tobytes()
+    return np.frombuffer(memory, x.dtype, x.size, offset=1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "std", "max", "cumulative_sum", "sort"])
+@pytest.mark.parametrize("made", [lambda x: x.astype(">f8"), misaligned], ids=["other byte order", "misaligned"])
+async def test_what_numpy_computes_by_way_of_buffers_has_its_bits(
+    pieces: Pieces, name: str, made: Callable[[Array], Array]
+) -> None:
+    x = made(values((130, 200), "float64", special=False))
+    ours, numpys = ALONG[name]
+    for axis in (0, 1):
+        assert (await ours(ops.asarray(x), axis=axis)).tobytes() == np.asarray(numpys(x, axis=axis)).tobytes()
+    if name not in ("std", "sort", "cumulative_sum"):
+        assert (await ours(ops.asarray(x), axis=None)).tobytes() == np.asarray(numpys(x, axis=None)).tobytes()
+
+
 async def test_what_is_laid_out_otherwise_is_run_whole(pieces: Pieces) -> None:
     x = values((96, 100), "float64", special=False)
     result = await ops.cumulative_sum(ops.permute_dims(ops.asarray(x), (1, 0)), axis=0)

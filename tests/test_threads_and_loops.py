@@ -328,6 +328,44 @@ async def read(handle: Handle) -> int:
     return int(await handle)
 
 
+def test_what_a_thread_left_pending_before_it_ran_a_loop_is_waited_for_after_it(gate: GateOp) -> None:
+    failing = ops.add(np.ones(2), np.ones(3))
+    pending = gate(np.ones(1))
+
+    async def on_a_loop() -> Any:
+        return await ops.add(1, 2)
+
+    assert asyncio.run(on_a_loop()) == 3
+    gate.open()
+    with pytest.raises(ValueError, match="broadcast"):
+        engine.wait()
+    assert pending.is_ready()
+    assert failing.is_ready()
+
+
+def test_a_thread_whose_loop_went_on_elsewhere_is_on_its_own(gate: GateOp) -> None:
+    loop = asyncio.new_event_loop()
+
+    async def on_the_loop() -> Any:
+        return await ops.add(1, 2)
+
+    assert loop.run_until_complete(on_the_loop()) == 3
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        pending = gate(np.ones(1))
+        assert asyncio.run_coroutine_threadsafe(on_the_loop(), loop).result() == 3
+        assert not pending.is_ready()
+        gate.open()
+        engine.wait()
+        assert pending.is_ready()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 def test_what_a_closed_loop_left_pending_can_be_polled_and_waited_for() -> None:
     async def dispatch() -> list[Handle]:
         return [chain(ops.asarray(0)) for _ in range(2)]

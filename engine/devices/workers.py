@@ -83,18 +83,23 @@ class Workers:
     def submit(self, job: Job) -> None:
         """Run `job` on a worker."""
         with self._lock:
-            worker = self._idle.pop() if self._idle else None
-            self._started += worker is None
+            if self._idle:
+                self._idle[-1].inbox.put(job)  # first of all: an interrupt must not lose the worker
+                self._idle.pop()
+                return
+            self._started += 1
             number = self._started
-        if worker is None:
-            # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
-            worker = Worker(self, number)
-            with self._lock:
-                self._all.add(worker)
+        # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
+        worker = Worker(self, number)
         worker.inbox.put(job)
+        with self._lock:
+            self._all.add(worker)
 
     def serve(self, worker: Worker) -> None:
         while (job := worker.inbox.get()) is not None:
+            with self._lock:
+                if worker in self._idle:  # an interrupt came when the job had been put into the box
+                    self._idle.remove(worker)
             try:
                 job()
             except BaseException:  # noqa: BLE001 - a defect of the engine: show it, keep the worker

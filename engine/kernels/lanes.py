@@ -36,7 +36,7 @@ def in_lanes(rule: Lanes) -> Parallel:
 
 def _execute(rule: Lanes, op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
     (x,) = values
-    if not isinstance(x, np.ndarray) or not x.flags.c_contiguous:
+    if not isinstance(x, np.ndarray) or not (x.flags.c_contiguous and x.flags.aligned):
         return None
     axes = rule(x, params)
     pieces = None if axes is None else cut(x.shape, axes, threads)

@@ -20,7 +20,7 @@ _SUM, _SUBTRACT, _SQUARE = Op("sum", np.sum), Op("subtract", np.subtract), Op("s
 def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
     """What `numpy.var` computes over all axes, in the same steps; None for what it treats in another way."""
     (x,) = values
-    if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not (x.dtype.isnative and x.flags.c_contiguous):
+    if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not _is_plain(x):
         return None
     if params["axis"] is not None or not x.size > params["correction"]:
         return None
@@ -30,6 +30,11 @@ def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int
     result = _run([x, mean], steps, threads)
     np.true_divide(result, np.maximum(np.intp(x.size) - params["correction"], 0), out=result, casting="unsafe")
     return result.reshape((1,) * x.ndim if params["keepdims"] else ())
+
+
+def _is_plain(x: Array) -> bool:
+    """Whether NumPy adds the elements up where they are, as one row, and not by way of buffers."""
+    return x.dtype.isnative and x.flags.aligned and x.flags.c_contiguous
 
 
 def deviation(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:

@@ -215,7 +215,7 @@ class Collector:
             dtype, order = self.run.steps[operand.step].dtype, self.run.steps[operand.step].order
             if self.run.steps[operand.step].reduction is not None:
                 return False
-        elif isinstance(operand, np.ndarray) and self.run is None and operand.size > 1:
+        elif isinstance(operand, np.ndarray) and self.run is None and operand.size > 1 and operand.flags.aligned:
             self.run = Run(operand.shape, self._context)
             strides = broadcast_strides(operand, operand.shape)
             dtype, order = operand.dtype, iteration_order([strides], operand.ndim)

@@ -15,6 +15,7 @@ from engine.loops import AbstractEventLoop
 from engine.planning.op import Op
 from engine.queues import forking
 from engine.queues.base import Owner, Queue
+from engine.queues.bell import Bell
 from engine.queues.execution import finish
 from handles.cell import PENDING, Cell, Failure
 
@@ -72,7 +73,7 @@ class Backlog(Queue):
         self._running: set[Cell] = set()
         self._taken: set[Cell] = set()  # records that run together with one that counts as running
         self._tasks: set[Cell] = set()
-        self._listeners: set[threading.Event] = set()
+        self._listeners: set[Bell] = set()
         self._guests: set[object] = set()
         self._attended = False
         forking.queues.add(self)
@@ -131,6 +132,11 @@ class Backlog(Queue):
         self._running.add(cell)
         self.room = min(self.room, 0)
 
+    def _let_go(self, cell: Cell) -> None:
+        """Take `_hold` back."""
+        self._running.discard(cell)
+        cell.extend().running = False
+
     def _finish(self, cell: Cell, outcome: Any) -> None:
         """Settle a record; a failure is entered in the ledger before anybody can see it."""
         if outcome.__class__ is Failure:
@@ -156,16 +162,16 @@ class Backlog(Queue):
             self.completed += 1
             self.failed += 1
 
-    def listen(self, event: threading.Event, listening: bool) -> None:
+    def listen(self, bell: Bell, listening: bool) -> None:
         if listening:
-            self._listeners.add(event)
+            self._listeners.add(bell)
         else:
-            self._listeners.discard(event)
+            self._listeners.discard(bell)
 
     def _wake_listeners(self) -> None:
         if self._listeners:
-            for event in list(self._listeners):
-                event.set()
+            for bell in list(self._listeners):
+                bell.ring()
 
     # Fork
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import Any, NoReturn, Protocol
@@ -16,6 +15,7 @@ from engine.failures import Ledger, describe, throw
 from engine.loops import running_loop
 from engine.planning.inference import infer_cell
 from engine.planning.op import ShapeDtype
+from engine.queues.bell import Bell
 from handles.cell import PENDING, CancelOutcome, Cell, Unready
 
 
@@ -71,8 +71,8 @@ class Queue(ABC):
         """Run what can run now; whether anything was done."""
         return False
 
-    def listen(self, event: threading.Event, listening: bool) -> None:
-        """Have `event` set whenever an op of this queue ends, or no longer."""
+    def listen(self, bell: Bell, listening: bool) -> None:
+        """Have `bell` rung whenever an op of this queue ends, or no longer."""
         return
 
     def hurry(self, guest: object, waiting: bool) -> None:

@@ -57,11 +57,15 @@ class Driving(Backlog):
         if self.scheduled:
             return
         self.scheduled = True
-        loop = self._loop
-        if loop is not None and call_soon(loop, self._pump):
-            self._turn_ends = perf_counter() + SLICE
-        else:
-            workers.submit(self._attend)
+        try:
+            loop = self._loop
+            if loop is not None and call_soon(loop, self._pump):
+                self._turn_ends = perf_counter() + SLICE
+            else:
+                workers.submit(self._attend)
+        except BaseException:  # an interrupt: whoever comes next calls again
+            self.scheduled = False
+            raise
 
     def hurry(self, guest: object, waiting: bool) -> None:
         if not waiting:
@@ -172,9 +176,10 @@ class Driving(Backlog):
                     values.append(operand)
                 else:
                     if work > op.small and is_large(op, values, cell.params):
-                        source.popleft()
                         moved = True
-                        if self._start_large(cell, values, jobs):
+                        mine = self._start_large(cell, values, jobs)
+                        source.popleft()
+                        if mine:
                             break
                         continue
                     self._run_in_place(cell, op, values, work)

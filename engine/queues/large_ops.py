@@ -49,19 +49,34 @@ class LargeOps(Driving):
 
     def _start_large(self, cell: Cell, values: list[Any], jobs: list[Job] | None) -> bool:
         """Start an op off the loop's thread; whether the caller, a worker, is to run it."""
+        if cell in self._running or cell in self._tasks:
+            return False  # an interrupt came when it had been started
         if cell.op.coroutine:
             self._start(cell, values)
             return False
-        self._hold(cell)
         if jobs is None:
             self._hand_over(cell, values)
             return False
+        self._hold(cell)
         jobs.append((cell, values))
         return True
 
     def _hand_over(self, cell: Cell, values: list[Any]) -> None:
         # In a list, which the worker empties: what is submitted lives as long as the worker goes on.
-        workers.submit(partial(self._work, [(cell, values)]))
+        jobs = [(cell, values)]
+        try:
+            self._hold(cell)
+            workers.submit(partial(self._begin, jobs))
+        except BaseException:  # an interrupt: the op stays where it was, whether a worker comes for it or not
+            jobs.clear()
+            self._let_go(cell)
+            raise
+
+    def _begin(self, offered: list[Job]) -> None:
+        """On a worker: take what was offered, once the slice that did so has ended, and work it off."""
+        with self._lock:
+            jobs, offered[:] = offered[:], []
+        self._work(jobs)
 
     def _work(self, jobs: list[Job]) -> None:
         """On a worker: run a large op, then go on with the queue."""

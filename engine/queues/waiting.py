@@ -12,6 +12,7 @@ from engine.errors import BlockingSyncError, OpCancelledError
 from engine.failures import describe
 from engine.planning.op import Op
 from engine.queues.base import Queue
+from engine.queues.bell import Bell
 from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 
 SLICE = 0.005
@@ -124,31 +125,30 @@ class Blockers:
 def block_until(cell: Cell, seconds: float | None) -> None:
     """Block this thread until the cell is settled, driving the queues that it waits for."""
     deadline = None if seconds is None else monotonic() + seconds
-    event = threading.Event()
+    bell = Bell()
     homes: set[Queue] = set()
     ahead = Blockers(cell)
 
     def wake(_: Cell) -> None:
-        event.set()
+        bell.ring()
 
     if not add_waiter(cell, wake):
         return
     try:
         while cell.value is PENDING:
-            event.clear()
-            if not _drive(ahead.look(), event, homes) and cell.value is PENDING:
+            if not _drive(ahead.look(), bell, homes) and cell.value is PENDING:
                 left = RECHECK if deadline is None else min(RECHECK, deadline - monotonic())
                 if left > 0:
-                    event.wait(left)
+                    bell.wait(left)
             if deadline is not None and monotonic() >= deadline and cell.value is PENDING:
                 raise TimeoutError(timed_out(cell, seconds))
     finally:
         remove_waiter(cell, wake)
         for home in homes:
-            home.listen(event, False)
+            home.listen(bell, False)
 
 
-def _drive(records: list[Cell], event: threading.Event, homes: set[Queue]) -> bool:
+def _drive(records: list[Cell], bell: Bell, homes: set[Queue]) -> bool:
     """Drive the queues of the records that hold a cell up; whether anything was done."""
     done = False
     for record in records:
@@ -156,7 +156,7 @@ def _drive(records: list[Cell], event: threading.Event, homes: set[Queue]) -> bo
         assert isinstance(home, Queue)
         if home not in homes:
             homes.add(home)
-            home.listen(event, True)
+            home.listen(bell, True)
         if record.value is PENDING:
             home.check_can_end(record)
         done = home.drive(SLICE, record, patient=True) or done
