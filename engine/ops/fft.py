@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from engine.context import current
+from engine.kernels.buffers import buffers
 from engine.kernels.lanes import in_lanes
 from engine.ops import checks
 from engine.ops.creation import Place, on_device
@@ -64,9 +65,24 @@ def _cost(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 3.0 * float(size) * math.log2(size + 2) + 5_000
 
 
-def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length = _full) -> TransformRow:
-    writes_to_out = kernel not in (np.fft.hfft, np.fft.ihfft)  # these have the parameter, and leave it unwritten
+def _writing(kernel: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The kernel with `out`; None where NumPy's has that parameter and leaves it unwritten."""
+    if kernel in (np.fft.hfft, np.fft.ihfft):
+        return None
+    if kernel not in (np.fft.fft, np.fft.ifft):
+        return kernel
 
+    def transform(x: Any, *, out: Any, **params: Any) -> Any:
+        if x.dtype.kind in "fiub":  # NumPy makes it complex first of all, in fresh memory
+            operand = buffers.array(x.shape, out.dtype)
+            np.copyto(operand, x)
+            x = operand
+        return kernel(x, out=out, **params)
+
+    return transform
+
+
+def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length = _full) -> TransformRow:
     def infer(x: Any, *, n: int | None, axis: int, norm: str) -> ShapeDtype:
         shape = shape_of(x)
         where = normalize_axis(axis, len(shape))
@@ -79,7 +95,7 @@ def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length =
         kernel,
         infer=infer,
         cost=_cost,
-        into=kernel if writes_to_out else None,
+        into=_writing(kernel),
         parallel=in_lanes(of_finite),
     )
 
