@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -102,7 +103,9 @@ def measured(processes: list[Process], name: str, rounds: int) -> dict[str, Figu
 
 
 def run(systems: list[str], names: list[str], *, rounds: int, quick: bool) -> Results:
-    results = Results(machine(), {system: version(system) or "" for system in systems})
+    options = ["--quick"] if quick else []
+    command = shlex.join(["python", "-m", "benchmarks", *options, "--rounds", str(rounds), "--systems", *systems])
+    results = Results(machine(), {system: version(system) or "" for system in systems}, command)
     shared = [name for name in names if workload(name, quick=quick).kind not in FRESH]
     for group in [shared, *([name] for name in names if name not in shared)]:
         with ExitStack() as stack:

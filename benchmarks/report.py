@@ -23,6 +23,8 @@ class Results:
 
     machine: dict[str, str]
     versions: dict[str, str]
+    command: str
+    """With the options that it was given."""
     figures: dict[str, Found] = field(default_factory=dict)
     """Medians by workload, system and metric; a text says why there are none."""
 
@@ -89,7 +91,7 @@ def as_text(results: Results, name: str) -> str:
 def as_markdown(results: Results) -> str:
     facts = [f"* {key}: {value}" for key, value in results.machine.items()]
     versions = ", ".join(f"{name} {version}" for name, version in _versions(results).items())
-    parts = [*facts, f"* versions: {versions}", "* command: `python -m benchmarks` (medians, rounds in turn)", ""]
+    parts = [*facts, f"* versions: {versions}", f"* command: `{results.command}` (medians, rounds in turn)", ""]
     for name in results.figures:
         row = next(row for row in WORKLOADS if row.name == name)
         parts += [
