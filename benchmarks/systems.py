@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +108,17 @@ def in_milliseconds(work: Work) -> Callable[[], Awaitable[Figures]]:
     return one_round
 
 
+def at_once(task: Callable[[], Coroutine[Any, Any, None]], count: int) -> Work:
+    """So many tasks, all started before the first of them runs."""
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(task())
+
+    return work
+
+
 def growth_of(work: Work) -> Callable[[], Awaitable[Figures]]:
     async def one_round() -> Figures:
         return {"seconds": await measure.seconds_of(work)}
@@ -150,12 +161,7 @@ class Tasks(System):
         inputs = [self.put(array) for array in workload.inputs(workload.size)]
         function = partial(workload.chain, self.xp)
 
-        async def work() -> None:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(count):
-                    group.create_task(self.run(function, *inputs))
-
-        return in_milliseconds(work)
+        return in_milliseconds(at_once(partial(self.run, function, *inputs), count))
 
 
 class NumPy(Tasks):
@@ -185,12 +191,7 @@ class ToThread(Tasks):
             for _ in range(10):
                 await self.run(np.add, left, right)
 
-        async def work() -> None:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(workload.size):
-                    group.create_task(task())
-
-        return and_growth(in_milliseconds(work))
+        return and_growth(in_milliseconds(at_once(task, workload.size)))
 
     def round_trip(self, workload: Workload) -> Callable[[], Awaitable[Figures]]:
         async def work() -> None:

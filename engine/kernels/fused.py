@@ -92,7 +92,6 @@ class Execution:
         self.inputs = views[: len(run.inputs)]
         kept = iter(views[len(run.inputs) :])
         self.outputs = [None if output is None else next(kept) for output in self._outputs]
-        self.shape = joined
         self.block = tile(joined, strides, elements)
         if any(step.reduction is not None for step in run.steps):
             if len(joined) != 1:
@@ -113,7 +112,6 @@ class Execution:
         self._across = axis
         self.inputs = [np.broadcast_to(array, run.shape) for array in run.inputs]
         self.outputs = self._outputs
-        self.shape = run.shape
         self.blocks = strips(run.shape, axis, elements)
         widest = max(where[axis].stop - where[axis].start for where in self.blocks)
         self.block = (*run.shape[:axis], widest, *run.shape[axis + 1 :])

@@ -36,8 +36,8 @@ def in_lanes(rule: Lanes) -> Parallel:
 
 def _execute(rule: Lanes, op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
     (x,) = values
-    if not isinstance(x, np.ndarray) or not (x.flags.c_contiguous and x.flags.aligned):
-        return None
+    if not isinstance(x, np.ndarray) or x.ndim < 2 or not (x.flags.c_contiguous and x.flags.aligned):
+        return None  # before the rule is asked: it may look at every element
     axes = rule(x, params)
     pieces = None if axes is None else cut(x.shape, axes, threads)
     described = _described(op, values, params)

@@ -106,8 +106,8 @@ def _fastest(strides: Strides) -> int:
 
 
 NARROWEST, NARROWEST_IN_MEMORY = 16, 128
-"""Elements that a strip has at least across: an axis of one element is walked in another way, and lines of cache that
-are brought in should be used up."""
+"""Elements that a strip, or the piece of a thread, has at least across: an axis of one element is walked in another
+way, and lines of cache that are brought in should be used up."""
 WIDEST = 1 << 16
 """Elements that the narrowest strip has at most: it is to stay in cache."""
 
@@ -130,8 +130,12 @@ def strips(shape: Shape, axis: int, elements: int) -> list[tuple[slice, ...]]:
     across = max(_narrowest(shape, axis), elements // (math.prod(shape) // length))
     count = max(1, length // across)
     before, after = ([slice(0, n) for n in part] for part in (shape[:axis], shape[axis + 1 :]))
-    cuts = [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
-    return [(*before, cut, *after) for cut in cuts]
+    return [(*before, piece, *after) for piece in pieces(length, count)]
+
+
+def pieces(length: int, count: int) -> list[slice]:
+    """An axis of so many elements in so many pieces, as even as can be."""
+    return [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
 
 
 def blocks(shape: Shape, block: Shape) -> Iterator[tuple[slice, ...]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.kernels.layout import NARROWEST, pieces
 from engine.planning.runs import REDUCTIONS, reduces_exactly
 
 Array = np.ndarray[Any, Any]
@@ -18,8 +19,6 @@ Params = dict[str, Any]
 Lanes = Callable[[Array, Params], tuple[int, ...] | None]
 """The axes that an op works along, from its operand and parameters; None where it may not be cut."""
 
-NARROWEST = 16
-"""Elements that a piece has at least along the axis that is cut: an axis of one element is walked in another way."""
 _PIECES = 4
 """Pieces for each thread, so that none waits long for the last."""
 
@@ -63,4 +62,4 @@ def cut(shape: tuple[int, ...], axes: tuple[int, ...], threads: int) -> tuple[in
         return None
     length = shape[axis]
     count = min(threads * _PIECES, length // NARROWEST)
-    return axis, [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
+    return axis, pieces(length, count)
