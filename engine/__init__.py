@@ -114,4 +114,6 @@ __all__ = [
     "wait",
 ]
 
-_INTERNAL.update(name for name in _sys.modules if name.partition(".")[0] in ("engine", "handles"))
+for _name, _module in list(_sys.modules.items()):
+    if _name.partition(".")[0] in ("engine", "handles"):
+        vars(_module)[_INTERNAL] = True

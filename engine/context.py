@@ -234,11 +234,16 @@ def current() -> Dispatcher:
     """The dispatcher for an op called here."""
     scope = scope_var.get()
     here = _defaults.here.now
-    dispatcher: Dispatcher | None = here.dispatcher if scope is NOTHING else scope.dispatcher
-    if dispatcher is not None:
-        if scope.executor is not None:
+    if scope is NOTHING:
+        dispatcher: Dispatcher | None = here.dispatcher
+        # Not `loop.is_running()`, which is faster: it may run on another thread by now.
+        if dispatcher is not None and here.loop is running_loop():
             return dispatcher
-        if dispatcher.core is here.core and here.loop is running_loop():
+    else:
+        dispatcher = scope.dispatcher
+        if dispatcher is not None and (
+            scope.executor is not None or (dispatcher.core is here.core and here.loop is running_loop())
+        ):
             return dispatcher
     return _find_dispatcher(scope)
 

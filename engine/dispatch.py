@@ -26,11 +26,11 @@ from engine.operands import SCALARS, operand
 from engine.placement import Placement, check_copies, describe_copy, place
 from engine.planning.inference import infer_cell
 from engine.planning.op import Op
-from engine.queues.base import Queue, check_may_block
+from engine.queues.base import ARRAY, Queue, check_may_block
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import block_until
 from handles.base import Handle
-from handles.cell import PENDING, Cell, Failure
+from handles.cell import PENDING, Cell, Failure, pending_cell
 from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 
@@ -39,8 +39,8 @@ logger = logging.getLogger("engine.placement")
 BYTES_COUNTED = 4096
 """Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
 
-INTERNAL: set[str] = set()
-"""Names of the modules whose frames are not the user's."""
+INTERNAL = "_eagerloop_internal"
+"""A name that stands in the modules whose frames are not the user's."""
 
 TRANSFER = Op(
     "to_device",
@@ -64,7 +64,7 @@ class Group(Protocol):
 def user_frame(depth: int) -> FrameType:
     """The innermost frame outside the engine, from `depth` frames above the caller on."""
     frame = frame_at(depth + 1)
-    while frame.f_globals.get("__name__") in INTERNAL and frame.f_back is not None:
+    while INTERNAL in frame.f_globals and frame.f_back is not None:
         frame = frame.f_back
     return frame
 
@@ -177,43 +177,68 @@ class AsyncDispatcher(Dispatcher):
         self.plain = device is None and group is None and not core.config.log_device_placement
 
     def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
-        queue = self.queue
-        operands: list[Any] = []
-        for value in args:
-            cls = value.__class__
-            if cls is AsyncHandle:
-                value = value._cell
-                home = value.home
-                if home is not queue:
-                    if operands or home.owner is not self.core:
-                        break
-                    queue = home
-            elif cls not in SCALARS:
-                break
-            operands.append(value)
+        queue: DeviceQueue | None = self.queue
+        operands: tuple[Any, ...] = ()
+        if len(args) == 2:
+            left, right = args
+            if left.__class__ is AsyncHandle:
+                left = left._cell
+                near = left.home is queue
+            else:
+                near = left.__class__ in SCALARS
+            if right.__class__ is AsyncHandle:
+                right = right._cell
+                near = near and right.home is queue
+            else:
+                near = near and right.__class__ in SCALARS
+            operands = (left, right)
+        elif len(args) == 1 and args[0].__class__ is AsyncHandle:
+            operands = (args[0]._cell,)
+            near = operands[0].home is queue
         else:
-            if self.plain and op.plain and errstate() is DEFAULT_ERRSTATE:
-                frame = frame_at(2)
-                while frame.f_globals.get("__name__") in INTERNAL and frame.f_back is not None:
-                    frame = frame.f_back
-                cell = new(Cell)  # filled here, because a call of its `__init__` costs as much as all of this
-                cell.op = op
-                cell.args = tuple(operands)
-                cell.params = params
-                cell.home = queue
-                cell.code = frame.f_code
-                cell.lasti = frame.f_lasti
-                cell.value = PENDING
-                cell.waiters = cell.rare = None
-                if len(queue.pending) >= queue.room:
-                    self.core.make_room(queue, op.name)
-                queue.push(cell)
-                if not queue.scheduled:
-                    queue.kick()
-                handle = new(AsyncHandle)
-                handle._cell = cell
-                return handle
+            near = False
+        if not near:
+            operands, queue = self._all_on_one(args)
+        if queue is not None and self.plain and op.plain and errstate() is DEFAULT_ERRSTATE:
+            frame = frame_at(2)
+            while INTERNAL in frame.f_globals and frame.f_back is not None:
+                frame = frame.f_back
+            cell = Cell()  # filled here, because a call of a function costs as much as all of this
+            cell.op = op
+            cell.args = operands
+            cell.params = params
+            cell.home = queue
+            cell.code = frame.f_code
+            cell.lasti = frame.f_lasti
+            cell.value = PENDING
+            cell.waiters = cell.rare = None
+            pending = queue.pending
+            if len(pending) >= queue.room:
+                self.core.make_room(queue, op.name)
+            pending.append(cell)
+            if not queue.scheduled:
+                queue.kick()
+            handle = new(AsyncHandle)
+            handle._cell = cell
+            return handle
         return self.dispatch_slowly(op, args, params, user_frame(2))[0]
+
+    def _all_on_one(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
+        """Any number of operands, and the queue that the handles among them are of; None where it is not as simple."""
+        queue: Any = None
+        operands = []
+        for value in args:
+            if value.__class__ is AsyncHandle:
+                value = value._cell
+                home: Any = value.home
+                if queue is None and home.owner is self.core:
+                    queue = home
+                elif home is not queue:
+                    return (), None
+            elif value.__class__ not in SCALARS:
+                return (), None
+            operands.append(value)
+        return tuple(operands), queue or self.queue
 
     def dispatch_slowly(
         self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
@@ -221,7 +246,7 @@ class AsyncDispatcher(Dispatcher):
         check_open(self.core, op)
         operands = [operand(value, keep=True) for value in args]
         queue = self.core.queues[self._place(op, operands, frame)]
-        record = Cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
+        record = pending_cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
         if not op.known or errstate() is not DEFAULT_ERRSTATE:
             record.extend().context = copy_context()
         if op.outputs != 1:
@@ -257,7 +282,7 @@ class AsyncDispatcher(Dispatcher):
         # A copy made in a group is dropped with it, so nobody outside may depend on it.
         copy = living_copy(cell, (queue, self.group), (queue, None))
         if copy is None:
-            copy = Cell(TRANSFER, (cell,), None, queue, frame.f_code, frame.f_lasti)
+            copy = pending_cell(TRANSFER, (cell,), None, queue, frame.f_code, frame.f_lasti)
             keep_copy(cell, (queue, self.group), copy)
             self._submit(copy, queue, [])
         return copy
@@ -285,7 +310,7 @@ class SyncDispatcher(Dispatcher):
                 if cls is EagerHandle:
                     cell = value._cell
                     value = cell.value
-                    if value.__class__ is not np.ndarray or cell.home is not self.queue:
+                    if value.__class__ is not ARRAY or cell.home is not self.queue:
                         break
                 elif cls not in SCALARS:
                     break
@@ -293,13 +318,14 @@ class SyncDispatcher(Dispatcher):
             else:
                 if self.core.state is OPEN:
                     try:
-                        value = op.kernel(*values) if params is None else op.kernel(*values, **params)
-                        if value.__class__ is not np.ndarray:
+                        kernel = op.kernel
+                        value = kernel(*values) if params is None else kernel(*values, **params)
+                        if value.__class__ is not ARRAY:
                             value = checked(np.asarray(value))
                     except Exception as error:
                         error.add_note(note(op, self.queue.device, user_frame(2)))
                         raise
-                    cell = new(Cell)
+                    cell = Cell()
                     cell.op = op
                     cell.args = ()
                     cell.params = cell.code = cell.waiters = cell.rare = None
@@ -318,7 +344,7 @@ class SyncDispatcher(Dispatcher):
         operands = [operand(value, keep=op.view) for value in args]
         queue = self.core.inline[self._place(op, operands, frame)]
         values = [_ready_value(each, op) if each.__class__ is Cell else each for each in operands]
-        record = Cell(op, (), params, queue, frame.f_code, frame.f_lasti)
+        record = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
         if not op.known:
             record.extend().context = copy_context()
         if op.outputs != 1:
@@ -338,7 +364,7 @@ class SyncDispatcher(Dispatcher):
         queue = self.core.inline[device]
         copy = living_copy(cell, (queue, None))
         if copy is None:
-            copy = Cell(TRANSFER, (), None, queue, frame.f_code, frame.f_lasti)
+            copy = pending_cell(TRANSFER, (), None, queue, frame.f_code, frame.f_lasti)
             self._log(TRANSFER, device)
             queue.run(copy, [_ready_value(cell, TRANSFER)])
             keep_copy(cell, (queue, None), copy)
@@ -370,7 +396,7 @@ def make_outputs(record: Cell) -> None:
     op: Op = record.op
     outputs = []
     for _ in range(op.outputs):
-        output = Cell(op, (record,), None, record.home, record.code, record.lasti)
+        output = pending_cell(op, (record,), None, record.home, record.code, record.lasti)
         output.extend().record = record
         outputs.append(output)
     record.extend().outputs = tuple(outputs)

@@ -27,7 +27,7 @@ from engine.queues.bell import Bell
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
 from engine.queues.waiting import RECHECK, blockers
-from handles.cell import PENDING, Cell
+from handles.cell import PENDING, Cell, pending_cell
 from handles.eager import EagerHandle
 
 logger = logging.getLogger("engine.placement")
@@ -266,7 +266,7 @@ def restore(array: np.ndarray[Any, Any], device: str) -> EagerHandle:
         _restored = Core(Config(), None)
         _restored.close()
     queue = _restored.inline.get(Device(device)) or _restored.inline[_restored.default_device]
-    cell = Cell(_CONSTANT, (), None, queue, None, 0)
+    cell = pending_cell(_CONSTANT, (), None, queue, None, 0)
     cell.value = array
     handle = object.__new__(EagerHandle)
     handle._cell = cell

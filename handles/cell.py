@@ -109,24 +109,16 @@ class Cell:
 
     __slots__ = ("__weakref__", "args", "code", "home", "lasti", "op", "params", "rare", "value", "waiters")
 
-    def __init__(
-        self,
-        op: Any,
-        args: tuple[Any, ...],
-        params: dict[str, Any] | None,
-        home: Home,
-        code: CodeType | None,
-        lasti: int,
-    ) -> None:
-        self.op = op
-        self.args = args
-        self.params = params
-        self.home = home
-        self.code = code
-        self.lasti = lasti
-        self.value: Any = PENDING
-        self.waiters: list[Waiter] | None = None
-        self.rare: Rare | None = None
+    op: Any
+    args: tuple[Any, ...]
+    params: dict[str, Any] | None
+    home: Home
+    code: CodeType | None
+    """The code that dispatched the op, and in it `lasti`, the instruction."""
+    lasti: int
+    value: Any
+    waiters: list[Waiter] | None
+    rare: Rare | None
 
     @property
     def state(self) -> str:
@@ -146,6 +138,22 @@ class Cell:
         if rare is None:
             rare = self.rare = Rare()
         return rare
+
+
+def pending_cell(
+    op: Any, args: tuple[Any, ...], params: dict[str, Any] | None, home: Home, code: CodeType | None, lasti: int
+) -> Cell:
+    """A cell that waits for its value. A function, because a class with an `__init__` is slower to call without it."""
+    cell = Cell()
+    cell.op = op
+    cell.args = args
+    cell.params = params
+    cell.home = home
+    cell.code = code
+    cell.lasti = lasti
+    cell.value = PENDING
+    cell.waiters = cell.rare = None
+    return cell
 
 
 _waiters_lock = threading.Lock()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 
-from handles.operators import is_operand, rebind
+from handles.operators import OURS, rebind
 
 if TYPE_CHECKING:
     from handles.base import Handle
@@ -320,4 +320,4 @@ def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
 
 def _may_take(other: Any) -> bool:
     """Whether an operand of a ufunc is ours to compute with; an array of another library gets the first say."""
-    return is_operand(other) or not hasattr(type(other), "__array_ufunc__")
+    return isinstance(other, OURS) or not hasattr(type(other), "__array_ufunc__")

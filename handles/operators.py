@@ -23,100 +23,100 @@ class Operators:
     _cell: Cell
 
     def __add__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.add(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.add(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __radd__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.add(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.add(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __sub__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.subtract(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.subtract(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rsub__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.subtract(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.subtract(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __mul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.multiply(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.multiply(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.multiply(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.multiply(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __truediv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.divide(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.divide(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rtruediv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.divide(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.divide(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __floordiv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.floor_divide(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.floor_divide(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rfloordiv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.floor_divide(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.floor_divide(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __mod__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.remainder(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.remainder(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rmod__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.remainder(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.remainder(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __pow__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.operators.power(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.operators.power(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rpow__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.operators.power(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.operators.power(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __matmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.matmul(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.matmul(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rmatmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.matmul(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.matmul(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __and__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_and(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_and(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rand__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_and(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_and(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __or__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_or(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_or(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __ror__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_or(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_or(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __xor__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_xor(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_xor(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rxor__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_xor(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_xor(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __lshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_left_shift(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_left_shift(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rlshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_left_shift(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_left_shift(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __rshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_right_shift(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_right_shift(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __rrshift__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.bitwise_right_shift(other, self) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.bitwise_right_shift(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __lt__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.less(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.less(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __le__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.less_equal(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.less_equal(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __gt__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.greater(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.greater(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __ge__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.greater_equal(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.greater_equal(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __eq__(self, other: Any) -> Handle:  # type: ignore[override]
-        return self._cell.home.namespace.equal(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.equal(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __ne__(self, other: Any) -> Handle:  # type: ignore[override]
-        return self._cell.home.namespace.not_equal(self, other) if is_operand(other) else NotImplemented
+        return self._cell.home.namespace.not_equal(self, other) if isinstance(other, OURS) else NotImplemented
 
     def __neg__(self) -> Handle:
         return self._cell.home.namespace.negative(self)  # type: ignore[no-any-return]
@@ -131,49 +131,49 @@ class Operators:
         return self._cell.home.namespace.bitwise_invert(self)  # type: ignore[no-any-return]
 
     def __divmod__(self, other: Any) -> tuple[Handle, Handle]:
-        return np.divmod(self, other) if is_operand(other) else NotImplemented  # type: ignore[call-overload]
+        return np.divmod(self, other) if isinstance(other, OURS) else NotImplemented  # type: ignore[call-overload]
 
     def __rdivmod__(self, other: Any) -> tuple[Handle, Handle]:
-        return np.divmod(other, self) if is_operand(other) else NotImplemented  # type: ignore[call-overload]
+        return np.divmod(other, self) if isinstance(other, OURS) else NotImplemented  # type: ignore[call-overload]
 
     def __iadd__(self, other: Any) -> Self:
-        return self._update("add", other) if is_operand(other) else NotImplemented
+        return self._update("add", other) if isinstance(other, OURS) else NotImplemented
 
     def __isub__(self, other: Any) -> Self:
-        return self._update("subtract", other) if is_operand(other) else NotImplemented
+        return self._update("subtract", other) if isinstance(other, OURS) else NotImplemented
 
     def __imul__(self, other: Any) -> Self:
-        return self._update("multiply", other) if is_operand(other) else NotImplemented
+        return self._update("multiply", other) if isinstance(other, OURS) else NotImplemented
 
     def __itruediv__(self, other: Any) -> Self:
-        return self._update("divide", other) if is_operand(other) else NotImplemented
+        return self._update("divide", other) if isinstance(other, OURS) else NotImplemented
 
     def __ifloordiv__(self, other: Any) -> Self:
-        return self._update("floor_divide", other) if is_operand(other) else NotImplemented
+        return self._update("floor_divide", other) if isinstance(other, OURS) else NotImplemented
 
     def __imod__(self, other: Any) -> Self:
-        return self._update("remainder", other) if is_operand(other) else NotImplemented
+        return self._update("remainder", other) if isinstance(other, OURS) else NotImplemented
 
     def __ipow__(self, other: Any) -> Self:
-        return self._update("power", other) if is_operand(other) else NotImplemented
+        return self._update("power", other) if isinstance(other, OURS) else NotImplemented
 
     def __imatmul__(self, other: Any) -> Self:
-        return self._update("matmul", other) if is_operand(other) else NotImplemented
+        return self._update("matmul", other) if isinstance(other, OURS) else NotImplemented
 
     def __iand__(self, other: Any) -> Self:
-        return self._update("bitwise_and", other) if is_operand(other) else NotImplemented
+        return self._update("bitwise_and", other) if isinstance(other, OURS) else NotImplemented
 
     def __ior__(self, other: Any) -> Self:
-        return self._update("bitwise_or", other) if is_operand(other) else NotImplemented
+        return self._update("bitwise_or", other) if isinstance(other, OURS) else NotImplemented
 
     def __ixor__(self, other: Any) -> Self:
-        return self._update("bitwise_xor", other) if is_operand(other) else NotImplemented
+        return self._update("bitwise_xor", other) if isinstance(other, OURS) else NotImplemented
 
     def __ilshift__(self, other: Any) -> Self:
-        return self._update("left_shift", other) if is_operand(other) else NotImplemented
+        return self._update("left_shift", other) if isinstance(other, OURS) else NotImplemented
 
     def __irshift__(self, other: Any) -> Self:
-        return self._update("right_shift", other) if is_operand(other) else NotImplemented
+        return self._update("right_shift", other) if isinstance(other, OURS) else NotImplemented
 
     def _update(self, ufunc: str, other: Any) -> Self:
         """`self op= other`: the dtype and the shape stay, as they do in an `ndarray`."""
@@ -181,11 +181,6 @@ class Operators:
         return self
 
     __hash__ = object.__hash__
-
-
-def is_operand(other: Any) -> bool:
-    """Whether an operand is ours to compute with."""
-    return isinstance(other, _OPERANDS)
 
 
 def rebind(handle: Any, new: Any) -> Any:
@@ -197,4 +192,5 @@ def rebind(handle: Any, new: Any) -> Any:
     return handle
 
 
-_OPERANDS = (Operators, int, float, complex, np.ndarray, np.generic, list, tuple)
+OURS = (Operators, int, float, complex, np.ndarray, np.generic, list, tuple)
+"""Classes of the operands that are ours to compute with."""

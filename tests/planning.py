@@ -36,6 +36,7 @@ def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driving, "SMALL_NS", -1.0)
     for op in all_ops():
         monkeypatch.setattr(op, "small", -1)
+        monkeypatch.setattr(op, "brief", -1)
 
 
 def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:

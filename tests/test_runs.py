@@ -40,8 +40,7 @@ class Held:
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
-        self._op = Op("held", self._kernel, infer=lambda x: x, block=self._block)
-        self._op.small = -1  # a worker's, whatever its size
+        self._op = Op("held", self._kernel, infer=lambda x: x, ns=1e9, block=self._block)  # a worker's, of any size
 
     def _kernel(self, x: Array) -> Array:
         self.opened.wait()

@@ -37,8 +37,8 @@ class CpuBackend:
         """A read-only view: the value and what it is a view of are locked, so nobody can write to it."""
         if value.base is not None:
             lock(value)
-        elif value.flags.writeable:
-            value.setflags(write=False)
+        else:
+            value.setflags(False)  # type: ignore[call-arg]  # by position, and unasked: both are faster
         return value.view()
 
     def adopt(self, result: Any, held: int) -> Array:

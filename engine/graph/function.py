@@ -42,7 +42,7 @@ from engine.planning.op import ShapeDtype
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import block_until
 from handles.base import Handle
-from handles.cell import Cell, Failure
+from handles.cell import Cell, Failure, pending_cell
 from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 from handles.symbol import Symbol
@@ -460,7 +460,7 @@ def run_on_queues(ready: Ready, arrays: list[Any], dispatcher: Dispatcher) -> li
         if isinstance(cell.value, Failure):
             throw(cell.value)
         if isinstance(handle, AsyncHandle) and isinstance(cell.home, DeviceQueue):
-            done = Cell(cell.op, (), None, core.inline[cell.home.device], cell.code, cell.lasti)
+            done = pending_cell(cell.op, (), None, core.inline[cell.home.device], cell.code, cell.lasti)
             done.value = cell.value
             handle = handle_of(done, EagerHandle)
         results.append(handle)

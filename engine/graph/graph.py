@@ -31,7 +31,7 @@ from engine.planning.op import Op, ShapeDtype
 from engine.queues.base import Queue
 from engine.queues.waiting import record_of
 from handles.base import Handle
-from handles.cell import CancelOutcome, Cell
+from handles.cell import CancelOutcome, Cell, pending_cell
 from handles.symbol import Symbol
 
 Array = np.ndarray[Any, Any]
@@ -187,7 +187,7 @@ class Graph:
     ) -> Cell:
         """Append a node; its operands are cells, arrays that nobody writes to, and scalars."""
         home = self._home(device or _device_of(operands))
-        record = Cell(op, tuple(operands), params, home, code, lasti)
+        record = pending_cell(op, tuple(operands), params, home, code, lasti)
         with self._lock:
             inputs = tuple([self._slot(each) for each in operands])
             slot = len(self.initial)
@@ -201,7 +201,7 @@ class Graph:
             return record
         outputs = []
         for its in inferred:
-            output = Cell(op, (record,), None, home, code, lasti)
+            output = pending_cell(op, (record,), None, home, code, lasti)
             rare_output = output.extend()
             rare_output.record, rare_output.inferred = record, its
             outputs.append(output)

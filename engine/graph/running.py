@@ -15,7 +15,7 @@ from engine.graph.steps import Schedule, Slots, Step
 from engine.queues.backlog import SLICE
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import block_until, pending_operands, record_of
-from handles.cell import PENDING, Cell, Failure, add_waiter, settle
+from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, settle
 
 CHUNK = 128
 """Steps that are dispatched before the loop, or the marks, are looked at."""
@@ -75,7 +75,7 @@ class Run:
     def _hold_bytes(self, last: Step) -> None:
         """Count what was fed against the high-water mark until the last step has run."""
         core = self.core
-        ticket = Cell(last.op, (), None, core.queues[core.default_device], None, 0)
+        ticket = pending_cell(last.op, (), None, core.queues[core.default_device], None, 0)
         core.hold_bytes(ticket, self._nbytes)
 
         def release(_: Cell) -> None:
@@ -137,7 +137,7 @@ class Run:
             if not op.known or op.outputs != 1 or step.device not in here:
                 self._dispatch(index, index + 1)
                 continue
-            cell = Cell(op, step.getter(slots), step.params, queue, step.code, step.lasti)
+            cell = pending_cell(op, step.getter(slots), step.params, queue, step.code, step.lasti)
             if len(pending) >= queue.room:
                 core.make_room(queue, op.name)
             push(cell)

@@ -32,9 +32,9 @@ from engine.planning.runs import Input, Register, Run, Step
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_BYTES = 512 << 10
-"""Bytes of one operand's block: a few of them fit in a core's second-level cache."""
-
+BLOCK_BYTES = 768 << 10
+"""Bytes of one operand's block. Smaller ones would stay in a core's second-level cache, but between two ufunc calls a
+thread needs the interpreter lock, and where the other has it, waiting costs more than the cache saves."""
 
 _PLAIN_STATES = frozenset({"warn", "ignore"})
 

@@ -10,7 +10,7 @@ import numpy as np
 from engine.kernels.fused import execute_run
 from engine.planning.op import Op
 from engine.planning.runs import Input, Register, Run, Step
-from handles.cell import Cell
+from handles.cell import pending_cell
 
 Array = np.ndarray[Any, Any]
 
@@ -45,7 +45,7 @@ def deviation(op: Op, values: Sequence[Any], params: dict[str, Any], threads: in
 
 def _step(x: Array, op: Op, *operands: Any) -> Step:
     reduction = "add" if op is _SUM else None
-    record = Cell(op, (), None, None, None, 0)  # type: ignore[arg-type]
+    record = pending_cell(op, (), None, None, None, 0)  # type: ignore[arg-type]
     return Step(record, op, operands, x.dtype, tuple(range(x.ndim)), reduction, keep=op is _SUM)
 
 

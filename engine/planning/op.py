@@ -12,6 +12,9 @@ import numpy as np
 SMALL_NS = 100_000
 """Estimated nanoseconds up to which an op runs in place; a slice of the loop is five times as long."""
 
+WATCHED = 1 << 12
+"""Elements from which an op that runs in place is timed, so that a wrong estimate is made once."""
+
 Infer = Callable[..., Any]
 Cost = Callable[[Sequence[Any], dict[str, Any]], float]
 Parallel = Callable[["Op", Sequence[Any], dict[str, Any], int], Any]
@@ -31,6 +34,7 @@ class Op:
         "_elements",
         "blas",
         "block",
+        "brief",
         "coroutine",
         "cost",
         "external",
@@ -114,6 +118,8 @@ class Op:
         """Whether running the kernel on the operands is all there is to do."""
         self.factor = 1.0
         """How much slower than estimated the op has turned out to be."""
+        self.brief = min(small, WATCHED) if self.simple else -1
+        """Elements up to which nothing needs to be looked at to run the op: small, and not timed."""
 
     def took(self, nanoseconds: float) -> None:
         """Learn from an op that ran in place and took much longer than it may: next time it is a worker's."""
@@ -128,6 +134,7 @@ class Op:
     def _expect(self, factor: float) -> None:
         self.factor = factor
         self.small = int(self._elements / factor)
+        self.brief = min(self.small, WATCHED) if self.simple else -1
 
     def result_dtype(self, types: Sequence[Any], params: dict[str, Any] | None) -> np.dtype[Any] | None:
         """The dtype of the result of a fusable op, from dtypes and Python scalar types; None where nobody can tell."""

@@ -18,6 +18,8 @@ from engine.planning.op import ShapeDtype
 from engine.queues.bell import Bell
 from handles.cell import PENDING, CancelOutcome, Cell, Unready
 
+ARRAY = np.ndarray  # of a module with a `__getattr__`, where a look-up takes long
+
 
 class Owner(Protocol):
     """What a queue needs of the executor that it belongs to."""
@@ -37,6 +39,7 @@ class Queue(ABC):
         self.owner = owner
         self.device = device
         self.backend = backend
+        self.on_host = backend.on_host
         self.namespace = program.namespace
 
     def assist(self, cell: Cell) -> None:
@@ -85,7 +88,7 @@ class Queue(ABC):
 
     def host(self, cell: Cell) -> np.ndarray[Any, Any]:
         value = cell.value
-        if isinstance(value, Unready):
+        if value.__class__ is not ARRAY and isinstance(value, Unready):
             _raise(cell)
         return self.backend.to_host(value)
 

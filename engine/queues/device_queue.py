@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.errors import BlockingSyncError
 from engine.failures import describe
-from engine.loops import AbstractEventLoop, Waiter, asyncio_loop, current_task, running_loop
+from engine.loops import Waiter, asyncio_loop, current_task, running_loop
 from engine.planning.inference import infer_cell
 from engine.planning.op import ShapeDtype
 from engine.queues.async_ops import AsyncOps
@@ -35,7 +35,7 @@ from engine.queues.waiting import (
     record_of,
     timed_out,
 )
-from handles.cell import PENDING, CancelOutcome, Cell, add_waiter, remove_waiter
+from handles.cell import PENDING, CancelOutcome, Cell, add_waiter, pending_cell, remove_waiter
 
 OVERTIME = 0.000_05
 """Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
@@ -66,14 +66,12 @@ class DeviceQueue(AsyncOps):
             return False
         if not self.turn_is_over():
             self.drive(SLICE, cell)
-        elif len(self.pending) <= NEARLY_DONE and self._is_first_of_step(loop):
-            self.drive(OVERTIME, cell)
+        elif len(self.pending) <= NEARLY_DONE:
+            # One wait of a task gets overtime: the task that got it last may not have suspended since.
+            task, self._last_helped = self._last_helped, id(current_task(loop))
+            if task != self._last_helped:
+                self.drive(OVERTIME, cell)
         return cell.value is not PENDING
-
-    def _is_first_of_step(self, loop: AbstractEventLoop) -> bool:
-        """Whether this is not the task that was the last to get overtime: it may not have suspended since."""
-        task, self._last_helped = self._last_helped, id(current_task(loop))
-        return task != self._last_helped
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Help, then suspend until the cell is settled."""
@@ -163,7 +161,7 @@ class DeviceQueue(AsyncOps):
 
     def barrier(self) -> Cell:
         """A marker behind all that was dispatched so far."""
-        cell = Cell(BARRIER, (NEVER,), None, self, None, 0)
+        cell = pending_cell(BARRIER, (NEVER,), None, self, None, 0)
         self.push(cell)
         self.kick()
         return cell

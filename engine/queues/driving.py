@@ -17,17 +17,15 @@ from engine.devices.workers import workers
 from engine.failures import failed
 from engine.loops import call_soon, running_loop
 from engine.operands import SCALARS
-from engine.planning.op import SMALL_NS, Op
+from engine.planning.op import SMALL_NS, WATCHED, Op
 from engine.queues.backlog import BARRIER, SLICE, Backlog
-from engine.queues.base import Queue
+from engine.queues.base import ARRAY, Queue
 from engine.queues.execution import execute, finish
 from engine.queues.waiting import Countdown
 from handles.cell import PENDING, Cell, Failure, Pending, call_waiters
 
 GRACE = 0.001
 """Seconds that an attendant leaves a thread without a loop to get to a sync point by itself."""
-WATCHED = 1 << 12
-"""Elements from which an op that runs in place is timed, so that a wrong estimate is made once."""
 UNREADY = (Pending, Failure)
 
 Job = tuple[Cell, list[Any]]
@@ -151,107 +149,122 @@ class Driving(Backlog):
     def _slice(self, seconds: float, until: Cell | None = None, jobs: list[Job] | None = None) -> bool:
         """Take records in order; `jobs` is where a worker wants the next large op, to run it itself."""
         ends = perf_counter() + seconds
-        done = 0
+        before = self.completed
         moved = False
         pending, ready, running, width = self.pending, self._ready, self._running, self._width
-        simple = self.backend.on_host
-        array = np.ndarray
-        while (source := ready or pending) and (not running or len(running) < width):
-            cell = source[0]  # taken off only when it is dealt with: an interrupt loses nothing
-            if simple and len(cell.args) == 2 and self._run_pair(cell, cell.op):
-                done += 1
-            elif cell.value is PENDING:
-                op = cell.op
-                values: list[Any] = []
-                work = 1
-                for operand in cell.args:
-                    if operand.__class__ is Cell:
-                        operand = operand.value
-                        if operand.__class__ is not array and operand.__class__ in UNREADY:
-                            self._set_aside(cell)
-                            moved = True
-                            break
-                    if operand.__class__ is array:
-                        work *= operand.size
-                    values.append(operand)
-                else:
-                    if work > op.small and is_large(op, values, cell.params):
-                        moved = True
-                        mine = self._start_large(cell, values, jobs)
-                        source.popleft()
-                        if mine:
-                            break
-                        continue
-                    self._run_in_place(cell, op, values, work)
-                    done += 1
-            else:
-                moved = True  # cancelled while it was queued, or settled when an interrupt came
-                if cell.waiters is not None:
-                    call_waiters(cell)
-            source.popleft()
-            if cell is until or (done & 7 == 7 and perf_counter() > ends):
+        brief = self.on_host
+        while not running or len(running) < width:
+            if brief and self._run_brief(ends, until):
                 break
-        self.completed += done
-        return moved or done > 0
+            source = ready or pending
+            if not source:
+                break
+            cell = source[0]  # taken off only when it is dealt with: an interrupt loses nothing
+            moved = True
+            mine = self._deal_with(cell, jobs)
+            source.popleft()
+            if mine or cell is until or perf_counter() > ends:
+                break
+        return moved or self.completed > before
 
-    def _run_in_place(self, cell: Cell, op: Op, values: list[Any], work: int) -> None:
+    def _run_brief(self, ends: float, until: Cell | None) -> bool:  # noqa: C901 - a call costs as much as its half
+        """Run records as long as they are what nearly all are: a kernel, one or two small operands, nothing else.
+
+        Returns whether the slice is over: the time is up, or `until` is settled.
+        """
+        pending, ready, array = self.pending, self._ready, ARRAY
+        done = 0
+        try:
+            while source := ready or pending:
+                cell = source[0]
+                op = cell.op
+                args = cell.args
+                if len(args) == 2:
+                    left, right = args
+                    if right.__class__ is Cell:
+                        right = right.value
+                    if right.__class__ is array:
+                        size = right.size
+                    elif right.__class__ in SCALARS:
+                        size = 1
+                    else:
+                        return False
+                elif len(args) == 1:
+                    left = args[0]
+                    size = 1
+                else:
+                    return False
+                if left.__class__ is Cell:
+                    left = left.value
+                if left.__class__ is array:
+                    size *= left.size
+                elif left.__class__ not in SCALARS:
+                    return False
+                params = cell.params
+                if size > op.brief or cell.rare is not None or cell.value is not PENDING:
+                    return False
+                kernel = op.kernel
+                try:
+                    if params is not None:
+                        value = kernel(left, right, **params) if len(args) == 2 else kernel(left, **params)
+                    elif len(args) == 2:
+                        value = kernel(left, right)
+                    else:
+                        value = kernel(left)
+                    if value.__class__ is not array:
+                        value = checked(np.asarray(value))
+                except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                    self._finish(cell, failed(cell, error))
+                else:
+                    cell.value = value
+                    cell.args = ()
+                    cell.params = None
+                    if cell.waiters is not None:
+                        call_waiters(cell)
+                source.popleft()
+                done += 1
+                if cell is until or (done & 7 == 0 and perf_counter() > ends):
+                    return True
+            return False
+        finally:
+            self.completed += done
+
+    def _deal_with(self, cell: Cell, jobs: list[Job] | None) -> bool:
+        """Settle a record, set it aside, or have it started; whether the caller, a worker, is to run it."""
+        if cell.value is not PENDING:  # cancelled while it was queued, or settled when an interrupt came
+            if cell.waiters is not None:
+                call_waiters(cell)
+            return False
+        values, work = self._values_of(cell)
+        if values is None:
+            self._set_aside(cell)
+            return False
+        if work > cell.op.small and is_large(cell.op, values, cell.params):
+            return self._start_large(cell, values, jobs)
+        self._run_in_place(cell, values, work)
+        self.completed += 1
+        return False
+
+    def _values_of(self, cell: Cell) -> tuple[list[Any] | None, int]:
+        """The operands of a record, None where one is not there or failed; and the product of their sizes."""
+        values: list[Any] = []
+        work = 1
+        for operand in cell.args:
+            if operand.__class__ is Cell:
+                operand = operand.value
+                if operand.__class__ in UNREADY:
+                    return None, 0
+            if operand.__class__ is np.ndarray:
+                work *= operand.size
+            values.append(operand)
+        return values, work
+
+    def _run_in_place(self, cell: Cell, values: list[Any], work: int) -> None:
         """Run a small op of any kind; one that may have been estimated wrongly is timed."""
-        if work <= WATCHED and op.simple and cell.rare is None and self.backend.on_host:
-            self._run_simple(cell, op, values)
-            return
         began = thread_time_ns() if work > WATCHED else 0
         self._finish(cell, execute(cell, values, self.device, self.backend, self.threads))
         if work > WATCHED:
-            op.took(thread_time_ns() - began)
-
-    def _run_simple(self, cell: Cell, op: Op, values: list[Any]) -> None:
-        """What `execute` and `_finish` do, for what most ops are: one result, on the host, nothing kept aside."""
-        try:
-            params = cell.params
-            value = op.kernel(*values) if params is None else op.kernel(*values, **params)
-            if value.__class__ is not np.ndarray:
-                value = checked(np.asarray(value))
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
-            self._finish(cell, failed(cell, error))
-            return
-        cell.value = value
-        cell.args = ()
-        cell.params = None
-        if cell.waiters is not None:
-            call_waiters(cell)
-
-    def _run_pair(self, cell: Cell, op: Op) -> bool:
-        """What `_run_simple` does, for what nearly all ops are: two small operands that are there, no parameters."""
-        left, right = cell.args
-        if left.__class__ is Cell:
-            left = left.value
-        if right.__class__ is Cell:
-            right = right.value
-        size = 1
-        if left.__class__ is np.ndarray:
-            size = left.size
-        elif left.__class__ not in SCALARS:
-            return False
-        if right.__class__ is np.ndarray:
-            size *= right.size
-        elif right.__class__ not in SCALARS:
-            return False
-        if size > WATCHED or size > op.small or cell.params is not None or cell.rare is not None or not op.simple:
-            return False
-        if cell.value is not PENDING:
-            return False
-        try:
-            value = op.kernel(left, right)
-            if value.__class__ is not np.ndarray:
-                value = checked(np.asarray(value))
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
-            self._finish(cell, failed(cell, error))
-            return True
-        cell.value = value
-        cell.args = ()
-        if cell.waiters is not None:
-            call_waiters(cell)
-        return True
+            cell.op.took(thread_time_ns() - began)
 
     def _set_aside(self, cell: Cell) -> None:
         """Poison a record whose operand failed; park one whose operand is not there yet; settle a marker."""

@@ -155,7 +155,7 @@ class LargeOps(Driving):
             if cell.op.view and cell.value is PENDING:
                 values = _operand_values(cell)
                 if _is_view_of(values, cell):
-                    self._run_in_place(cell, cell.op, values, 1)
+                    self._run_in_place(cell, values, 1)
                     self.pending.remove(cell)
                     self.completed += 1
         return ahead

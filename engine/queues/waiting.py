@@ -13,14 +13,14 @@ from engine.failures import describe
 from engine.planning.op import Op
 from engine.queues.base import Queue
 from engine.queues.bell import Bell
-from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
+from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, remove_waiter
 
 SLICE = 0.005
 """Seconds that a blocked thread drives a queue before it looks at its deadline."""
 RECHECK = 0.1
 """Seconds after which a blocked thread looks again, whatever it was told."""
 
-NEVER = Cell(Op("never", lambda: None), (), None, None, None, 0)  # type: ignore[arg-type]
+NEVER = pending_cell(Op("never", lambda: None), (), None, None, None, 0)  # type: ignore[arg-type]
 """An operand that never comes: a record that has it is set aside when its turn comes."""
 
 
