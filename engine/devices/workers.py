@@ -11,7 +11,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
+
+from engine.devices.cores import apart
 
 Job = Callable[[], None]
 
@@ -121,16 +124,16 @@ def together(work: Job, threads: int) -> None:
     """Call `work`, which must not raise, on this thread and on `threads - 1` workers; returns when all calls have."""
     finished = threading.Semaphore(0)
 
-    def help_out() -> None:
+    def help_out(number: int) -> None:
         try:
-            work()
+            apart(work, number, threads)
         finally:
             finished.release()
 
-    for _ in range(threads - 1):
-        workers.submit(help_out)
+    for number in range(1, threads):
+        workers.submit(partial(help_out, number))
     try:
-        work()
+        apart(work, 0, threads)
     finally:
         for _ in range(threads - 1):
             finished.acquire()

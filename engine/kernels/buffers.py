@@ -101,6 +101,8 @@ class BufferCache:
             buffers = self._free.get(nbytes)
             if buffers is None:
                 self._misses += 1
+                if self._misses == 1:
+                    _let_scratch_be_kept()
                 return None
             self._hits += 1
             return self._remove(nbytes, -1)
@@ -151,6 +153,15 @@ class BufferCache:
         """What is cached at this moment, and how often it served."""
         with self._open():
             return BufferStatistics(self._cached, self._limit, self._hits, self._misses)
+
+
+def _let_scratch_be_kept() -> None:
+    """Let the allocator keep the scratch memory that NumPy's kernels (transforms, say) take and free inside a call.
+
+    The GNU allocator maps large blocks afresh each time, until it has seen one freed: then it keeps what is not larger,
+    32 MiB at most. This one is freed at once and never touched.
+    """
+    np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
 def _strides(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ next drive. Assumptions: appending to and reading from a deque is atomic (dispat
 from __future__ import annotations
 
 from collections.abc import Generator
+from time import perf_counter, sleep
 from typing import Any
 
 from engine.errors import BlockingSyncError
@@ -41,6 +42,8 @@ OVERTIME = 0.000_05
 """Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
 NEARLY_DONE = 64
 """Records that may be pending for that."""
+PATIENCE = 4 * SLICE
+"""Seconds that whoever asks for a shape waits for another drive."""
 
 
 class DeviceQueue(AsyncOps):
@@ -100,10 +103,21 @@ class DeviceQueue(AsyncOps):
     def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
         """Shape and dtype. Off the loop, who asks for a dimension that values decide runs what can run in place now."""
         inferred = infer_cell(cell, tell=tell)
-        if None in inferred.shape and tell and cell.value is PENDING and running_loop() is None:
-            self.drive(SLICE, record_of(cell))
+        if None in inferred.shape and tell and running_loop() is None:
+            self._run_up_to(record_of(cell))
             inferred = infer_cell(cell)
         return inferred
+
+    def _run_up_to(self, record: Cell) -> None:
+        """Run what can run in place now. Another drive is waited for as long as its slice may take: it may be ours."""
+        gives_up = perf_counter() + PATIENCE
+        while record.value is PENDING:
+            if self.drive(SLICE, record):
+                gives_up = perf_counter() + PATIENCE
+            elif self._lock.locked() and perf_counter() < gives_up:
+                sleep(SLICE / 8)
+            else:
+                return
 
     def nudge(self, cell: Cell) -> None:
         for record in blockers(cell):
