@@ -7,9 +7,11 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from engine.devices.cores import apart
 from engine.devices.workers import together, workers
 
 CAN_CHOOSE = hasattr(os, "sched_getaffinity")
@@ -68,6 +70,21 @@ def test_workers_may_use_all_cores_afterwards() -> None:
 def test_the_system_chooses_for_another_number_of_threads() -> None:
     allowed = os.sched_getaffinity(0)
     assert cores_of(len(allowed) + 1) == [allowed] * (len(allowed) + 1)
+
+
+def test_a_thread_that_may_not_use_all_cores_leaves_the_others_free() -> None:
+    allowed = os.sched_getaffinity(0)
+    some = {min(allowed)}
+    found: list[set[int]] = []
+
+    def work() -> None:
+        found.append(os.sched_getaffinity(0))
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(os.sched_setaffinity, 0, some).result()
+        pool.submit(apart, work, 0, len(allowed), allowed).result()
+        pool.submit(work).result()
+    assert found == [some, some]
 
 
 def test_threads_work_where_they_may_not_choose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 
-from engine.devices.cores import apart
+from engine.devices.cores import allowed_cores, apart
 
 Job = Callable[[], None]
 
@@ -123,17 +123,18 @@ workers = Workers()
 def together(work: Job, threads: int) -> None:
     """Call `work`, which must not raise, on this thread and on `threads - 1` workers; returns when all calls have."""
     finished = threading.Semaphore(0)
+    shared = allowed_cores()
 
     def help_out(number: int) -> None:
         try:
-            apart(work, number, threads)
+            apart(work, number, threads, shared)
         finally:
             finished.release()
 
     for number in range(1, threads):
         workers.submit(partial(help_out, number))
     try:
-        apart(work, 0, threads)
+        apart(work, 0, threads, shared)
     finally:
         for _ in range(threads - 1):
             finished.acquire()

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ class BufferCache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._warmed = False
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
 
@@ -91,6 +92,9 @@ class BufferCache:
         buffer = self._free_buffer(nbytes)
         if buffer is not None:
             return buffer
+        if not self._warmed:
+            self._warmed = True
+            _let_scratch_be_kept()
         memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
         start = -memory.__array_interface__["data"][0] % _ALIGNMENT
         return memory[start : start + nbytes]
@@ -101,8 +105,6 @@ class BufferCache:
             buffers = self._free.get(nbytes)
             if buffers is None:
                 self._misses += 1
-                if self._misses == 1:
-                    _let_scratch_be_kept()
                 return None
             self._hits += 1
             return self._remove(nbytes, -1)
@@ -161,7 +163,8 @@ def _let_scratch_be_kept() -> None:
     The GNU allocator maps large blocks afresh each time, until it has seen one freed: then it keeps what is not larger,
     32 MiB at most. This one is freed at once and never touched.
     """
-    np.empty((32 << 20) - (64 << 10), np.uint8)
+    with suppress(MemoryError):
+        np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
 def _strides(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...] | None) -> tuple[int, ...]:

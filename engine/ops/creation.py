@@ -269,7 +269,7 @@ def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
 
 
 _ASARRAY = Op("asarray", np.asarray, infer=same, ns=0.001, view=True)
-_COPY = Op("asarray", np.array, infer=same)
+_COPY = Op("asarray", np.array, infer=same, block=cast)
 _ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True, block=cast)
 
 

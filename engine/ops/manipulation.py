@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.context import current
+from engine.kernels.joins import concatenated, stacked
 from engine.ops import checks, costs
 from engine.ops.infer import (
     Dim,
@@ -303,8 +304,8 @@ def _infer_stack(*arrays: Any, axis: int) -> ShapeDtype:
     return ShapeDtype((*shape[:where], len(arrays), *shape[where:]), np.result_type(*map(dtype_of, arrays)))
 
 
-_CONCAT = Op("concat", _concat, infer=_infer_concat, cost=costs.each(1))
-_STACK = Op("stack", _stack, infer=_infer_stack, cost=costs.each(1))
+_CONCAT = Op("concat", _concat, infer=_infer_concat, cost=costs.each(1), parallel=concatenated)
+_STACK = Op("stack", _stack, infer=_infer_stack, cost=costs.each(1), parallel=stacked)
 
 
 def concat(arrays: Sequence[Operand], /, *, axis: int | None = 0) -> Handle:

@@ -114,7 +114,7 @@ class DeviceQueue(AsyncOps):
         while record.value is PENDING:
             if self.drive(SLICE, record):
                 gives_up = perf_counter() + PATIENCE
-            elif self._lock.locked() and perf_counter() < gives_up:
+            elif (self._lock.locked() or self.runnable()) and perf_counter() < gives_up:
                 sleep(SLICE / 8)
             else:
                 return

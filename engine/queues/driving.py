@@ -214,15 +214,16 @@ class Driving(Backlog):
                     if value.__class__ is not array:
                         value = checked(np.asarray(value))
                 except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                    done += 1
                     self._finish(cell, failed(cell, error))
                 else:
                     cell.value = value
+                    done += 1  # here, where no interrupt comes in between
                     cell.args = ()
                     cell.params = None
                     if cell.waiters is not None:
                         call_waiters(cell)
                 source.popleft()
-                done += 1
                 if cell is until or (done & 7 == 0 and perf_counter() > ends):
                     return True
             return False
@@ -261,10 +262,23 @@ class Driving(Backlog):
 
     def _run_in_place(self, cell: Cell, values: list[Any], work: int) -> None:
         """Run a small op of any kind; one that may have been estimated wrongly is timed."""
+        if work <= WATCHED and cell.op.simple and cell.rare is None and self.on_host:
+            self._run_simple(cell, values)
+            return
         began = thread_time_ns() if work > WATCHED else 0
         self._finish(cell, execute(cell, values, self.device, self.backend, self.threads))
         if work > WATCHED:
             cell.op.took(thread_time_ns() - began)
+
+    def _run_simple(self, cell: Cell, values: list[Any]) -> None:
+        """What `execute` and `_finish` do, for what most ops are: one result, on the host, nothing kept aside."""
+        try:
+            value = cell.op.kernel(*values, **cell.params or {})
+            if value.__class__ is not ARRAY:
+                value = checked(np.asarray(value))
+        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+            value = failed(cell, error)
+        self._finish(cell, value)
 
     def _set_aside(self, cell: Cell) -> None:
         """Poison a record whose operand failed; park one whose operand is not there yet; settle a marker."""
