@@ -7,6 +7,7 @@ therefore an array over a *lease*; when the last view of it is gone, the lease g
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import threading
 from collections import deque
@@ -21,7 +22,8 @@ Array = np.ndarray[Any, Any]
 
 LARGE = 1 << 20
 """Bytes from which a result is put on a lease."""
-_ALIGNMENT = 64
+_HUGE = 4 << 20
+"""Bytes from which memory is asked for in huge pages, as NumPy does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,7 @@ class BufferCache:
         if not self._warmed:
             self._warmed = True
             _let_scratch_be_kept()
-        memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
-        start = -memory.__array_interface__["data"][0] % _ALIGNMENT
-        return memory[start : start + nbytes]
+        return _mapped(nbytes)
 
     def _free_buffer(self, nbytes: int) -> Array | None:
         """A free buffer of this size, counted as a hit; None, counted as a miss, where there is none."""
@@ -155,6 +155,17 @@ class BufferCache:
         """What is cached at this moment, and how often it served."""
         with self._open():
             return BufferStatistics(self._cached, self._limit, self._hits, self._misses)
+
+
+def _mapped(nbytes: int) -> Array:
+    """Fresh memory straight from the system: among the allocator's blocks it would take the room of kept scratch."""
+    try:
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    except (OSError, AttributeError, TypeError):  # no such memory, or no such system: NumPy says what is wrong
+        return np.empty(nbytes, np.uint8)
+    return np.frombuffer(memory, np.uint8)
 
 
 def _let_scratch_be_kept() -> None:
