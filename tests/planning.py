@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import engine
+from engine.kernels import buffers, lanes
 from engine.kernels.fused import execute_run
 from engine.planning.op import Op, ShapeDtype
 from engine.planning.runs import Run
@@ -37,6 +39,16 @@ def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
     for op in all_ops():
         monkeypatch.setattr(op, "small", -1)
         monkeypatch.setattr(op, "brief", -1)
+
+
+def force_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ASYNC mode on three threads: whatever can be cut is, and each large result goes into a leased buffer."""
+    engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
+    make_all_large(monkeypatch)
+    monkeypatch.setattr(large_ops, "WORTH_NS", -1)
+    monkeypatch.setattr(lanes, "LARGE", 1)
+    monkeypatch.setattr(buffers, "LARGE", 1)
+    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 3)
 
 
 def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:

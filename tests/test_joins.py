@@ -7,9 +7,8 @@ import pytest
 
 import engine
 from engine import ops
-from engine.kernels import buffers, joins, lanes
-from engine.queues import large_ops
-from tests.planning import make_all_large
+from engine.kernels import joins
+from tests.planning import force_threads
 
 Array = np.ndarray[Any, Any]
 Copies = list[int]
@@ -18,12 +17,7 @@ Copies = list[int]
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Copies:
     """Whatever can be joined by several threads is. How many copies each join made."""
-    engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
-    make_all_large(monkeypatch)
-    monkeypatch.setattr(large_ops, "WORTH_NS", -1)
-    monkeypatch.setattr(lanes, "LARGE", 1)
-    monkeypatch.setattr(buffers, "LARGE", 1)
-    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 3)
+    force_threads(monkeypatch)
     made: Copies = []
     plan = joins._copies
 

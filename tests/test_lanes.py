@@ -10,12 +10,11 @@ from hypothesis import given, settings, strategies as st
 
 import engine
 from engine import ops
-from engine.kernels import buffers, lanes, spread
+from engine.kernels import lanes, spread
 from engine.kernels.fused import execute_run
 from engine.planning.lanes import cut
 from engine.planning.runs import Run
-from engine.queues import large_ops
-from tests.planning import make_all_large
+from tests.planning import force_threads
 
 Array = np.ndarray[Any, Any]
 Pieces = list[tuple[int, list[slice]]]
@@ -24,12 +23,7 @@ Pieces = list[tuple[int, list[slice]]]
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Pieces:
     """Whatever can be cut is; each large result goes into a leased buffer. The cuts that were made."""
-    engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
-    make_all_large(monkeypatch)
-    monkeypatch.setattr(large_ops, "WORTH_NS", -1)
-    monkeypatch.setattr(lanes, "LARGE", 1)
-    monkeypatch.setattr(buffers, "LARGE", 1)
-    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 3)
+    force_threads(monkeypatch)
     made: Pieces = []
 
     def watched(*args: Any) -> Any:

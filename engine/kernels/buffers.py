@@ -86,8 +86,8 @@ class BufferCache:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < LARGE or dtype.char in "mMV":
             memory = np.empty(nbytes, np.uint8)
-            return np.ndarray(shape, dtype, memory, strides=_strides(shape, dtype.itemsize, order))
-        strides = _strides(shape, dtype.itemsize, order)
+            return np.ndarray(shape, dtype, memory, strides=strides_of(shape, dtype.itemsize, order))
+        strides = strides_of(shape, dtype.itemsize, order)
         return np.asarray(Lease(self, self._take(nbytes), shape, strides, dtype))
 
     def _take(self, nbytes: int) -> Array:
@@ -178,7 +178,8 @@ def _let_scratch_be_kept() -> None:
         np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
-def _strides(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...] | None) -> tuple[int, ...]:
+def strides_of(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The strides of fresh memory; `order` names the axes from the slowest to the fastest (row-major when None)."""
     strides = [0] * len(shape)
     stride = itemsize
     for axis in reversed(order if order is not None else range(len(shape))):

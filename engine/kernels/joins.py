@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.devices.workers import give_way, together
-from engine.kernels.lanes import place_for
+from engine.kernels.buffers import strides_of
+from engine.kernels.lanes import place_for, share_out
 from engine.kernels.layout import pieces
 from engine.planning.op import Op
 
@@ -39,28 +39,15 @@ def _joined(
     result = place_for(op, values, params) if all(map(_is_plain, values)) else None
     if result is None:
         return None
-    todo = iter(list(_copies(result, arrays, axis % result.ndim, threads)))
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            for target, source in todo:
-                if errors:
-                    return
-                give_way()
-                np.copyto(target, source)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that began
-            errors.append(error)
-
-    together(work, threads)
-    return None if errors else result
+    copies = list(_copies(result, arrays, axis % result.ndim, threads))
+    return result if share_out(lambda copy: np.copyto(*copy), copies, threads) else None
 
 
 def _is_plain(array: Array) -> bool:
     """Whether the strides are those of fresh row-major memory: on an axis of one element, too, they tell NumPy how to
     lay the result out."""
-    strides = np.empty(array.shape, array.dtype).strides if 1 in array.shape else array.strides
-    return array.flags.c_contiguous and array.strides == strides
+    usual = 1 not in array.shape or array.strides == strides_of(array.shape, array.itemsize)
+    return array.flags.c_contiguous and usual
 
 
 def _copies(result: Array, arrays: Sequence[Array], axis: int, threads: int) -> Iterator[Copy]:

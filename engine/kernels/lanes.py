@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from engine.planning.op import Op, Parallel, ShapeDtype
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Any]
+Piece = TypeVar("Piece")
 
 
 def place_for(op: Op, values: Sequence[Any], params: Params) -> Array | None:
@@ -47,22 +48,31 @@ def _execute(rule: Lanes, op: Op, values: Sequence[Any], params: Params, threads
     result = buffers.array(*described)
     before = (slice(None),) * axis
     kept = (slice(None),) * (axis if result.ndim == x.ndim else axis - sum(each < axis for each in axes))
+
+    def compute(piece: slice) -> None:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            _compute(op, x[(*before, piece)], params, result[(*kept, piece)])
+
+    return result if share_out(compute, slices, threads) else None
+
+
+def share_out(do: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> bool:
+    """Do this with each piece, on so many threads; False where one of them raised, and the rest was left."""
+    todo = iter(pieces)
     errors: list[BaseException] = []
 
-    def work(todo: Iterator[slice]) -> None:
+    def work() -> None:
         try:
-            with np.errstate(divide="raise", over="raise", invalid="raise"):
-                for piece in todo:
-                    if errors:
-                        return
-                    give_way()
-                    _compute(op, x[(*before, piece)], params, result[(*kept, piece)])
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that began
+            for piece in todo:
+                if errors:
+                    return
+                give_way()
+                do(piece)
+        except BaseException as error:  # noqa: BLE001 - the op is run again as a whole, and raises what it raises
             errors.append(error)
 
-    todo = iter(slices)
-    together(lambda: work(todo), threads)
-    return None if errors else result
+    together(work, threads)
+    return not errors
 
 
 def _compute(op: Op, piece: Array, params: Params, out: Array) -> None:
