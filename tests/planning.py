@@ -22,6 +22,8 @@ class Watched:
     """What was run as runs: for each one, the names of its ops, and which of their results were kept."""
 
     runs: list[list[tuple[str, bool]]] = field(default_factory=list)
+    overwritten: int = 0
+    """Operands whose memory became a result's."""
 
     @property
     def elided(self) -> int:
@@ -54,9 +56,11 @@ def force_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
     """Plan whatever can be planned, in blocks of so many bytes; 64 elements are the smallest block there is."""
     make_all_large(monkeypatch)
+    monkeypatch.setattr(buffers, "LARGE", 1)
     watched = Watched()
 
     def execute(run: Run, threads: int) -> list[Any]:
+        watched.overwritten += sum(step.over is not None for step in run.steps)
         results = execute_run(run, threads, block_bytes)
         kept = [not isinstance(result, ShapeDtype) for result in results]
         watched.runs.append([(step.op.name, keep) for step, keep in zip(run.steps, kept, strict=True)])

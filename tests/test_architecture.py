@@ -23,7 +23,7 @@ PACKAGES = ("engine", "handles")
 # below it, unless a longer entry says otherwise; a bare one is that package's `__init__` alone.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("handles", "handles.*"),
-    ("engine.config", "engine.errors", "engine.modes"),
+    ("engine.config", "engine.errors", "engine.modes", "engine.references"),
     ("engine.arguments", "engine.devices", "engine.kernels", "engine.placement", "engine.planning"),
     ("engine.ambient", "engine.failures", "engine.libraries", "engine.loops"),
     ("engine.operands", "engine.queues"),

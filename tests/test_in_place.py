@@ -49,6 +49,16 @@ async def test_a_value_that_nobody_else_refers_to_is_written_in_place(size: int)
     np.testing.assert_array_equal(await handle, expected)
 
 
+async def test_a_value_that_was_read_and_let_go_of_is_written_in_place(size: int) -> None:
+    handle = await value_of(size)
+    where = address(handle)
+    assert (await handle)[1] == 2
+    handle[1] = -1.0
+    await handle.wait_ready()
+    assert address(handle) == where
+    assert (await handle)[1] == -1
+
+
 async def test_a_value_on_a_worker_is_written_in_place(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     handle = await value_of(size)
     where = address(handle)

@@ -188,6 +188,14 @@ def strides_of(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...] | N
     return tuple(strides)
 
 
+def unlocked(array: Array) -> Array:
+    """The memory of an array that nobody else refers to, to be written to, whether it was read before or not."""
+    if array.base is not None:
+        return np.asarray(array.base)
+    array.setflags(write=True)
+    return array
+
+
 buffers = BufferCache(limit=256 << 20)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import Context
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from engine.devices.workers import give_way, together
-from engine.kernels.buffers import buffers
+from engine.kernels.buffers import buffers, unlocked
 from engine.kernels.layout import (
     Shape,
     blocks,
@@ -37,6 +38,8 @@ BLOCK_BYTES = 768 << 10
 thread needs the interpreter lock, and where the other has it, waiting costs more than the cache saves."""
 
 _PLAIN_STATES = frozenset({"warn", "ignore"})
+_WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
+"""The kinds of warnings, in the order in which NumPy gives them."""
 
 
 class Deviation(Exception):
@@ -44,15 +47,19 @@ class Deviation(Exception):
 
 
 def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES) -> list[Any]:
-    """The result of each step, only its shape and dtype where nobody refers to it.
+    """The result of each step: only its shape and dtype where nobody refers to it, its error where it has one.
 
     Raises `Deviation` where the run has to be done again, op by op; nothing has happened then.
     """
+    once = False
     try:
         execution = Execution(run, block_bytes)
+        once = any(step.over is not None for step in run.steps)
         execution.work_with(threads)
         return execution.results()
-    except Exception as error:
+    except BaseException as error:  # a worker calls this, which nobody interrupts
+        if once:  # its operands are written over; what comes here is that memory ran out
+            return [error] * len(run.steps)
         raise Deviation from error
 
 
@@ -64,16 +71,22 @@ class Execution:
         self._outputs: list[Any] = [None] * len(run.steps)
         self._warned: dict[tuple[int, str], None] = {}
         self.error: BaseException | None = None
+        self._noted = _noted_states(run.context)
         self._program = Program(run)
         if len(run.steps) == 1:
             block_bytes *= 4  # nothing is read twice, so nothing has to stay in cache
         elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
         self._allocate()
         self._lay_out(elements)
+        if any(step.over is not None for step in run.steps):
+            with np.errstate(all="ignore"):
+                self._program.try_out(self)
 
     def _allocate(self) -> None:
         for index, step in enumerate(self.run.steps):
-            if step.keep and step.reduction is None:
+            if step.over is not None:
+                self._outputs[index] = unlocked(self.run.inputs[step.over])
+            elif step.keep and step.reduction is None:
                 self._outputs[index] = buffers.array(self.run.shape, step.dtype, step.order)
 
     def _lay_out(self, elements: int) -> None:
@@ -124,46 +137,53 @@ class Execution:
         todo = iter(range(len(self.blocks)))
         together(lambda: self._work(todo), min(threads, len(self.blocks)))
         if self.error is not None:
-            raise Deviation from self.error
+            raise self.error
 
     def _work(self, todo: Iterator[int]) -> None:
         try:
-            self._in_error_state(partial(self._program.run, self, todo))
+            self._noting(partial(self._program.run, self, todo))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that began the run
             self.error = error
 
-    def _in_error_state(self, work: Callable[[list[int]], None]) -> None:
-        """Call `work` in the error state of the dispatch; it marks the step, and what would warn is noted for that."""
-        context = self.run.context
-        if context is None:
-            self._noting(work)
-        else:
-            context.copy().run(self._noting, work)
-
     def _noting(self, work: Callable[[list[int]], None]) -> None:
+        """Call `work` in the error state of the dispatch; it marks the step, and what would warn is noted for that."""
         mark = [0]  # the step that is being computed
-        states: dict[str, Any] = dict(np.geterr())
-        if not _PLAIN_STATES.issuperset(states.values()):
-            raise Deviation
 
         def note(kind: str, _: int) -> None:
             self._warned[mark[0], kind] = None
 
-        noted = {kind: "call" if state == "warn" else "ignore" for kind, state in states.items()}
-        with np.errstate(call=note, **noted):  # type: ignore[arg-type]
+        with np.errstate(call=note, **self._noted):  # type: ignore[arg-type]
             work(mark)
 
     # The end
 
     def results(self) -> list[Any]:
-        """The results in step order; warnings are given as NumPy gives them, once for each op and kind."""
-        self._in_error_state(self._reduce)
-        for index, kind in sorted(self._warned):
-            warnings.warn(f"{kind} encountered in {_said_of(self.run.steps[index])}", RuntimeWarning, stacklevel=2)
+        """The results in step order, errors where warnings are errors."""
+        self._noting(self._reduce)
+        raised = self._warn() if self._warned else {}
         return [
-            ShapeDtype(self.run.shape, step.dtype) if output is None else output
-            for output, step in zip(self._outputs, self.run.steps, strict=True)
+            raised.get(index, ShapeDtype(self.run.shape, step.dtype) if output is None else output)
+            for index, (output, step) in enumerate(zip(self._outputs, self.run.steps, strict=True))
         ]
+
+    def _warn(self) -> dict[int, Exception]:
+        """Warn as NumPy does, once for each op and kind; the errors of steps whose warning is one.
+
+        A step that depends on such a one would not have been run, and does not warn.
+        """
+        raised: dict[int, Exception] = {}
+        for index, step in enumerate(self.run.steps):
+            sources = [each.step for each in step.operands if isinstance(each, Register) and each.step in raised]
+            if sources:
+                raised[index] = raised[sources[0]]
+                continue
+            try:
+                for kind in _WARNED_OF:
+                    if (index, kind) in self._warned:
+                        warnings.warn(f"{kind} encountered in {_said_of(step)}", RuntimeWarning, stacklevel=2)
+            except Exception as error:  # noqa: BLE001 - a filter, or the program's own way to show warnings
+                raised[index] = error
+        return raised
 
     def _reduce(self, mark: list[int]) -> None:
         """Make the results of reductions from those of their blocks."""
@@ -183,7 +203,7 @@ class Execution:
             if step.reduction == "mean":
                 total = total.dtype.type(total / np.intp(size))
         else:
-            total = getattr(np, step.reduction).reduce(np.array(partials, step.dtype))
+            total = _reducer("add" if step.reduction == "count" else step.reduction)(np.array(partials))
         if total != total and not (step.reduction in ("add", "mean") and is_clear(partials)):
             raise Deviation  # which NaN it is depends on how NumPy walks the whole
         params = step.cell.params or {}
@@ -201,6 +221,14 @@ class Execution:
         if (step.cell.params or {}).get("keepdims"):
             result = result.reshape([1 if axis in axes else n for axis, n in enumerate(shape)])
         return result
+
+
+def _noted_states(context: Context | None) -> dict[str, str]:
+    """What is to be noted and what ignored, in the error state of the dispatch."""
+    states: Any = np.geterr() if context is None else context.copy().run(np.geterr)
+    if not _PLAIN_STATES.issuperset(states.values()):
+        raise Deviation
+    return {kind: "call" if state == "warn" else "ignore" for kind, state in states.items()}
 
 
 def _said_of(step: Step) -> str:
@@ -274,12 +302,12 @@ class Program:
         step = self._steps[index]
         operands = ", ".join(self._name(operand) for operand in step.operands)
         if step.reduction is not None:
-            ufunc = np.add if step.reduction == "mean" else getattr(np, step.reduction)
-            return f"r{index} = {self._constant(ufunc.reduce)}({operands}, axis={step.axes})"
+            return f"r{index} = {self._constant(_reducer(step.reduction))}({operands}, axis={step.axes})"
         if step.op.block is not None:
             block = partial(step.op.block, **step.cell.params) if step.cell.params else step.op.block
             return f"r{index} = {self._constant(block)}(r{index}, {operands})"
-        return f"{self._constant(step.op.kernel)}({operands}, r{index})"
+        out = "out=" if step.op.kernel in (np.maximum, np.minimum) else ""  # by position it is deprecated for these
+        return f"{self._constant(step.op.kernel)}({operands}, {out}r{index})"
 
     def _name(self, operand: Any) -> str:
         if isinstance(operand, Register):
@@ -291,6 +319,12 @@ class Program:
         return f"c{len(self._constants) - 1}"
 
     # Working blocks off
+
+    def try_out(self, execution: Execution) -> None:
+        """Compute one element, for nobody: what an op cannot do for one, it cannot do for any."""
+        first = (slice(0, 1),) * len(execution.block)
+        places = [np.empty((1,) * len(first), step.dtype) for step in self._steps]
+        self._code([0], [view[first] for view in execution.inputs], places, self._constants)
 
     def run(self, execution: Execution, todo: Iterator[int], mark: list[int]) -> None:
         """Work off blocks until none is left."""
@@ -321,6 +355,13 @@ class Program:
             None if slot is None else memory[slot][: size * step.dtype.itemsize].view(step.dtype).reshape(shape)
             for slot, step in zip(self._slots, self._steps, strict=True)
         ]
+
+
+def _reducer(kind: str) -> Callable[..., Any]:
+    """What reduces one block."""
+    if kind == "count":
+        return np.count_nonzero
+    return (np.add if kind == "mean" else getattr(np, kind)).reduce
 
 
 def _names(letter: str, count: int) -> str:

@@ -50,5 +50,7 @@ def _step(x: Array, op: Op, *operands: Any) -> Step:
 
 
 def _run(inputs: list[Array], steps: list[Step], threads: int) -> Array:
-    result: Array = execute_run(Run(inputs[0].shape, None, steps, inputs), threads)[-1]
-    return result.reshape(1)
+    result = execute_run(Run(inputs[0].shape, None, steps, inputs), threads)[-1]
+    if isinstance(result, BaseException):
+        raise result
+    return np.asarray(result).reshape(1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.context import current
+from engine.operands import SCALARS
 from engine.ops.infer import broadcast, sample, shape_of, typed
 from engine.ops.rows import Operand, binary, unary
 from engine.planning.op import Op, ShapeDtype
@@ -100,8 +102,29 @@ def _round(x: Any) -> Any:
     return np.round(x)
 
 
-_CLIP = Op("clip", _clip, infer=_infer_clip, ns=2)
-_ROUND = Op("round", _round, infer=typed(_round), ns=1)
+_RINT, _LIMIT = Op("rint", np.rint), Op("clip", np._core.umath.clip)  # type: ignore[attr-defined]
+_MAXIMUM, _MINIMUM = Op("maximum", np.maximum), Op("minimum", np.minimum)
+
+
+def _fused_clip(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
+    """The ufunc that `numpy.clip` calls. Limits of integers it looks at first; with two limits that are one number each
+    the ufunc treats zeros in another way than with arrays, one element of which it would take for such a number."""
+    if not isinstance(types[0], np.dtype) or (types[0].kind in "iu" and int in types):
+        return None
+    if params["given"] == (True, True):
+        constant = all(each.__class__ in SCALARS or getattr(each, "size", 0) == 1 for each in operands[1:])
+        cast = any(isinstance(each, np.dtype) and each != types[0] for each in types)
+        return _LIMIT if constant and not cast else None
+    return {(True, False): _MAXIMUM, (False, True): _MINIMUM}.get(params["given"])
+
+
+def _fused_round(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
+    """The ufunc that `numpy.round` calls for real numbers."""
+    return _RINT if isinstance(types[0], np.dtype) and types[0].kind == "f" else None
+
+
+_CLIP = Op("clip", _clip, infer=_infer_clip, ns=2, variant=_fused_clip)
+_ROUND = Op("round", _round, infer=typed(_round), ns=1, variant=_fused_round)
 _REAL = Op("real", np.real, infer=typed(np.real), ns=0.001, view=True)
 _IMAG = Op("imag", np.imag, infer=typed(np.imag), ns=1, view=True)
 

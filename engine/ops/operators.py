@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.context import current
 from engine.ops.infer import elementwise
-from engine.planning.op import Op
+from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
-# `x ** 0.5` is a square root in NumPy, `power(x, 0.5)` is not: they differ in the last bit, and for -inf.
-_POWER = Op("pow", operator.pow, infer=elementwise(np.power), ns=20)
+_SQUARED_BOOL = (np.ones(1, bool) ** 2).dtype
+_SQUARE, _SQRT, _PLAIN_POWER = Op("square", np.square), Op("sqrt", np.sqrt), Op("power", np.power)
+
+
+def _fused_power(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
+    """The ufunc that NumPy's operator calls. Of some scalar exponents it makes other functions in each version."""
+    base, exponent = types
+    if isinstance(exponent, np.dtype):
+        return None if getattr(operands[1], "ndim", 1) == 0 else _PLAIN_POWER
+    if not isinstance(base, np.dtype) or base.kind not in "iuf" or exponent not in (int, float):
+        return None
+    value = operands[1]
+    if base.kind == "f":
+        return {2: _SQUARE, 0.5: _SQRT, -1: None, 0: None, 1: None}.get(value, _PLAIN_POWER)
+    if exponent is float or value < 2:
+        return None
+    return _SQUARE if value == 2 else _PLAIN_POWER
+
+
+def _infer_power(x1: Any, x2: Any) -> Any:
+    inferred = elementwise(np.power)(x1, x2)
+    squared = isinstance(x1, ShapeDtype) and x1.dtype == bool and x2.__class__ is int and x2 == 2
+    return inferred._replace(dtype=_SQUARED_BOOL) if squared else inferred
+
+
+# `x ** 0.5` is a square root in NumPy; `power(x, 0.5)` is not, in some versions: they differ in the last bit.
+_POWER = Op("pow", operator.pow, infer=_infer_power, ns=20, variant=_fused_power)
 
 
 def power(x1: Any, x2: Any) -> Handle:
@@ -24,14 +50,37 @@ def power(x1: Any, x2: Any) -> Handle:
 
 def updated(ufunc: str, handle: Handle, other: Any) -> Handle:
     """What `handle op= other` makes of the handle: its dtype and shape stay. Raises what NumPy raises, when it runs."""
-    return current().dispatch(_in_place(ufunc), (handle, other))
+    return current().dispatch(_POWERED if ufunc == "power" else _in_place(ufunc), (handle, other))
 
 
 @functools.cache
 def _in_place(name: str) -> Op:
     ufunc: np.ufunc = getattr(np, name)
 
+    def into(x1: Any, x2: Any, *, out: Any) -> Any:
+        return ufunc(x1, x2, out=out)
+
     def kernel(x1: Any, x2: Any) -> Any:
         return ufunc(x1, x2, out=np.empty_like(x1))
 
-    return Op(name, kernel, infer=lambda x1, x2: x1, ns=None if ufunc.signature else 20.0 if name == "power" else 1.5)
+    if ufunc.signature:
+        return Op(name, kernel, infer=lambda x1, x2: x1, ns=None)
+    plain = Op(name, ufunc)
+    return Op(
+        name,
+        kernel,
+        infer=lambda x1, x2: x1,
+        ns=1.5,
+        into=into,
+        variant=lambda types, operands, params: plain,
+        updates=True,
+    )
+
+
+def _powered(x1: Any, x2: Any) -> Any:
+    x1 = np.array(x1, order="K")
+    x1 **= x2
+    return x1
+
+
+_POWERED = Op("power", _powered, infer=lambda x1, x2: x1, ns=20, variant=_fused_power, updates=True)

@@ -18,6 +18,7 @@ WATCHED = 1 << 12
 Infer = Callable[..., Any]
 Cost = Callable[[Sequence[Any], dict[str, Any]], float]
 Parallel = Callable[["Op", Sequence[Any], dict[str, Any], int], Any]
+Variant = Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], "Op | None"]
 
 
 class ShapeDtype(NamedTuple):
@@ -52,6 +53,8 @@ class Op:
         "pure",
         "simple",
         "small",
+        "updates",
+        "variant",
         "view",
     )
 
@@ -74,6 +77,8 @@ class Op:
         overwrite: Callable[..., Any] | None = None,
         into: Callable[..., Any] | None = None,
         parallel: Parallel | None = None,
+        variant: Variant | None = None,
+        updates: bool = False,
     ) -> None:
         self.name = name
         self.kernel = kernel
@@ -104,8 +109,13 @@ class Op:
         self.block = block
         """For an elementwise op that is not a ufunc: returns the result of one block, written to `out` if it likes."""
         is_ufunc = isinstance(kernel, np.ufunc) and kernel.nout == 1 and kernel.signature is None
-        self.fusable = (is_ufunc and self.known) or block is not None
+        self.fusable = (is_ufunc and self.known) or block is not None or variant is not None
         """Whether each element of the result depends on one element of each operand."""
+        self.variant = variant
+        """Which elementwise op does the same, with so many of the first operands as it takes: asked with the operands'
+        types (dtypes, and classes of scalars), the operands and the parameters; None where there is no such op."""
+        self.updates = updates
+        """Whether the result has the shape, the dtype and the layout of the first operand, whatever the others have."""
 
         self.overwrite = overwrite
         """The kernel where the first operand is nobody else's any more, and its memory may become the result's."""
@@ -135,6 +145,12 @@ class Op:
         self.factor = factor
         self.small = int(self._elements / factor)
         self.brief = min(self.small, WATCHED) if self.simple else -1
+
+    def fused_as(self, types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any] | None) -> Op | None:
+        """The op that computes this one block by block, for such operands; None where none does."""
+        if self.variant is not None:
+            return self.variant(types, operands, params or {})
+        return None if params and self.block is None else self
 
     def result_dtype(self, types: Sequence[Any], params: dict[str, Any] | None) -> np.dtype[Any] | None:
         """The dtype of the result of a fusable op, from dtypes and Python scalar types; None where nobody can tell."""

@@ -9,8 +9,6 @@ the run refers to is never written to memory.
 from __future__ import annotations
 
 import math
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -64,6 +62,8 @@ class Step:
     """The axes that are reduced, None for all of them."""
     keep: bool = True
     """Whether anything outside the run refers to the result."""
+    over: int | None = None
+    """The input whose memory becomes the result's."""
 
 
 @dataclass(slots=True)
@@ -90,6 +90,7 @@ REDUCTIONS: dict[Callable[..., Any], str] = {
     np.min: "minimum",
     np.any: "logical_or",
     np.all: "logical_and",
+    np.count_nonzero: "count",
 }
 """Reductions that can end a run: block by block they give the very bits that NumPy gives for the whole."""
 
@@ -146,7 +147,7 @@ class Collector:
             return False
         if not op.fusable:
             return self._add_reduction(cell, operands[0])
-        return (op.block is not None or not cell.params) and self._add_elementwise(cell, operands)
+        return self._add_elementwise(cell, operands)
 
     def _operand(self, value: Any) -> Any:
         """A register, an array, or a scalar; None where it is not there yet."""
@@ -163,18 +164,25 @@ class Collector:
         shape, described = self._described(operands)
         if shape is None or math.prod(shape) <= 1 or (self.run is not None and shape != self.run.shape):
             return False
-        dtype = cell.op.result_dtype(described, cell.params)
-        if dtype is None or not _computable(cell.op, dtype, described, operands):
+        op = cell.op.fused_as(described, operands, cell.params)
+        if op is None:
+            return False
+        if op.block is None:
+            operands, described = operands[: op.kernel.nin], described[: op.kernel.nin]  # a root needs no exponent
+        dtype = op.result_dtype(described, cell.params)
+        if dtype is None or not _computable(op, dtype, described, operands):
             return False
         if self.run is None:
             self.run = Run(shape, self._context)
         strides = [self._strides(each, shape) for each in operands if _is_array(each)]
-        copied = cell.op.block is cast
-        order = copy_order(strides[0], len(shape)) if copied else iteration_order(strides, len(shape))
+        likewise = copy_order(strides[0], len(shape)) if strides else ()
+        order = likewise if op.block is cast else iteration_order(strides, len(shape))
         arrays = [each for each in operands if isinstance(each, np.ndarray)]
-        if not self._walks_like(order) or not self._keeps_loops(cell.op, [dtype, *described], arrays):
+        if cell.op.updates and (self._shape_of(operands[0]), described[0], likewise) != (shape, dtype, order):
+            return False  # it would be cast, or laid out in another way
+        if not self._walks_like(order) or not self._keeps_loops(op, [dtype, *described], arrays):
             return False
-        self._append(Step(cell, cell.op, tuple(map(self._stored, operands)), dtype, order))
+        self._append(Step(cell, op, tuple(map(self._stored, operands)), dtype, order))
         return True
 
     def _walks_like(self, order: tuple[int, ...]) -> bool:
@@ -188,12 +196,17 @@ class Collector:
 
         NumPy multiplies complex numbers with other instructions at the end of a row than within it, and the bits
         differ. In one long row blocks end where whole vectors end; otherwise such an op has to run by itself. Some
-        functions have other instructions for operands that are not contiguous, or are one element repeated.
+        functions have other instructions for operands that are not contiguous, or are one element repeated; most have
+        others for operands that are walked backwards, which NumPy decides for the whole.
         """
         is_complex = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
         if is_complex and self._reduces:
             return False
-        of_two_minds = op.kernel in _OF_TWO_MINDS
+        rounded = op.block is None and op.kernel not in _EXACT
+        if rounded and any(stride < 0 for array in arrays for stride in array.strides):
+            return False
+        is_half = any(isinstance(each, np.dtype) and each.char == "e" for each in types)
+        of_two_minds = op.kernel in _OF_TWO_MINDS or (rounded and is_half)
         if of_two_minds and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
             return False  # to be cast, it would be written out, and not be one element repeated any more
         one_row = self._one_row or is_complex or of_two_minds
@@ -292,6 +305,12 @@ class Collector:
         except ValueError:
             return None, []
 
+    def _shape_of(self, operand: Any) -> Shape | None:
+        if isinstance(operand, Register):
+            assert self.run is not None
+            return self.run.shape
+        return getattr(operand, "shape", None)
+
     def _strides(self, operand: Any, shape: Shape) -> tuple[int, ...]:
         if isinstance(operand, Register):
             assert self.run is not None
@@ -301,6 +320,20 @@ class Collector:
 
 _OF_TWO_MINDS = frozenset({np.power, np.arctan2})
 """Ufuncs whose last bits depend on how operands lie in memory: they have vector instructions for some layouts only."""
+
+
+_EXACT = frozenset(
+    {
+        *(np.absolute, np.add, np.ceil, np.conjugate, np.copysign, np.divide, np.floor, np.floor_divide, np.maximum),
+        *(np.minimum, np.multiply, np.negative, np.positive, np.reciprocal, np.remainder, np.rint, np.sign, np.sqrt),
+        *(np.square, np.subtract, np.trunc, np._core.umath.clip),  # type: ignore[attr-defined]
+        *(np.equal, np.greater, np.greater_equal, np.less, np.less_equal, np.not_equal),
+        *(np.isfinite, np.isinf, np.isnan, np.signbit),
+        *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift),
+        *(np.logical_and, np.logical_not, np.logical_or, np.logical_xor),
+    }
+)
+"""Ufuncs with one right result, whatever the instructions."""
 
 
 def _is_repeated(array: Array) -> bool:
@@ -352,27 +385,16 @@ def _errstate(context: Context | None) -> object:
     return None if context is None else context.get(_ERRSTATE)
 
 
-_REFERENCES = 4
-"""What refers to a record of a run anyway: its step, the queue's set, the name `cell`, the argument of getrefcount."""
-
-
-def mark_kept(run: Run) -> None:
-    """Decide which results are referred to from outside: from a handle, or from a record that is not in the run."""
-    inside = Counter(id(arg) for step in run.steps for arg in step.cell.args if arg.__class__ is Cell)
-    for step in run.steps:
-        cell = step.cell
-        references = _REFERENCES + inside[id(cell)]
-        step.keep = step.reduction is not None or sys.getrefcount(cell) > references
-
-
 def reduces_exactly(kind: str, dtype: np.dtype[Any]) -> bool:
-    """Whether reducing block by block gives NumPy's bits: it adds some dtypes in another one, in chunks of its own."""
+    """Whether reducing block by block gives NumPy's bits: it adds some in another dtype, in chunks of its own."""
     if not dtype.isnative:
         return False  # swapped bytes are cast, too
     if kind == "mean":
         return dtype.char in "fd"
     if kind == "add":
-        return dtype.char in "fdlLqQ"
+        return dtype.char in "fd?bBhHiIlLqQ"
+    if kind == "count":
+        return dtype.kind in "biufc"
     if kind in ("logical_or", "logical_and"):
         return dtype.char == "?"
     return dtype.char in "bBhHiIlLqQfd"

@@ -17,6 +17,7 @@ from engine.queues import forking
 from engine.queues.base import Owner, Queue
 from engine.queues.bell import Bell
 from engine.queues.execution import finish
+from engine.queues.waiting import cancellation
 from handles.cell import PENDING, Cell, Failure
 
 SLICE = 0.000_25
@@ -72,6 +73,7 @@ class Backlog(Queue):
         self._parked: set[Cell] = set()
         self._running: set[Cell] = set()
         self._taken: set[Cell] = set()  # records that run together with one that counts as running
+        self._overwriting: set[Cell] = set()  # those of them whose run writes over its operands
         self._tasks: set[Cell] = set()
         self._listeners: set[Bell] = set()
         self._guests: set[object] = set()
@@ -185,6 +187,10 @@ class Backlog(Queue):
         self._lock = threading.Lock()
         self._loop = None
         self.scheduled = self._attended = False
+        for cell in self._overwriting:
+            finish(cell, cancellation(cell, "the process was forked while the op was writing over its operands"))
+            self.cancelled += 1
+        self._overwriting.clear()
         for lost in (self._running, self._taken, self._tasks):
             for cell in lost:
                 rare = cell.extend()

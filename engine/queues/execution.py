@@ -19,10 +19,11 @@ from engine.devices.blas import blas_threads, core_count
 from engine.devices.cpu import checked
 from engine.errors import OpCancelledError
 from engine.failures import failed
-from engine.kernels.buffers import Lease
+from engine.kernels.buffers import Lease, unlocked
 from engine.kernels.lanes import place_for
 from engine.loops import CancelledError, run_apart
 from engine.modes import ExecutionMode
+from engine.references import others
 from handles.base import Handle
 from handles.cell import Cell, Failure, settle
 
@@ -103,7 +104,7 @@ def _call(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, t
         kernel = backend.kernel(op.name, kernel)
         values = [backend.from_host(device, value) if isinstance(value, np.ndarray) else value for value in values]
     elif op.overwrite is not None and _is_given_up(cell, values):
-        kernel = op.overwrite
+        kernel, values = op.overwrite, [unlocked(values[0]), *values[1:]]
     elif op.into is not None and (place := place_for(op, values, params)) is not None:
         kernel = partial(op.into, out=place)
     limited = (op.blas or not op.known) and threads < core_count()
@@ -114,23 +115,16 @@ def _call(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, t
         return context.run(_enter_and_call, cell, kernel, kernel_values(values, device, backend), params)
 
 
-# What refers to the first operand anyway: the record's operands, a name and the argument of getrefcount; and to its
-# value: the cell, the values, a name, that argument.
-_CELL_REFERENCES = 3
-_VALUE_REFERENCES = 4
-
-
 def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
     """Whether nothing but this record refers to its first operand, nor to the memory of it."""
     first = cell.args[0] if cell.args else None
-    if first.__class__ is not Cell or getrefcount(first) > _CELL_REFERENCES:
+    if first.__class__ is not Cell or others(first, 1):
         return False
     value = values[0]
     return (
         value.__class__ is np.ndarray
-        and value.flags.writeable
-        and getrefcount(value) <= _VALUE_REFERENCES
-        and (value.base is None or isinstance(value.base, Lease))
+        and not others(value, 2)  # the cell and the values
+        and (value.flags.owndata if value.base is None else isinstance(value.base, Lease))
         and getweakrefcount(first) == 0  # a copy on another device, which its original still finds
     )
 

@@ -11,8 +11,9 @@ from engine.devices.cores import cores
 from engine.devices.workers import workers
 from engine.failures import failed
 from engine.kernels.fused import execute_run
+from engine.planning.liveness import give_up_operands, mark_kept
 from engine.planning.op import SMALL_NS
-from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect, mark_kept
+from engine.planning.runs import LOOKAHEAD, Run, can_begin, collect
 from engine.queues.backlog import SLICE
 from engine.queues.driving import UNREADY, Driving, Job
 from engine.queues.execution import execute_guarded, run_coroutine
@@ -146,6 +147,8 @@ class LargeOps(Driving):
             del head
             self._take(run)
             mark_kept(run)
+            if give_up_operands(run):
+                self._overwriting.update(run.cells)
         return run
 
     def _ahead(self) -> list[Cell]:
@@ -176,6 +179,7 @@ class LargeOps(Driving):
             for number, cell in enumerate(run.cells):
                 self._running.discard(cell)
                 self._taken.discard(cell)
+                self._overwriting.discard(cell)
                 if results is not None:
                     self._settle_taken(cell, results[number])
             del cell, results
@@ -192,10 +196,12 @@ class LargeOps(Driving):
     def _settle_taken(self, cell: Cell, outcome: Any) -> None:
         """Settle a record of a run; one whose operand was abandoned meanwhile has no value, whatever was computed."""
         failure = next((value for value in _operand_values(cell) if value.__class__ is Failure), None)
-        if failure is None:
-            self._conclude(cell, outcome)
-        else:
+        if failure is not None:
             self._poison(cell, failure)
+        elif isinstance(outcome, BaseException):
+            self._conclude(cell, failed(cell, outcome))
+        else:
+            self._conclude(cell, outcome)
 
     def _run_again(self, cell: Cell) -> None:
         """Run a record of a run that did not go as planned by itself, and settle it for those after it."""
