@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import engine
 from engine import ops
-from engine.kernels import lanes, spread
+from engine.kernels import composed, lanes
 from engine.kernels.fused import execute_run
 from engine.planning.lanes import cut
 from engine.planning.runs import Run
@@ -122,7 +122,7 @@ async def test_a_variance_is_made_of_two_walks(pieces: Pieces, monkeypatch: pyte
         walks.append([step.op.name for step in run.steps])
         return execute_run(run, threads)
 
-    monkeypatch.setattr(spread, "execute_run", watched)
+    monkeypatch.setattr(composed, "execute_run", watched)
     await ops.var(ops.asarray(values((7000,), "float64", special=False)))
     assert walks == [["sum"], ["subtract", "square", "sum"]]
 

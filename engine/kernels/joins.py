@@ -36,14 +36,14 @@ def stacked(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int)
 def _joined(
     op: Op, values: Sequence[Any], params: dict[str, Any], arrays: Sequence[Any], axis: int, threads: int
 ) -> Array | None:
-    result = place_for(op, values, params) if all(map(_is_plain, values)) else None
+    result = place_for(op, values, params) if all(map(is_plain, values)) else None
     if result is None:
         return None
     copies = list(_copies(result, arrays, axis % result.ndim, threads))
     return result if share_out(lambda copy: np.copyto(*copy), copies, threads) else None
 
 
-def _is_plain(array: Array) -> bool:
+def is_plain(array: Array) -> bool:
     """Whether the strides are those of fresh row-major memory: on an axis of one element, too, they tell NumPy how to
     lay the result out."""
     usual = 1 not in array.shape or array.strides == strides_of(array.shape, array.itemsize)
@@ -55,5 +55,10 @@ def _copies(result: Array, arrays: Sequence[Array], axis: int, threads: int) -> 
     ends = accumulate(each.shape[axis] for each in arrays)
     for array, end in zip(arrays, ends, strict=True):
         place = result[(*[slice(None)] * axis, slice(end - array.shape[axis], end))]
-        for piece in pieces(len(array), min(len(array), threads * _PIECES)):
-            yield place[piece], array[piece]
+        yield from cut_up(place, array, threads)
+
+
+def cut_up(place: Array, array: Array, threads: int) -> Iterator[Copy]:
+    """A copy of an array to a place of its shape, in pieces along the first axis."""
+    for piece in pieces(len(array), min(len(array), threads * _PIECES)):
+        yield place[piece], array[piece]

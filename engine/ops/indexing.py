@@ -12,6 +12,7 @@ import numpy as np
 from engine.arguments import Slot
 from engine.context import current
 from engine.kernels.blocks import select
+from engine.kernels.moves import selected, taken
 from engine.ops import checks, costs
 from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
 from engine.ops.rows import Operand, check_operands
@@ -168,7 +169,7 @@ def _read(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 5.0 * math.prod(covered if length is None else length for length in shape)
 
 
-_GETITEM = Op("getitem", _getitem, infer=_infer_getitem, cost=_read, view=True)
+_GETITEM = Op("getitem", _getitem, infer=_infer_getitem, cost=_read, view=True, parallel=selected)
 _SLICE = Op("getitem", _getitem, infer=_infer_getitem, ns=1e-6, view=True)
 _SETITEM = Op("setitem", _setitem, infer=lambda x, *others, key: x, cost=_written, overwrite=_overwrite)
 
@@ -224,7 +225,7 @@ def _taken(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 3.0 * float(getattr(indices, "size", 1)) * float(row)
 
 
-_TAKE = Op("take", _take, infer=_infer_take, cost=_taken)
+_TAKE = Op("take", _take, infer=_infer_take, cost=_taken, parallel=taken)
 
 
 def take(x: Operand, indices: Operand, /, *, axis: int | None = None) -> Handle:

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.context import current
 from engine.kernels.joins import concatenated, stacked
+from engine.kernels.moves import repeated, rolled, tiled
 from engine.ops import checks, costs
 from engine.ops.infer import (
     Dim,
@@ -175,7 +176,7 @@ def _infer_roll(x: Any, *, shift: Any, axis: Any) -> ShapeDtype:
     return same(x)
 
 
-_ROLL = Op("roll", np.roll, infer=_infer_roll, ns=2)
+_ROLL = Op("roll", np.roll, infer=_infer_roll, ns=2, parallel=rolled)
 
 
 def roll(x: Operand, /, shift: Axes, *, axis: Axis = None) -> Handle:
@@ -204,7 +205,7 @@ def _tile(x: Any, *, reps: tuple[int, ...]) -> Any:
     return np.tile(x, reps)
 
 
-_TILE = Op("tile", _tile, infer=_infer_tile, cost=_repeated_cost)
+_TILE = Op("tile", _tile, infer=_infer_tile, cost=_repeated_cost, parallel=tiled)
 
 
 def tile(x: Operand, repetitions: int | tuple[int, ...], /) -> Handle:
@@ -236,7 +237,7 @@ def _repeat_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
     return float(2.0 * values[0].size * np.sum(values[1]) / max(1, values[1].size) + values[1].size)
 
 
-_REPEAT = Op("repeat", _repeat, infer=_infer_repeat, cost=_repeat_cost)
+_REPEAT = Op("repeat", _repeat, infer=_infer_repeat, cost=_repeat_cost, parallel=repeated)
 
 
 def repeat(x: Operand, repeats: int | Operand, /, *, axis: int | None = None) -> Handle:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from engine.context import current
+from engine.kernels.composed import deviation, difference, variance
 from engine.kernels.lanes import in_lanes
-from engine.kernels.spread import deviation, variance
 from engine.ops import checks, costs
 from engine.ops.infer import dtype_of, normalize_axis, probe, reduced, replaced, shape_of, total
 from engine.ops.rows import Axis, CumulativeRow, Operand, SpreadRow, named, reduction, typed_reduction
@@ -106,7 +106,7 @@ def _infer_diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -
     return ShapeDtype(replaced(shape, where, None if length is None else length - n if length > n else 0), difference)
 
 
-_DIFF = Op("diff", _diff, infer=_infer_diff, cost=costs.each(3))
+_DIFF = Op("diff", _diff, infer=_infer_diff, cost=costs.each(3), parallel=difference)
 
 
 def diff(

@@ -1,4 +1,4 @@
-"""The variance of a whole array in two walks over it, on several threads: its mean, then how far all is from that."""
+"""Ops that are made of a few elementwise ones, as runs on several threads: variances and differences."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from handles.cell import pending_cell
 Array = np.ndarray[Any, Any]
 
 _SUM, _SUBTRACT, _SQUARE = Op("sum", np.sum), Op("subtract", np.subtract), Op("square", np.square)
+_UNEQUAL = Op("not_equal", np.not_equal)
 
 
 def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
-    """What `numpy.var` computes over all axes, in the same steps; None for what it treats in another way."""
+    """What `numpy.var` computes over all axes, in the same steps; None for what it treats in another way.
+
+    Two walks: the mean, then how far all is from that.
+    """
     (x,) = values
     if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not _is_plain(x):
         return None
     if params["axis"] is not None or not x.size > params["correction"]:
         return None
-    mean = _run([x], [_step(x, _SUM, Input(0))], threads)
+    mean = _run([x], [_step(x, _SUM, Input(0))], threads).reshape(1)
     np.true_divide(mean, np.intp(x.size), out=mean, casting="unsafe")
     steps = [_step(x, _SUBTRACT, Input(0), Input(1)), _step(x, _SQUARE, Register(0)), _step(x, _SUM, Register(1))]
-    result = _run([x, mean], steps, threads)
+    result = _run([x, mean], steps, threads).reshape(1)
     np.true_divide(result, np.maximum(np.intp(x.size) - params["correction"], 0), out=result, casting="unsafe")
     return result.reshape((1,) * x.ndim if params["keepdims"] else ())
 
@@ -43,6 +47,20 @@ def deviation(op: Op, values: Sequence[Any], params: dict[str, Any], threads: in
     return None if result is None else np.sqrt(result, out=result)
 
 
+def difference(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
+    """What `numpy.diff` computes: each element less the one before it along an axis; None for more than that."""
+    x = values[0]
+    if params["n"] != 1 or params["given"] or not isinstance(x, np.ndarray):
+        return None
+    if x.dtype.kind not in "biuf" or not _is_plain(x):
+        return None
+    before = (slice(None),) * (params["axis"] % x.ndim)
+    later, earlier = x[(*before, slice(1, None))], x[(*before, slice(-1))]
+    step = _step(x, _UNEQUAL if x.dtype == np.bool_ else _SUBTRACT, Input(0), Input(1))
+    step.keep = True
+    return _run([later, earlier], [step], threads)
+
+
 def _step(x: Array, op: Op, *operands: Any) -> Step:
     reduction = "add" if op is _SUM else None
     record = pending_cell(op, (), None, None, None, 0)  # type: ignore[arg-type]
@@ -53,4 +71,4 @@ def _run(inputs: list[Array], steps: list[Step], threads: int) -> Array:
     result = execute_run(Run(inputs[0].shape, None, steps, inputs), threads)[-1]
     if isinstance(result, BaseException):
         raise result
-    return np.asarray(result).reshape(1)
+    return np.asarray(result)
