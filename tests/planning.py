@@ -50,7 +50,7 @@ def force_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_ops, "WORTH_NS", -1)
     monkeypatch.setattr(lanes, "LARGE", 1)
     monkeypatch.setattr(buffers, "LARGE", 1)
-    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 3)
+    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 1_000)
 
 
 def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:

@@ -8,11 +8,16 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import pytest
 
-from engine.devices.cores import apart
+import engine
+from engine import ops
+from engine.devices.cores import apart, cores
 from engine.devices.workers import together, workers
+from handles.cell import add_waiter
 
 CAN_CHOOSE = hasattr(os, "sched_getaffinity")
 pytestmark = pytest.mark.skipif(not CAN_CHOOSE, reason="the system does not let threads choose their cores")
@@ -123,3 +128,16 @@ def test_scratch_memory_of_transforms_is_faulted_in_once() -> None:
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, env=environment
     )
     assert int(done.stdout) < 32_000_000  # each of the eight takes 16 million
+
+
+@pytest.mark.parametrize(
+    "program", [lambda x: x + 1, lambda x: ops.sort(x, axis=0)], ids=["a run", "an op along an axis"]
+)
+def test_cores_are_idle_again_before_anybody_sees_the_result(program: Callable[[Any], Any]) -> None:
+    """Or the op that whoever waited for it dispatches next would run on one core."""
+    engine.enable_eager_execution(execution_mode=engine.ASYNC)
+    claimed: list[int] = []
+    handle = program(ops.asarray(np.ones((1_000, 1_000))))
+    assert add_waiter(handle._cell, lambda _: claimed.append(cores._claimed))
+    handle.result()
+    assert claimed == [0]

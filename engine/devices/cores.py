@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from engine.devices.blas import core_count
 
@@ -20,16 +21,20 @@ class Cores:
         self._lock = threading.Lock()
         self._claimed = 0
 
-    def claim(self, wanted: int) -> int:
-        """The number of threads, 1 to `wanted`, that an op about to run may use; give them back when it has ended."""
+    @contextmanager
+    def claimed(self, wanted: int) -> Iterator[int]:
+        """Give an op about to run so many threads, 1 to `wanted`; leave the block before anybody can see its result.
+
+        Whoever waits for it may dispatch the next op at once, which is to find the cores idle.
+        """
         with self._lock:
             granted = max(1, min(wanted, core_count() - self._claimed))
             self._claimed += granted
-        return granted
-
-    def give_back(self, granted: int) -> None:
-        with self._lock:
-            self._claimed -= granted
+        try:
+            yield granted
+        finally:
+            with self._lock:
+                self._claimed -= granted
 
 
 cores = Cores()

@@ -92,29 +92,29 @@ class LargeOps(Driving):
             cell, _ = jobs.pop()
             self._end_alone(cell, failed(cell, error), jobs)
             return
-        alone = run is None and (jobs[-1][0].op.parallel is None or not self.backend.on_host)
-        granted = cores.claim(1 if alone else self.split)
-        try:
-            if run is not None:
-                self._work_run(run, granted, jobs)
-            else:
-                self._work_alone(granted, jobs)
-        finally:
-            cores.give_back(granted)
+        if run is not None:
+            self._work_run(run, jobs)
+        else:
+            self._work_alone(jobs)
         self._wake_listeners()
 
-    def _work_alone(self, threads: int, jobs: list[Job]) -> None:
+    def _work_alone(self, jobs: list[Job]) -> None:
         cell, values = jobs.pop()
-        if cell.op.coroutine:
-            outcome = run_coroutine(cell, values, self.device, self.backend, self.threads)
-        else:
-            began = thread_time_ns()
-            outcome = self._in_parallel(cell, values, threads) if threads > 1 else None
-            if outcome is None:
-                outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
-            cell.op.took_elsewhere(thread_time_ns() - began)
+        divisible = cell.op.parallel is not None and self.backend.on_host
+        with cores.claimed(self.split if divisible else 1) as threads:
+            outcome = self._outcome(cell, values, threads)
         values.clear()
         self._end_alone(cell, outcome, jobs)
+
+    def _outcome(self, cell: Cell, values: list[Any], threads: int) -> Any:
+        if cell.op.coroutine:
+            return run_coroutine(cell, values, self.device, self.backend, self.threads)
+        began = thread_time_ns()
+        outcome = self._in_parallel(cell, values, threads) if threads > 1 else None
+        if outcome is None:
+            outcome = execute_guarded(cell, values, self.device, self.backend, self.threads)
+        cell.op.took_elsewhere(thread_time_ns() - began)
+        return outcome
 
     def _in_parallel(self, cell: Cell, values: list[Any], threads: int) -> Any:
         """The result of an op that several threads compute; None where it has to be run whole."""
@@ -169,8 +169,9 @@ class LargeOps(Driving):
             cell.extend().running = True
             self._taken.add(cell)
 
-    def _work_run(self, run: Run, threads: int, jobs: list[Job]) -> None:
-        results = self._results_of(run, threads)
+    def _work_run(self, run: Run, jobs: list[Job]) -> None:
+        with cores.claimed(self.split) as threads:
+            results = self._results_of(run, threads)
         if results is None:
             for cell in run.cells:
                 self._run_again(cell)
