@@ -19,7 +19,7 @@ from engine.devices.registry import make_devices
 from engine.dispatch import AsyncDispatcher, Dispatcher, SyncDispatcher
 from engine.errors import BlockingSyncError, EagerNotEnabledError, ExecutorClosedError
 from engine.executor import Core, State, Statistics
-from engine.loops import AbstractEventLoop, on_shutdown, report, running_loop
+from engine.loops import AbstractEventLoop, on_shutdown, report, running_loop, seat_of
 from engine.modes import DevicePolicy, ExecutionMode, check_mode, check_policy
 from engine.queues.waiting import Settled, block_until
 
@@ -137,11 +137,13 @@ def _check_frozen(config: Config) -> None:
 class _Here:
     """Where the ops of a thread go: the executor that it used last, of which loop that is, and the dispatcher."""
 
-    __slots__ = ("core", "dispatcher", "loop")
+    __slots__ = ("core", "dispatcher", "loop", "seat", "thread")
 
     def __init__(self, core: Core | None = None, loop: AbstractEventLoop | None = None) -> None:
         self.core = core
         self.loop = loop
+        self.seat = seat_of(loop)
+        self.thread = threading.get_ident()
         self.dispatcher: Dispatcher | None = None
 
 
@@ -236,8 +238,8 @@ def current() -> Dispatcher:
     here = _defaults.here.now
     if scope is NOTHING:
         dispatcher: Dispatcher | None = here.dispatcher
-        # Not `loop.is_running()`, which is faster: it may run on another thread by now.
-        if dispatcher is not None and here.loop is running_loop():
+        # The loop may run on another thread by now, or have ended, and another one runs here.
+        if dispatcher is not None and (here.seat._thread_id == here.thread or here.loop is running_loop()):
             return dispatcher
     else:
         dispatcher = scope.dispatcher

@@ -9,7 +9,7 @@ from asyncio import AbstractEventLoop, CancelledError, _get_running_loop as runn
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = [
     "AbstractEventLoop",
@@ -23,8 +23,27 @@ __all__ = [
     "report",
     "run_apart",
     "running_loop",
+    "seat_of",
     "start_task",
 ]
+
+
+class Seat(Protocol):
+    """Says which thread a loop runs on: None where it runs on none, or does not tell."""
+
+    _thread_id: int | None
+
+
+class _Unknown:
+    _thread_id: int | None = None
+
+
+_UNKNOWN = _Unknown()
+
+
+def seat_of(loop: AbstractEventLoop | None) -> Seat:
+    """Where the loop says which thread it runs on, which is faster than to ask a thread for its running loop."""
+    return loop if hasattr(loop, "_thread_id") else _UNKNOWN  # type: ignore[return-value]
 
 
 def asyncio_loop() -> AbstractEventLoop:
