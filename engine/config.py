@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any
 
 MOST_DEVICES = 1024
 DEFAULT_PENDING_OPS = 32_768
 DEFAULT_PENDING_BYTES = 1 << 30
+
+
+class _Counts(Mapping[str, int]):
+    """A mapping that stays as it is; what copies it, as `dataclasses.asdict` does, gets a dict."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._counts = counts
+
+    def __getitem__(self, kind: str) -> int:
+        return self._counts[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __repr__(self) -> str:
+        return repr(self._counts)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, int]:
+        return dict(self._counts)
 
 
 @dataclass(frozen=True)
@@ -91,4 +114,4 @@ def _device_count(value: object) -> Mapping[str, int]:
         counts[kind] = _integer(f"device_count[{kind!r}]", count, least=1 if kind == "CPU" else 0)
         if counts[kind] > MOST_DEVICES:
             raise ValueError(f"Config.device_count[{kind!r}] must be at most {MOST_DEVICES}, but got {counts[kind]}")
-    return MappingProxyType({kind: count for kind, count in sorted(counts.items()) if count})
+    return _Counts({kind: count for kind, count in sorted(counts.items()) if count})

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import logging
 import pickle
 from typing import Any
@@ -48,6 +49,16 @@ def test_configs_survive_copying_and_pickling() -> None:
     config = engine.Config(device_count={"CPU": 3}, max_pending_ops=7)
     assert copy.copy(config) == copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
     assert dataclasses.replace(config, max_pending_ops=8).device_count == {"CPU": 3}
+
+
+def test_a_config_is_told_as_plain_values() -> None:
+    config = engine.Config(device_count={"CPU": 2}, max_pending_ops=7)
+    values = dataclasses.asdict(config)
+    assert values["device_count"] == {"CPU": 2}
+    assert type(values["device_count"]) is dict
+    assert engine.Config(**values) == config
+    assert "device_count={'CPU': 2}" in repr(config)
+    assert json.loads(json.dumps(values)) == values
 
 
 def test_a_config_cannot_be_changed() -> None:
