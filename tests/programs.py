@@ -104,6 +104,10 @@ class Program:
     expected: dict[int, Expected] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
 
+    def made_with(self, value: int) -> tuple[int, ...]:
+        """The values that one op made: to cancel one is to cancel all of them."""
+        return next((step.outputs for step in reversed(self.steps) if value in step.outputs), (value,))
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The vocabulary: what each op is in NumPy, and on the engine
@@ -410,7 +414,7 @@ class _Maker:
             yield Action("read", (self._live(),))
         if _chance(source, 0.01):
             victim = self._live()
-            self.risky.add(victim)
+            self.risky.update(self.program.made_with(victim))
             yield Action("cancel", (victim,))
         if _chance(source, 0.04):
             yield Action("describe", (self._live(),))
@@ -806,9 +810,7 @@ class Player:
     def _cancel(self, values: Sequence[int]) -> None:
         for value in values:
             if self.handles[value].cancel() is not engine.CancelOutcome.TOO_LATE:
-                cell = self.handles[value]._cell
-                twins = [other for other, handle in self.handles.items() if _record(handle._cell) is _record(cell)]
-                self.cancelled.update(twins)
+                self.cancelled.update(self.program.made_with(value))
                 self._spread()
 
     def _spread(self) -> None:
@@ -909,11 +911,6 @@ def _twin(array: Array) -> Array:
     if array.ndim and array.strides[0] < 0:
         return array[::-1].copy(order="K")[::-1]
     return array.copy(order="K")
-
-
-def _record(cell: Any) -> Any:
-    """The record that settles a cell: outputs of one op share it, and so their fate."""
-    return cell.rare.record or cell if cell.rare is not None else cell
 
 
 def _may_raise_at_the_call(step: Step) -> bool:
