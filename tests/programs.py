@@ -732,6 +732,9 @@ class Player:
         self.handles: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}
         """What ops that ran inline raised: those values have no handle."""
+        self.refused: set[int] = set()
+        """Values that were refused at the call because of shapes, though an operand had failed, and what was made of
+        them: that error is not NumPy's, which stops at the operand."""
         self.cancelled: set[int] = set()
         """Values that were cancelled, and all that was made of them."""
         self.reported: dict[int, BaseException] = {}
@@ -764,6 +767,10 @@ class Player:
                 if not inline:
                     raise AssertionError(f"{step.name} raised at the call, in ASYNC mode") from raised
                 error = raised
+                if _may_raise_at_the_call(step) and any(self.program.expected[ref].problems for ref in refs):
+                    self.refused.update(step.outputs)
+        elif any(ref in self.refused for ref in refs):
+            self.refused.update(step.outputs)
         for index, output in enumerate(step.outputs):
             if error is not None:
                 self.errors[output] = error
@@ -900,6 +907,8 @@ class Player:
             assert value in self.cancelled, f"value {value} was not cancelled: {error}"
             return
         assert problems, f"value {value} should exist, but raised {error!r}: {self._story(value)}"
+        if value in self.refused:
+            return
         # In ASYNC mode an operand that was refused at the call has no handle: its error comes before that of another.
         in_order = self.mode is engine.SYNC or value not in self.errors
         acceptable = problems[:1] if self.one_by_one and in_order and value not in self.cancelled else problems
