@@ -170,7 +170,10 @@ class Executors:
 
     def core(self, options: Options) -> Core:
         """The executor of this thread's running loop, or of this thread."""
-        here, loop = self.here.now, running_loop() if self._on_loops else None
+        here = self.here.now
+        if here.core is not None and here.seat._thread_id == here.thread:
+            return here.core  # as `current` decides: a loop that is run inside another one shares its executor
+        loop = running_loop() if self._on_loops else None
         if here.core is not None and here.loop is loop:
             return here.core
         with _lock:

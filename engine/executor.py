@@ -91,6 +91,11 @@ class Core:
         self._release = weakref.finalize(self, workers.release, wait=False)
         self._release.atexit = False
 
+    def start_over(self) -> None:
+        """In a forked child: no thread holds a lock."""
+        self._bytes_lock = threading.Lock()
+        self.ledger.start_over()
+
     # In flight
 
     def in_flight(self) -> int:

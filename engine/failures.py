@@ -28,6 +28,10 @@ class Ledger:
         self._dropped = 0
         self._tidy_at = 8
 
+    def start_over(self) -> None:
+        """In a forked child: no thread holds the lock."""
+        self._lock = threading.Lock()
+
     def add(self, device: Device, failure: Failure) -> None:
         with self._lock:
             if len(self._failures) >= self._tidy_at:  # what was read is let go of, and so are the arrays it refers to

@@ -130,6 +130,24 @@ def test_scratch_memory_of_transforms_is_faulted_in_once() -> None:
     assert int(done.stdout) < 32_000_000  # each of the eight takes 16 million
 
 
+def test_where_the_system_has_no_more_threads_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
+    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 1_000)
+    submit, refused = workers.submit, []
+
+    def submit_from_outside(job: Callable[[], None]) -> None:
+        if threading.current_thread().name.startswith("eagerloop-"):
+            refused.append(job)
+            raise RuntimeError("can't start new thread")
+        submit(job)
+
+    monkeypatch.setattr(workers, "submit", submit_from_outside)
+    x = np.ones((2_000, 1_000))
+    assert (ops.add(x, 1).result() == 2).all()
+    assert (ops.sort(ops.asarray(x), axis=0).result() == 1).all()
+    assert len(refused) == 2
+
+
 @pytest.mark.parametrize(
     "program", [lambda x: x + 1, lambda x: ops.sort(x, axis=0)], ids=["a run", "an op along an axis"]
 )

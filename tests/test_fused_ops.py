@@ -2,6 +2,7 @@
 
 import operator
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -47,10 +48,10 @@ def updated(symbol: str, other: Any) -> Callable[[Any], Any]:
 
 FUSED: dict[str, tuple[Callable[[Any], Any], str, Any]] = {
     "a square": (lambda x: x**2, "square", np.float64),
-    "a square of a float": (lambda x: x**2.0, "square", np.float32),
+    "a square of a float": (lambda x: x**2.0, "square or power", np.float32),
     "a square of integers": (lambda x: x**2, "square", np.int32),
     "a cube of integers": (lambda x: x**3, "power", np.int64),
-    "a root": (lambda x: x**0.5, "sqrt", np.float64),
+    "a root": (lambda x: x**0.5, "sqrt or power", np.float64),
     "a power": (lambda x: x**2.5, "power", np.float64),
     "powers of a number": (lambda x: 2.0**x, "power", np.float64),
     "powers of each other": (lambda x: x**x, "power", np.float64),
@@ -76,7 +77,7 @@ async def test_what_a_ufunc_computes_is_part_of_a_run(
 ) -> None:
     names = await played(program, numbers(dtype), watched)
     assert names[0] == "add"
-    assert names[-1] == name
+    assert names[-1] in name.split(" or ")  # of some exponents each version of NumPy has its own opinion
 
 
 ALONE: dict[str, tuple[Callable[[Any], Any], Any]] = {
@@ -163,6 +164,56 @@ async def test_operands_walked_backwards_give_the_bits_of_the_whole(name: str, d
     for x in (flat[::-1], table[:, ::-1], table[::-1], table[::-1, ::-1], table.T[::-1], flat[::2], table[:, ::3]):
         with np.errstate(all="ignore"):
             assert_same(await ufunc(ops.asarray(x)), ufunc(x))
+
+
+@pytest.mark.parametrize("name", ["exp", "arcsin", "log10", "sin"])
+@pytest.mark.parametrize("size", [64, 65, 129, 64 * 7 + 1])
+async def test_no_block_is_a_single_element(name: str, size: int) -> None:
+    """NumPy computes one half-precision number with other instructions where it is written over."""
+    ufunc = getattr(np, name)
+    x = np.linspace(0.007, 0.9, size).astype(np.float16)
+    for shift in range(8):
+        moved = np.roll(x, shift)
+        assert_same(await ufunc(ops.asarray(moved) * 1), ufunc(moved))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reduce", [np.max, np.min])
+@pytest.mark.parametrize("size", [63, 64, 1000, 1001])
+async def test_which_zero_is_the_largest_is_numpys_choice(reduce: Any, dtype: Any, size: int) -> None:
+    for seed in range(10):
+        zeros = np.random.default_rng(seed).choice([0.0, -0.0], size).astype(dtype)
+        one_other = np.zeros(size, dtype)
+        one_other[seed * size // 10] = -0.0
+        for x in (zeros, one_other, np.abs(zeros), -np.abs(zeros)):
+            assert_same(await reduce(ops.asarray(x) * 1), reduce(x * 1))
+
+
+@pytest.mark.parametrize("size", [500, 1000])
+async def test_which_nan_a_sum_is_is_numpys_choice(size: int) -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        x = np.ones(size)
+        for value in (np.nan, -np.nan, np.inf, -np.inf)[seed % 3 :]:
+            x[rng.integers(0, size, 1 + seed % 4)] = value
+        with np.errstate(all="ignore"):
+            assert_same(await ops.sum(ops.asarray(x) * 1), np.sum(x * 1))
+
+
+@pytest.mark.parametrize("exponent", [2, 2.0, 0.5, 3, 2.5])
+@pytest.mark.parametrize("base", [1e300, -1.0, 1e-200])
+async def test_a_power_warns_as_numpys(exponent: float, base: float) -> None:
+    x = np.full(N, base)
+    said: list[list[str]] = []
+    operands: tuple[Any, ...] = (x, ops.asarray(x))
+    for operand in operands:
+        with warnings.catch_warnings(record=True) as given, np.errstate(all="warn"):
+            warnings.simplefilter("always")
+            result = operand**exponent
+            if operand is not x:
+                await result
+        said.append([str(each.message) for each in given])
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("size", [63, 64, 65, 129])

@@ -129,6 +129,24 @@ async def test_an_index_out_of_bounds_is_numpys_error(shared: list[bool], call: 
     assert shared == [False]
 
 
+ALONG: dict[str, Callable[..., Any]] = {
+    "diff": np.diff,
+    "roll": lambda x, axis: np.roll(x, 1, axis),
+    "repeat": lambda x, axis: np.repeat(x, 2, axis),
+}
+
+
+@pytest.mark.parametrize("call", ALONG.values(), ids=ALONG)
+@pytest.mark.parametrize("axis", [2, -3])
+async def test_an_axis_out_of_bounds_is_numpys_error(shared: list[bool], call: Callable[..., Any], axis: int) -> None:
+    x = numbers(40, 7)
+    with pytest.raises(np.exceptions.AxisError) as expected:
+        call(x, axis=axis)
+    with pytest.raises(np.exceptions.AxisError) as raised:
+        await call(ops.asarray(x), axis=axis)
+    assert str(raised.value) == str(expected.value)
+
+
 async def test_a_difference_that_overflows_warns_once_as_numpys(shared: list[bool]) -> None:
     x = np.array([1e308, -1e308] * 50)
     with pytest.warns(RuntimeWarning, match="overflow encountered in subtract") as warned:

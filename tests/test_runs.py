@@ -495,6 +495,14 @@ async def test_a_defect_of_the_planning_is_an_error_and_never_a_hang(monkeypatch
     await engine.synchronize()
 
 
+async def test_a_defect_of_what_is_planned_last_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = ops.asarray(numbers())
+    for name in ("mark_kept", "give_up_operands"):
+        with monkeypatch.context() as broken:
+            broken.setattr(large_ops, name, defective)
+            np.testing.assert_array_equal(await ((h + 1) * 2), (numbers() + 1) * 2)
+
+
 class Unhashable:
     __hash__ = None  # type: ignore[assignment]
 

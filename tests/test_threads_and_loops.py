@@ -449,6 +449,31 @@ def in_child(target: Callable[[], None]) -> int | None:
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
+def test_a_loop_that_is_run_inside_another_one_has_its_errors_too() -> None:
+    """As some tools for notebooks have it: asyncio itself forbids it."""
+
+    async def inner() -> int:
+        ops.add(np.ones(3), np.ones(4))
+        with pytest.raises(ValueError, match="broadcast"):
+            await engine.synchronize()
+        return int(await ops.add(1, 1))
+
+    async def outer() -> None:
+        await ops.add(1, 1)
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        nested = asyncio.new_event_loop()
+        try:
+            assert nested.run_until_complete(inner()) == 2
+        finally:
+            nested.close()
+            asyncio._set_running_loop(loop)
+        await engine.synchronize()
+        assert await ops.add(2, 1) == 3
+
+    asyncio.run(outer())
+
+
 @needs_fork
 def test_a_forked_child_computes_on_its_own() -> None:
     before = chain(ops.asarray(0))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.context import current
+from engine.context import current, current_core
 from engine.kernels import fused
 from engine.planning.op import Op
 from tests.planning import Watched, force_runs
@@ -167,7 +168,11 @@ async def test_what_something_else_refers_to_stays(other: Callable[[Any], Any], 
     np.testing.assert_array_equal(await kept, numbers())
 
 
-@pytest.mark.parametrize("part", [lambda a: a, lambda a: a[3:7], lambda a: a.view(np.int64), memoryview], ids=str)
+@pytest.mark.parametrize(
+    "part",
+    [lambda a: a, lambda a: a[3:7], lambda a: a.view(np.int64), memoryview, lambda a: a.base, lambda a: a.base.base],
+    ids=["it", "a part", "its bits", "its memory", "what it is a view of", "what owns its memory"],
+)
 async def test_what_was_handed_out_stays(part: Callable[[Any], Any]) -> None:
     x = await value()
     kept = part(await x)
@@ -175,6 +180,36 @@ async def test_what_was_handed_out_stays(part: Callable[[Any], Any]) -> None:
     x = x * 2 + 1
     np.testing.assert_array_equal(await x, numbers() * 2 + 1)
     np.testing.assert_array_equal(np.asarray(kept), before)
+
+
+def with_another_element(x: Any) -> Any:
+    x[0] = 7
+    return x
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "a new value": lambda x: x * 2,
+    "in place": lambda x: x.__iadd__(1),
+    "an element": with_another_element,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_what_a_weak_reference_leads_to_stays(change: Callable[[Any], Any]) -> None:
+    kept: list[weakref.ref[Array]] = []
+
+    def made() -> Array:
+        array = numbers()
+        kept.append(weakref.ref(array))
+        return array
+
+    x = engine.op(made)()
+    await settled(x)
+    x = change(x)
+    await settled(x)
+    array = kept[0]()
+    if array is not None:
+        np.testing.assert_array_equal(array, numbers())
 
 
 async def test_the_copy_on_another_device_that_is_found_again_stays() -> None:
@@ -391,7 +426,8 @@ def test_a_child_does_not_compute_again_from_what_its_parent_has_written_over(wa
         np.testing.assert_array_equal(after.result(), numbers()[::-1])
 
     process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
+    with current_core()._bytes_lock, current_core().ledger._lock:  # as another thread may hold them
+        process.start()
     process.join(60)
     held.opened.set()
     np.testing.assert_array_equal(waiting.result(), numbers() + 2)

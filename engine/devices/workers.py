@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 
@@ -131,10 +132,13 @@ def together(work: Job, threads: int) -> None:
         finally:
             finished.release()
 
-    for number in range(1, threads):
-        workers.submit(partial(help_out, number))
+    helpers = 0
     try:
+        with suppress(RuntimeError):  # the system has no more threads: those that there are do it all
+            for number in range(1, threads):
+                workers.submit(partial(help_out, number))
+                helpers += 1
         apart(work, 0, threads, shared)
     finally:
-        for _ in range(threads - 1):
+        for _ in range(helpers):
             finished.acquire()

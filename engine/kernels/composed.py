@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from engine.kernels.fused import execute_run
 from engine.planning.op import Op
@@ -54,7 +55,7 @@ def difference(op: Op, values: Sequence[Any], params: dict[str, Any], threads: i
         return None
     if x.dtype.kind not in "biuf" or not _is_plain(x):
         return None
-    before = (slice(None),) * (params["axis"] % x.ndim)
+    before = (slice(None),) * normalize_axis_index(params["axis"], x.ndim)
     later, earlier = x[(*before, slice(1, None))], x[(*before, slice(-1))]
     step = _step(x, _UNEQUAL if x.dtype == np.bool_ else _SUBTRACT, Input(0), Input(1))
     step.keep = True

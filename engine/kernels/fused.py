@@ -27,7 +27,7 @@ from engine.kernels.layout import (
     strips,
     tile,
 )
-from engine.kernels.pairwise import combine, is_clear, leaves
+from engine.kernels.pairwise import combine, leaves
 from engine.planning.op import ShapeDtype
 from engine.planning.runs import Input, Register, Run, Step
 
@@ -58,7 +58,7 @@ def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES) -> list[
         execution.work_with(threads)
         return execution.results()
     except BaseException as error:  # a worker calls this, which nobody interrupts
-        if once:  # its operands are written over; what comes here is that memory ran out
+        if once:  # its operands may be written over already; memory for scratch ran out, for example
             return [error] * len(run.steps)
         raise Deviation from error
 
@@ -166,12 +166,12 @@ class Execution:
             for index, (output, step) in enumerate(zip(self._outputs, self.run.steps, strict=True))
         ]
 
-    def _warn(self) -> dict[int, Exception]:
+    def _warn(self) -> dict[int, BaseException]:
         """Warn as NumPy does, once for each op and kind; the errors of steps whose warning is one.
 
         A step that depends on such a one would not have been run, and does not warn.
         """
-        raised: dict[int, Exception] = {}
+        raised: dict[int, BaseException] = {}
         for index, step in enumerate(self.run.steps):
             sources = [each.step for each in step.operands if isinstance(each, Register) and each.step in raised]
             if sources:
@@ -181,7 +181,7 @@ class Execution:
                 for kind in _WARNED_OF:
                     if (index, kind) in self._warned:
                         warnings.warn(f"{kind} encountered in {_said_of(step)}", RuntimeWarning, stacklevel=2)
-            except Exception as error:  # noqa: BLE001 - a filter, or the program's own way to show warnings
+            except BaseException as error:  # noqa: BLE001 - a filter, or the program's own way to show warnings
                 raised[index] = error
         return raised
 
@@ -204,8 +204,8 @@ class Execution:
                 total = total.dtype.type(total / np.intp(size))
         else:
             total = _reducer("add" if step.reduction == "count" else step.reduction)(np.array(partials))
-        if total != total and not (step.reduction in ("add", "mean") and is_clear(partials)):
-            raise Deviation  # which NaN it is depends on how NumPy walks the whole
+        if not _is_clear(step, total, partials):
+            raise Deviation
         params = step.cell.params or {}
         shape: Shape = (1,) * len(self.run.shape) if params.get("keepdims") else ()
         return np.asarray(total).reshape(shape)
@@ -302,7 +302,10 @@ class Program:
         step = self._steps[index]
         operands = ", ".join(self._name(operand) for operand in step.operands)
         if step.reduction is not None:
-            return f"r{index} = {self._constant(_reducer(step.reduction))}({operands}, axis={step.axes})"
+            reduce = _reducer(step.reduction)
+            if step.reduction in ("maximum", "minimum") and step.dtype.kind == "f":
+                reduce = partial(_extreme, reduce)
+            return f"r{index} = {self._constant(reduce)}({operands}, axis={step.axes})"
         if step.op.block is not None:
             block = partial(step.op.block, **step.cell.params) if step.cell.params else step.op.block
             return f"r{index} = {self._constant(block)}(r{index}, {operands})"
@@ -355,6 +358,30 @@ class Program:
             None if slot is None else memory[slot][: size * step.dtype.itemsize].view(step.dtype).reshape(shape)
             for slot, step in zip(self._slots, self._steps, strict=True)
         ]
+
+
+def _is_clear(step: Step, total: Any, partials: Sequence[Any]) -> bool:
+    """Whether any walk over the whole gives these bits.
+
+    Where NaNs meet, or zeros of both signs in a maximum, the order of instructions decides which one it is. That the
+    sum of infinities is no number, does not depend on it.
+    """
+    if step.dtype.kind != "f" or step.reduction == "count":
+        return True
+    if step.reduction in ("add", "mean"):
+        return bool(total == total or not np.isnan(partials).any())
+    zeros = [each for each in partials if each == 0] if total == 0 else []
+    return bool(total == total and len({bool(np.signbit(each)) for each in zeros}) <= 1)
+
+
+def _extreme(reduce: Callable[..., Any], block: Array, axis: Any = None) -> Any:
+    """The maximum or minimum of a block of floats, where it is clear."""
+    result = reduce(block, axis=axis)
+    if axis is None and result == 0:
+        signs = np.signbit(block[block == 0])
+        if signs.any() and not signs.all():
+            raise Deviation
+    return result
 
 
 def _reducer(kind: str) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from engine.arguments import Slot
 from engine.kernels.buffers import buffers
@@ -33,7 +34,7 @@ def rolled(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array
     if result is None or not isinstance(shift, int) or not isinstance(axis, int | None):
         return None
     source, target = (x.reshape(-1), result.reshape(-1)) if axis is None else (x, result)
-    before = (slice(None),) * (0 if axis is None else axis % x.ndim)
+    before = (slice(None),) * (0 if axis is None else normalize_axis_index(axis, x.ndim))
     length = source.shape[len(before)]
     shift %= length
     halves = [(slice(shift, None), slice(length - shift)), (slice(shift), slice(length - shift, None))]
@@ -62,7 +63,7 @@ def repeated(op: Op, values: Sequence[Any], params: Params, threads: int) -> Arr
     if result is None or count is None:
         return None
     source = x.reshape(-1) if axis is None else x
-    place = 0 if axis is None else axis % x.ndim
+    place = 0 if axis is None else normalize_axis_index(axis, x.ndim)
     target = result.reshape((*source.shape[: place + 1], count, *source.shape[place + 1 :]))
     if count > _FEW:
         return _copied(result, [(target, np.broadcast_to(np.expand_dims(source, place + 1), target.shape))], threads)

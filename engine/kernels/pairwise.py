@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 SERIAL = 128
 
 
@@ -33,16 +31,6 @@ def leaves(n: int, most: int) -> list[tuple[int, int]]:
             middle = start + split(length)
             stack += [(middle, stop), (start, middle)]
     return spans
-
-
-def is_clear(sums: Sequence[Any]) -> bool:
-    """Whether all orders of operands give the same bits: where NaNs that differ meet, a compiler's choice decides."""
-    parts = np.asarray(sums)
-    nans = {part.tobytes() for part in parts[np.isnan(parts)]}
-    if np.isinf(parts).any():
-        with np.errstate(invalid="ignore"):
-            nans.add((parts.dtype.type(np.inf) - parts.dtype.type(np.inf)).tobytes())
-    return len(nans) <= 1
 
 
 def combine(sums: Sequence[Any], n: int, lengths: Sequence[int]) -> Any:

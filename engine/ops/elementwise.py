@@ -109,7 +109,7 @@ _MAXIMUM, _MINIMUM = Op("maximum", np.maximum), Op("minimum", np.minimum)
 def _fused_clip(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
     """The ufunc that `numpy.clip` calls. Limits of integers it looks at first; with two limits that are one number each
     the ufunc treats zeros in another way than with arrays, one element of which it would take for such a number."""
-    if not isinstance(types[0], np.dtype) or (types[0].kind in "iu" and int in types):
+    if not isinstance(types[0], np.dtype) or (types[0].kind in "iu" and any(each is int for each in types)):
         return None
     if params["given"] == (True, True):
         constant = all(each.__class__ in SCALARS or getattr(each, "size", 0) == 1 for each in operands[1:])

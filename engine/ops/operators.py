@@ -18,6 +18,24 @@ _SQUARED_BOOL = (np.ones(1, bool) ** 2).dtype
 _SQUARE, _SQRT, _PLAIN_POWER = Op("square", np.square), Op("sqrt", np.sqrt), Op("power", np.power)
 
 
+def _called(base: float, exponent: Any) -> Op:
+    """The ufunc that NumPy calls for an exponent, as its error says."""
+    try:
+        with np.errstate(all="raise"):
+            np.array([base]) ** exponent
+    except FloatingPointError as error:
+        return next(op for op in (_SQUARE, _SQRT, _PLAIN_POWER) if str(error).endswith(op.name))
+    raise AssertionError("no number has such a power")
+
+
+_SCALAR_POWERS = {
+    (int, 2): _called(1e300, 2),
+    (float, 2.0): _called(1e300, 2.0),
+    (float, 0.5): _called(-1.0, 0.5),
+}
+"""Which ufunc it is, differs between versions of NumPy."""
+
+
 def _fused_power(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
     """The ufunc that NumPy's operator calls. Of some scalar exponents it makes other functions in each version."""
     base, exponent = types
@@ -26,11 +44,9 @@ def _fused_power(types: Sequence[Any], operands: Sequence[Any], params: dict[str
     if not isinstance(base, np.dtype) or base.kind not in "iuf" or exponent not in (int, float):
         return None
     value = operands[1]
-    if base.kind == "f":
-        return {2: _SQUARE, 0.5: _SQRT, -1: None, 0: None, 1: None}.get(value, _PLAIN_POWER)
-    if exponent is float or value < 2:
+    if value in (-1, 0, 1) or (base.kind != "f" and (exponent is float or value < 2)):
         return None
-    return _SQUARE if value == 2 else _PLAIN_POWER
+    return _SCALAR_POWERS.get((exponent, value), _PLAIN_POWER)
 
 
 def _infer_power(x1: Any, x2: Any) -> Any:

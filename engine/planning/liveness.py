@@ -13,7 +13,7 @@ from weakref import getweakrefcount
 import numpy as np
 
 from engine.kernels.buffers import Lease, strides_of
-from engine.planning.runs import Input, Run, Step
+from engine.planning.runs import Array, Input, Run, Step
 from engine.references import others
 from handles.cell import Cell
 
@@ -51,7 +51,7 @@ def give_up_operands(run: Run) -> bool:
 def _may_have_to_be_repeated(step: Step) -> bool:
     kind = step.dtype.kind
     if step.reduction is not None:
-        return kind in "fc"  # where it is not a number, the whole array is reduced
+        return kind == "f" and step.reduction != "count"  # where it is not a number, the whole array is reduced
     return kind in "mM" or (step.op.kernel is np.power and kind in "iu")
 
 
@@ -71,12 +71,18 @@ def _dies(run: Run, index: int, mentions: Counter[int]) -> bool:
     """Whether nothing refers to an operand but the records of the run, and it is the whole of its memory."""
     holder: Any = _holder(run, index)
     array = run.inputs[index]
-    whole = array.flags.owndata if array.base is None else isinstance(array.base, Lease)
-    if not whole or getweakrefcount(array):
+    if not is_whole(array):
         return False
     if holder is array:
         return not others(array, mentions[id(array)] + 2)  # a snapshot: its other name, and the list of inputs
     return not others(holder, mentions[id(holder)]) and not others(array, 2)  # the cell, and the list of inputs
+
+
+def is_whole(array: Array) -> bool:
+    """Whether an array is all that refers to its memory, and no weak reference leads to the array."""
+    lease = array.base
+    alone = array.flags.owndata if lease is None else isinstance(lease, Lease) and not others(lease, 1)
+    return alone and not getweakrefcount(array)
 
 
 def _holder(run: Run, index: int) -> Any:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, Protocol
 
 from engine.devices.base import Backend, Device
 from engine.loops import AbstractEventLoop
@@ -17,7 +17,6 @@ from engine.queues import forking
 from engine.queues.base import Owner, Queue
 from engine.queues.bell import Bell
 from engine.queues.execution import finish
-from engine.queues.waiting import cancellation
 from handles.cell import PENDING, Cell, Failure
 
 SLICE = 0.000_25
@@ -36,12 +35,21 @@ class Records(asyncio.Queue[Cell]):
         self.put_nowait = self._queue.append  # type: ignore[assignment, method-assign]
 
 
+class ForkableOwner(Owner, Protocol):
+    """An executor as a queue that survives a fork sees it."""
+
+    def start_over(self) -> None:
+        """In a forked child: no thread holds a lock."""
+
+
 class Backlog(Queue):
     """The records of a queue by what is being done with them. Sets change under the lock; dispatch only appends."""
 
+    owner: ForkableOwner
+
     def __init__(
         self,
-        owner: Owner,
+        owner: ForkableOwner,
         device: Device,
         backend: Backend,
         loop: AbstractEventLoop | None,
@@ -74,6 +82,7 @@ class Backlog(Queue):
         self._running: set[Cell] = set()
         self._taken: set[Cell] = set()  # records that run together with one that counts as running
         self._overwriting: set[Cell] = set()  # those of them whose run writes over its operands
+        self._lost: set[Cell] = set()  # those that a fork left half done
         self._tasks: set[Cell] = set()
         self._listeners: set[Bell] = set()
         self._guests: set[object] = set()
@@ -187,10 +196,8 @@ class Backlog(Queue):
         self._lock = threading.Lock()
         self._loop = None
         self.scheduled = self._attended = False
-        for cell in self._overwriting:
-            finish(cell, cancellation(cell, "the process was forked while the op was writing over its operands"))
-            self.cancelled += 1
-        self._overwriting.clear()
+        self._lost, self._overwriting = self._overwriting, set()
+        self.owner.start_over()
         for lost in (self._running, self._taken, self._tasks):
             for cell in lost:
                 rare = cell.extend()

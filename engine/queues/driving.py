@@ -21,7 +21,7 @@ from engine.planning.op import SMALL_NS, WATCHED, Op
 from engine.queues.backlog import BARRIER, SLICE, Backlog
 from engine.queues.base import ARRAY, Queue
 from engine.queues.execution import execute, finish
-from engine.queues.waiting import Countdown
+from engine.queues.waiting import Countdown, cancellation
 from handles.cell import PENDING, Cell, Failure, Pending, call_waiters
 
 GRACE = 0.001
@@ -232,6 +232,11 @@ class Driving(Backlog):
 
     def _deal_with(self, cell: Cell, jobs: list[Job] | None) -> bool:
         """Settle a record, set it aside, or have it started; whether the caller, a worker, is to run it."""
+        if self._lost and cell in self._lost:
+            self._lost.discard(cell)
+            why = "the process was forked while the op was writing over its operands"
+            self._conclude(cell, cancellation(cell, why))
+            return False
         if cell.value is not PENDING:  # cancelled while it was queued, or settled when an interrupt came
             if cell.waiters is not None:
                 call_waiters(cell)

@@ -19,10 +19,11 @@ from engine.devices.blas import blas_threads, core_count
 from engine.devices.cpu import checked
 from engine.errors import OpCancelledError
 from engine.failures import failed
-from engine.kernels.buffers import Lease, unlocked
+from engine.kernels.buffers import unlocked
 from engine.kernels.lanes import place_for
 from engine.loops import CancelledError, run_apart
 from engine.modes import ExecutionMode
+from engine.planning.liveness import is_whole
 from engine.references import others
 from handles.base import Handle
 from handles.cell import Cell, Failure, settle
@@ -124,7 +125,7 @@ def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
     return (
         value.__class__ is np.ndarray
         and not others(value, 2)  # the cell and the values
-        and (value.flags.owndata if value.base is None else isinstance(value.base, Lease))
+        and is_whole(value)
         and getweakrefcount(first) == 0  # a copy on another device, which its original still finds
     )
 

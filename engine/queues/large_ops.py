@@ -146,9 +146,6 @@ class LargeOps(Driving):
             jobs.clear()
             del head
             self._take(run)
-            mark_kept(run)
-            if give_up_operands(run):
-                self._overwriting.update(run.cells)
         return run
 
     def _ahead(self) -> list[Cell]:
@@ -190,6 +187,10 @@ class LargeOps(Driving):
     def _results_of(self, run: Run, threads: int) -> list[Any] | None:
         """What the run computes; None where its ops have to be run one by one."""
         try:
+            with self._lock:
+                mark_kept(run)
+                if give_up_operands(run):
+                    self._overwriting.update(run.cells)
             return execute_run(run, threads)
         except Exception:  # noqa: BLE001 - a deviation, or a defect of the engine: one by one they come out right
             return None
