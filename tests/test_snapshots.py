@@ -125,6 +125,17 @@ def test_matrix_products_of_views_are_bit_identical(make: Callable[[], Array], m
     assert same_bits(ops.matmul(array, other).result(), array @ other)
 
 
+@pytest.mark.parametrize("name", ["log1p", "exp", "tan", "arctan"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_element_walked_backwards_is_bit_identical(mode: engine.ExecutionMode, name: str, dtype: Any) -> None:
+    """NumPy computes it with other instructions than the same element walked forwards."""
+    ufunc = getattr(np, name)
+    for value in np.linspace(-0.9, 3.0, 300).astype(dtype):
+        x = np.array([[value]])
+        for view in (x[::-1], x[:, ::-1], x[::-1, ::-1], x[0, ::-1]):
+            assert same_bits(ufunc(ops.asarray(view)).result(), ufunc(view))
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_sums_of_random_views_are_bit_identical(seed: int) -> None:
     engine.enable_eager_execution(execution_mode=engine.ASYNC)

@@ -123,7 +123,10 @@ def snapshot(array: Array) -> Array:
         return array
     flags = array.flags
     if flags.c_contiguous or flags.f_contiguous:
-        return array.copy(order="K")
+        copy = array.copy(order="K")
+        if array.size == 1 and min(array.strides, default=0) < 0:
+            return copy[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+        return copy
     return _relaid(array)
 
 
