@@ -72,7 +72,7 @@ def disable_eager_execution() -> None:
     with _lock:
         if program.options is not None:
             program.options = None
-            _defaults.forget()
+            defaults.forget()
 
 
 def executing_eagerly() -> bool:
@@ -142,9 +142,14 @@ class _Here:
     def __init__(self, core: Core | None = None, loop: AbstractEventLoop | None = None) -> None:
         self.core = core
         self.loop = loop
-        self.seat = seat_of(loop)
         self.thread = threading.get_ident()
-        self.dispatcher: Dispatcher | None = None
+        self.seat = seat_of(None)
+        self.dispatcher: Any = None
+
+    def settle(self, dispatcher: Dispatcher) -> None:
+        """From now on ops go there as long as the loop says that it runs on this thread: `seat` is only known then."""
+        self.dispatcher = dispatcher
+        self.seat = seat_of(self.loop)
 
 
 class _Defaults(threading.local):
@@ -214,13 +219,13 @@ class Executors:
         return cores
 
 
-_defaults = Executors(freezes=True)
-os.register_at_fork(after_in_child=_defaults.forget)  # what ran on the parent's loop and threads stayed with them
+defaults = Executors(freezes=True)
+os.register_at_fork(after_in_child=defaults.forget)  # what ran on the parent's loop and threads stayed with them
 
 
 def reset_defaults() -> None:
     """Close all default executors, dropping what is queued and forgetting what failed."""
-    for core in _defaults.close("the engine was reset"):
+    for core in defaults.close("the engine was reset"):
         core.ledger.take()
 
 
@@ -238,10 +243,10 @@ def report_failures(core: Core, loop: AbstractEventLoop | None) -> None:
 def current() -> Dispatcher:
     """The dispatcher for an op called here."""
     scope = scope_var.get()
-    here = _defaults.here.now
+    here = defaults.here.now
     if scope is NOTHING:
         dispatcher: Dispatcher | None = here.dispatcher
-        # The loop may run on another thread by now, or have ended, and another one runs here.
+        # The loop may have ended, or run on another thread by now.
         if dispatcher is not None and (here.seat._thread_id == here.thread or here.loop is running_loop()):
             return dispatcher
     else:
@@ -256,7 +261,7 @@ def current() -> Dispatcher:
 def current_core() -> Core:
     """The executor that an op called here goes to."""
     core: Core | None = scope_var.get().executor
-    return core if core is not None else _defaults.core(_options())
+    return core if core is not None else defaults.core(_options())
 
 
 def _find_dispatcher(scope: Scope) -> Dispatcher:
@@ -266,13 +271,13 @@ def _find_dispatcher(scope: Scope) -> Dispatcher:
         return graph.dispatcher(scope)  # type: ignore[no-any-return]
     if core is None:
         options = _options()
-        core = _defaults.core(options)
+        core = defaults.core(options)
         mode, policy = mode or options.mode, policy or options.policy
     assert policy is not None
     cls = SyncDispatcher if mode is ExecutionMode.SYNC else AsyncDispatcher
     dispatcher = cls(core, policy, scope.device, scope.group and scope.group.innermost_open())
     if scope is NOTHING:
-        _defaults.here.now.dispatcher = dispatcher
+        defaults.here.now.settle(dispatcher)
     else:
         scope.dispatcher = dispatcher
     return dispatcher

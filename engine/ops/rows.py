@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from engine.ambient import mode_in_force
-from engine.context import current
+from engine.ambient import NOTHING, mode_in_force, scope_var
+from engine.context import current, defaults
 from engine.dispatch import note, user_frame
 from engine.kernels.lanes import in_lanes
 from engine.loops import running_loop
@@ -27,6 +27,8 @@ BY_NUMPY: dict[Any, Callable[..., Any]] = {}
 """The function of the namespace for a ufunc."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+scope = scope_var.get
 
 
 class UnaryRow(Protocol):
@@ -80,6 +82,9 @@ def unary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> UnaryRow:
     op = Op(name, ufunc, infer=elementwise(ufunc), ns=ns)
 
     def function(x: Operand, /) -> Handle:
+        here = defaults.here.now
+        if here.seat._thread_id == here.thread and scope() is NOTHING:  # as `current` does; its call costs more
+            return here.dispatcher.dispatch(op, (x,))  # type: ignore[no-any-return]
         return current().dispatch(op, (x,))
 
     return named(function, name, doc, ufunc)
@@ -90,6 +95,9 @@ def binary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> BinaryRow:
     op = Op(name, ufunc, infer=elementwise(ufunc), ns=ns)
 
     def function(x1: Operand, x2: Operand, /) -> Handle:
+        here = defaults.here.now
+        if here.seat._thread_id == here.thread and scope() is NOTHING:  # as `current` does; its call costs more
+            return here.dispatcher.dispatch(op, (x1, x2))  # type: ignore[no-any-return]
         return current().dispatch(op, (x1, x2))
 
     return named(function, name, doc, ufunc)
