@@ -125,6 +125,18 @@ async def test_what_is_updated_keeps_its_dtype_and_layout() -> None:
     assert_same(await h, (numbers(np.float32) + np.ones(N)).astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128, np.float32])
+@pytest.mark.parametrize("symbol", ["imul", "iadd", "itruediv"])
+async def test_what_is_walked_backwards_is_updated_backwards(dtype: Any, symbol: str) -> None:
+    x = (numbers() + 1j * numbers()[::-1]).astype(dtype) if np.dtype(dtype).kind == "c" else numbers(dtype)
+    update = updated(symbol, x[:1] + 1)
+    for size in (65, 66, 1000):
+        for view in (x[:size][::-1], x[:size].reshape(1, -1)[:, ::-1]):
+            assert (await update(ops.asarray(view))).tobytes() == update(
+                view.copy()[..., ::-1].copy()[..., ::-1]
+            ).tobytes()
+
+
 @pytest.mark.parametrize(
     ("x", "other"),
     [

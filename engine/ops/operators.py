@@ -77,7 +77,7 @@ def _in_place(name: str) -> Op:
         return ufunc(x1, x2, out=out)
 
     def kernel(x1: Any, x2: Any) -> Any:
-        return ufunc(x1, x2, out=np.empty_like(x1))
+        return ufunc(x1, x2, out=_laid_out_as(x1))
 
     if ufunc.signature:
         return Op(name, kernel, infer=lambda x1, x2: x1, ns=None)
@@ -91,6 +91,14 @@ def _in_place(name: str) -> Op:
         variant=lambda types, operands, params: plain,
         updates=True,
     )
+
+
+def _laid_out_as(x: Any) -> Any:
+    """Memory for what an array becomes, which is walked in the directions in which the array is."""
+    if min(x.strides, default=0) >= 0:
+        return np.empty_like(x)
+    turned = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in x.strides)
+    return np.empty_like(x[turned])[turned]
 
 
 def _powered(x1: Any, x2: Any) -> Any:

@@ -178,8 +178,10 @@ class Collector:
         likewise = copy_order(strides[0], len(shape)) if strides else ()
         order = likewise if op.block is cast else iteration_order(strides, len(shape))
         arrays = [each for each in operands if isinstance(each, np.ndarray)]
-        if cell.op.updates and (self._shape_of(operands[0]), described[0], likewise) != (shape, dtype, order):
-            return False  # it would be cast, or laid out in another way
+        if cell.op.updates:
+            like = (self._shape_of(operands[0]), described[0], likewise) == (shape, dtype, order)
+            if not like or min(strides[0], default=0) < 0:
+                return False  # it would be cast, or laid out in another way
         if not self._walks_like(order) or not self._keeps_loops(op, [dtype, *described], arrays):
             return False
         self._append(Step(cell, op, tuple(map(self._stored, operands)), dtype, order))
