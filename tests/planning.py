@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 import engine
+from engine.context import current
 from engine.kernels import buffers, lanes
 from engine.kernels.fused import execute_run
 from engine.planning.op import Op, ShapeDtype
 from engine.planning.runs import Run
 from engine.queues import driving, large_ops
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass
@@ -74,3 +80,37 @@ def forbid_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every op by itself, on workers."""
     make_all_large(monkeypatch)
     monkeypatch.setattr(large_ops, "can_begin", lambda op: False)
+
+
+def enable_runs(monkeypatch: pytest.MonkeyPatch, threads: int) -> Watched:
+    """ASYNC mode on two devices, every chain a run, on so many threads, in blocks of 64 doubles."""
+    config = engine.Config(device_count={"CPU": 2}, intra_op_parallelism_threads=threads)
+    engine.enable_eager_execution(config, execution_mode=engine.ASYNC)
+    return force_runs(monkeypatch, 512)
+
+
+class Held:
+    """An elementwise op, `x + addend`, whose blocks are written and then wait until `opened` is set: holds a run."""
+
+    def __init__(self, addend: int = 0) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self._addend = addend
+        self._op = Op("held", self._kernel, infer=lambda x: x, ns=1e9, block=self._block)  # a worker's, of any size
+
+    def _kernel(self, x: Array) -> Array:
+        self.entered.set()
+        self.opened.wait()
+        return x + self._addend
+
+    def _block(self, out: Array, x: Array) -> Array:
+        np.add(x, self._addend, out=out)
+        if x.size > 1:  # one element may be tried out first
+            self.entered.set()
+            self.opened.wait()
+        return out
+
+    def __call__(self, x: Any) -> Any:
+        return current().dispatch(self._op, (x,))
+
+    async def running(self) -> None:
+        await asyncio.to_thread(self.entered.wait)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import engine
 from engine import ops
-from tests.planning import Watched, force_runs
+from tests.planning import Watched, enable_runs
 
 Array = np.ndarray[Any, Any]
 N = 1_000
@@ -20,9 +19,7 @@ N = 1_000
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"], autouse=True)
 def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Watched:
     """Every chain a run, in blocks of 64 elements."""
-    config = engine.Config(intra_op_parallelism_threads=request.param)
-    engine.enable_eager_execution(config, execution_mode=engine.ASYNC)
-    return force_runs(monkeypatch, 512)
+    return enable_runs(monkeypatch, request.param)
 
 
 def numbers(dtype: Any = np.float64) -> Array:
@@ -126,7 +123,7 @@ async def test_what_is_updated_keeps_its_dtype_and_layout() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128, np.float32])
-@pytest.mark.parametrize("symbol", ["imul", "iadd", "itruediv"])
+@pytest.mark.parametrize("symbol", ["imul", "iadd", "itruediv", "ipow"])
 async def test_what_is_walked_backwards_is_updated_backwards(dtype: Any, symbol: str) -> None:
     x = (numbers() + 1j * numbers()[::-1]).astype(dtype) if np.dtype(dtype).kind == "c" else numbers(dtype)
     update = updated(symbol, x[:1] + 1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import engine
 import engine.testing
 from engine import ops
-from engine.kernels import composed, lanes, moves
+from engine.kernels import composed, joins, lanes, moves
 from engine.kernels.fused import execute_run
 from tests.planning import force_threads
 
@@ -33,6 +33,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> list[bool]:
         return execute_run(*args)
 
     monkeypatch.setattr(moves, "share_out", watched)
+    monkeypatch.setattr(joins, "share_out", watched)
     monkeypatch.setattr(composed, "execute_run", watched_run)
     return outcomes
 

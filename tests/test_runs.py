@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from engine.context import current
 from engine.planning.op import Op
 from engine.planning.runs import LEFT_OUT, LONGEST
 from engine.queues import large_ops
-from tests.planning import Watched, force_runs
+from tests.planning import Held, Watched, enable_runs
 
 Array = np.ndarray[Any, Any]
 N = 1_000
@@ -26,37 +25,11 @@ N = 1_000
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"], autouse=True)
 def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Watched:
     """Every chain a run, in blocks of 64 elements."""
-    config = engine.Config(device_count={"CPU": 2}, intra_op_parallelism_threads=request.param)
-    engine.enable_eager_execution(config, execution_mode=engine.ASYNC)
-    return force_runs(monkeypatch, 512)
+    return enable_runs(monkeypatch, request.param)
 
 
 def numbers() -> Array:
     return np.linspace(0.5, 3, N)
-
-
-class Held:
-    """An elementwise op, `x + 0`, whose blocks wait until `open()`: holds a run still."""
-
-    def __init__(self) -> None:
-        self.entered, self.opened = threading.Event(), threading.Event()
-        self._op = Op("held", self._kernel, infer=lambda x: x, ns=1e9, block=self._block)  # a worker's, of any size
-
-    def _kernel(self, x: Array) -> Array:
-        self.opened.wait()
-        return x + 0
-
-    def _block(self, out: Array, x: Array) -> Array:
-        self.entered.set()
-        self.opened.wait()
-        np.copyto(out, x)
-        return out
-
-    def __call__(self, x: Any) -> Any:
-        return current().dispatch(self._op, (x,))
-
-    async def running(self) -> None:
-        await asyncio.to_thread(self.entered.wait)
 
 
 # What is taken along and what is kept
@@ -396,8 +369,8 @@ async def test_what_depends_on_an_abandoned_result_is_cancelled_too() -> None:
 
 
 async def test_cancelling_a_run_that_has_to_be_done_again_is_no_different() -> None:
-    held = Held()
-    first = held(ops.asarray(BYTES))
+    held, values = Held(), ops.asarray(BYTES)  # which stay: what is written over is not done again
+    first = held(values)
     failing = first + 300
     cancelled = first + 1
     last = cancelled + 1

@@ -1,10 +1,8 @@
 """Results of runs are written over operands that die with them, and over no others."""
 
-import asyncio
 import copy
 import multiprocessing
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,10 +13,9 @@ import pytest
 
 import engine
 from engine import ops
-from engine.context import current, current_core
+from engine.context import current_core
 from engine.kernels import fused
-from engine.planning.op import Op
-from tests.planning import Watched, force_runs
+from tests.planning import Held, Watched, enable_runs
 
 Array = np.ndarray[Any, Any]
 N = 1_000
@@ -27,9 +24,7 @@ N = 1_000
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"], autouse=True)
 def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Watched:
     """Every chain a run, in blocks of 64 elements, each result in a leased buffer."""
-    config = engine.Config(device_count={"CPU": 2}, intra_op_parallelism_threads=request.param)
-    engine.enable_eager_execution(config, execution_mode=engine.ASYNC)
-    return force_runs(monkeypatch, 512)
+    return enable_runs(monkeypatch, request.param)
 
 
 def numbers() -> Array:
@@ -370,32 +365,14 @@ async def test_running_out_of_memory_half_way_is_the_error_of_all(monkeypatch: p
     np.testing.assert_array_equal(await (x + 1), numbers() + 1)
 
 
-class Held:
-    """An elementwise op, `x + 1`, whose blocks wait until `open()`; each is written before it waits."""
-
-    def __init__(self) -> None:
-        self.entered, self.opened = threading.Event(), threading.Event()
-        self._op = Op("held", lambda x: x + 1, infer=lambda x: x, ns=1e9, block=self._block)
-
-    def _block(self, out: Array, x: Array) -> Array:
-        np.add(x, 1, out=out)
-        if x.size > 1:
-            self.entered.set()
-            self.opened.wait()
-        return out
-
-    def __call__(self, x: Any) -> Any:
-        return current().dispatch(self._op, (x,))
-
-
 async def test_an_operand_that_is_being_written_over_is_not_read_again_after_a_cancellation() -> None:
-    held = Held()
+    held = Held(1)
     x = await value()
     larger = x + 1
     waiting = held(larger)
     doubled = larger * 2
     del x
-    await asyncio.to_thread(held.entered.wait)
+    await held.running()
     assert waiting.cancel() is engine.CancelOutcome.ABANDONED
     held.opened.set()
     np.testing.assert_array_equal(await doubled, (numbers() + 1) * 2)
@@ -407,7 +384,7 @@ async def test_an_operand_that_is_being_written_over_is_not_read_again_after_a_c
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_does_not_compute_again_from_what_its_parent_has_written_over(watched: Watched) -> None:
-    held = Held()
+    held = Held(1)
     x = ops.asarray(numbers()) * 1
     x.result()
     engine.wait()

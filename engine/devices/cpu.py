@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.devices.base import Device
 from engine.kernels.buffers import Lease
+from engine.kernels.layout import forwards
 
 Array = np.ndarray[Any, Any]
 
@@ -125,7 +126,7 @@ def snapshot(array: Array) -> Array:
     if flags.c_contiguous or flags.f_contiguous:
         copy = array.copy(order="K")
         if array.size == 1 and min(array.strides, default=0) < 0:
-            return copy[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+            return copy[forwards(array.strides)]
         return copy
     return _relaid(array)
 

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from engine.kernels.fused import execute_run
-from engine.planning.op import Op
+from engine.planning.op import Op, op_of
 from engine.planning.runs import Input, Register, Run, Step
 from handles.cell import pending_cell
 
 Array = np.ndarray[Any, Any]
 
-_SUM, _SUBTRACT, _SQUARE = Op("sum", np.sum), Op("subtract", np.subtract), Op("square", np.square)
-_UNEQUAL = Op("not_equal", np.not_equal)
+_SUM = Op("sum", np.sum)
 
 
 def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
@@ -29,9 +28,13 @@ def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int
         return None
     if params["axis"] is not None or not x.size > params["correction"]:
         return None
-    mean = _run([x], [_step(x, _SUM, Input(0))], threads).reshape(1)
+    mean = _run([x], [_step(x, np.sum, Input(0))], threads).reshape(1)
     np.true_divide(mean, np.intp(x.size), out=mean, casting="unsafe")
-    steps = [_step(x, _SUBTRACT, Input(0), Input(1)), _step(x, _SQUARE, Register(0)), _step(x, _SUM, Register(1))]
+    steps = [
+        _step(x, np.subtract, Input(0), Input(1)),
+        _step(x, np.square, Register(0)),
+        _step(x, np.sum, Register(1)),
+    ]
     result = _run([x, mean], steps, threads).reshape(1)
     np.true_divide(result, np.maximum(np.intp(x.size) - params["correction"], 0), out=result, casting="unsafe")
     return result.reshape((1,) * x.ndim if params["keepdims"] else ())
@@ -57,13 +60,13 @@ def difference(op: Op, values: Sequence[Any], params: dict[str, Any], threads: i
         return None
     before = (slice(None),) * normalize_axis_index(params["axis"], x.ndim)
     later, earlier = x[(*before, slice(1, None))], x[(*before, slice(-1))]
-    step = _step(x, _UNEQUAL if x.dtype == np.bool_ else _SUBTRACT, Input(0), Input(1))
+    step = _step(x, np.not_equal if x.dtype == np.bool_ else np.subtract, Input(0), Input(1))
     step.keep = True
     return _run([later, earlier], [step], threads)
 
 
-def _step(x: Array, op: Op, *operands: Any) -> Step:
-    reduction = "add" if op is _SUM else None
+def _step(x: Array, kernel: Any, *operands: Any) -> Step:
+    op, reduction = (_SUM, "add") if kernel is np.sum else (op_of(kernel), None)
     record = pending_cell(op, (), None, None, None, 0)  # type: ignore[arg-type]
     return Step(record, op, operands, x.dtype, tuple(range(x.ndim)), reduction, keep=op is _SUM)
 

@@ -54,7 +54,7 @@ def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES) -> list[
     once = False
     try:
         execution = Execution(run, block_bytes)
-        once = any(step.over is not None for step in run.steps)
+        once = run.overwrites
         execution.work_with(threads)
         return execution.results()
     except BaseException as error:  # a worker calls this, which nobody interrupts
@@ -78,7 +78,7 @@ class Execution:
         elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
         self._allocate()
         self._lay_out(elements)
-        if any(step.over is not None for step in run.steps):
+        if run.overwrites:
             with np.errstate(all="ignore"):
                 self._program.try_out(self)
 

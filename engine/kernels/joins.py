@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +16,7 @@ from engine.planning.op import Op
 Array = np.ndarray[Any, Any]
 Copy = tuple[Array, Array]
 
-_PIECES = 8
+PIECES = 8
 """Pieces of each array for each thread, so that none waits long for the last."""
 
 
@@ -39,8 +39,7 @@ def _joined(
     result = place_for(op, values, params) if all(map(is_plain, values)) else None
     if result is None:
         return None
-    copies = list(_copies(result, arrays, axis % result.ndim, threads))
-    return result if share_out(lambda copy: np.copyto(*copy), copies, threads) else None
+    return copied(result, list(_copies(result, arrays, axis % result.ndim, threads)), threads)
 
 
 def is_plain(array: Array) -> bool:
@@ -55,10 +54,15 @@ def _copies(result: Array, arrays: Sequence[Array], axis: int, threads: int) -> 
     ends = accumulate(each.shape[axis] for each in arrays)
     for array, end in zip(arrays, ends, strict=True):
         place = result[(*[slice(None)] * axis, slice(end - array.shape[axis], end))]
-        yield from cut_up(place, array, threads)
+        yield from cut_up(place, array, threads * PIECES)
 
 
-def cut_up(place: Array, array: Array, threads: int) -> Iterator[Copy]:
-    """A copy of an array to a place of its shape, in pieces along the first axis."""
-    for piece in pieces(len(array), min(len(array), threads * _PIECES)):
+def cut_up(place: Array, array: Array, count: int) -> Iterator[Copy]:
+    """An array and the place it goes to, in so many pieces along the first axis."""
+    for piece in pieces(len(array), min(len(array), count)):
         yield place[piece], array[piece]
+
+
+def copied(result: Array, copies: Iterable[Copy], threads: int) -> Array | None:
+    """The result, when several threads have made these copies; None where that did not go well."""
+    return result if share_out(lambda copy: np.copyto(*copy), copies, threads) else None

@@ -135,6 +135,11 @@ def strips(shape: Shape, axis: int, elements: int) -> list[tuple[slice, ...]]:
     return [(*before, piece, *after) for piece in pieces(length, count)]
 
 
+def forwards(strides: Strides) -> tuple[slice, ...]:
+    """What turns an array of these strides so that it is walked forwards in memory; and what turns it back."""
+    return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)
+
+
 def pieces(length: int, count: int) -> list[slice]:
     """An axis of so many elements in so many pieces, as even as can be."""
     return [slice(length * number // count, length * (number + 1) // count) for number in range(count)]

@@ -11,7 +11,7 @@ from numpy.lib.array_utils import normalize_axis_index
 
 from engine.arguments import Slot
 from engine.kernels.buffers import buffers
-from engine.kernels.joins import cut_up, is_plain
+from engine.kernels.joins import PIECES, copied, cut_up, is_plain
 from engine.kernels.lanes import place_for, share_out
 from engine.kernels.layout import pieces
 from engine.planning.op import Op
@@ -30,8 +30,10 @@ def rolled(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array
     """`numpy.roll` along one axis or of all elements; None where it has to be run as a whole."""
     (x,) = values
     shift, axis = params["shift"], params["axis"]
+    if not isinstance(shift, int) or not isinstance(axis, int | None):
+        return None
     result = _place(op, values, params)
-    if result is None or not isinstance(shift, int) or not isinstance(axis, int | None):
+    if result is None:
         return None
     source, target = (x.reshape(-1), result.reshape(-1)) if axis is None else (x, result)
     before = (slice(None),) * (0 if axis is None else normalize_axis_index(axis, x.ndim))
@@ -59,8 +61,8 @@ def tiled(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array 
 def repeated(op: Op, values: Sequence[Any], params: Params, threads: int) -> Array | None:
     """`numpy.repeat` with one count for all elements; None where it has to be run as a whole."""
     x, count, axis = values[0], params["reps"], params["axis"]
-    result = _place(op, values, params)
-    if result is None or count is None:
+    result = None if count is None else _place(op, values, params)
+    if result is None:
         return None
     source = x.reshape(-1) if axis is None else x
     place = 0 if axis is None else normalize_axis_index(axis, x.ndim)
@@ -140,11 +142,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _copied(result: Array, copies: Sequence[Copy], threads: int) -> Array | None:
-    todo = [piece for copy in copies for piece in cut_up(*copy, threads)]
-    return result if share_out(lambda copy: np.copyto(*copy), todo, threads) else None
+    return copied(result, [piece for copy in copies for piece in cut_up(*copy, threads * PIECES)], threads)
 
 
 def _small(target: Array, source: Array) -> Iterator[Copy]:
-    """Both in pieces along the first axis, none of them much larger than what stays in cache."""
-    for piece in pieces(len(source), min(len(source), -(-target.size // _PIECE))):
-        yield target[piece], source[piece]
+    """Both in pieces none of which is much larger than what stays in cache."""
+    return cut_up(target, source, -(-target.size // _PIECE))

@@ -102,11 +102,10 @@ def _round(x: Any) -> Any:
     return np.round(x)
 
 
-_RINT, _LIMIT = Op("rint", np.rint), Op("clip", np._core.umath.clip)  # type: ignore[attr-defined]
-_MAXIMUM, _MINIMUM = Op("maximum", np.maximum), Op("minimum", np.minimum)
+_LIMIT: np.ufunc = np._core.umath.clip  # type: ignore[attr-defined]
 
 
-def _fused_clip(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
+def _fused_clip(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> np.ufunc | None:
     """The ufunc that `numpy.clip` calls. Limits of integers it looks at first; with two limits that are one number each
     the ufunc treats zeros in another way than with arrays, one element of which it would take for such a number."""
     if not isinstance(types[0], np.dtype) or (types[0].kind in "iu" and any(each is int for each in types)):
@@ -115,12 +114,12 @@ def _fused_clip(types: Sequence[Any], operands: Sequence[Any], params: dict[str,
         constant = all(each.__class__ in SCALARS or getattr(each, "size", 0) == 1 for each in operands[1:])
         cast = any(isinstance(each, np.dtype) and each != types[0] for each in types)
         return _LIMIT if constant and not cast else None
-    return {(True, False): _MAXIMUM, (False, True): _MINIMUM}.get(params["given"])
+    return {(True, False): np.maximum, (False, True): np.minimum}.get(params["given"])
 
 
-def _fused_round(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
+def _fused_round(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> np.ufunc | None:
     """The ufunc that `numpy.round` calls for real numbers."""
-    return _RINT if isinstance(types[0], np.dtype) and types[0].kind == "f" else None
+    return np.rint if isinstance(types[0], np.dtype) and types[0].kind == "f" else None
 
 
 _CLIP = Op("clip", _clip, infer=_infer_clip, ns=2, variant=_fused_clip)

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 from engine.context import current
+from engine.kernels.layout import forwards
 from engine.ops.infer import elementwise
 from engine.planning.op import Op, ShapeDtype
 from handles.base import Handle
 
 _SQUARED_BOOL = (np.ones(1, bool) ** 2).dtype
-_SQUARE, _SQRT, _PLAIN_POWER = Op("square", np.square), Op("sqrt", np.sqrt), Op("power", np.power)
 
 
-def _called(base: float, exponent: Any) -> Op:
+def _called(base: float, exponent: Any) -> np.ufunc:
     """The ufunc that NumPy calls for an exponent, as its error says."""
     try:
         with np.errstate(all="raise"):
             np.array([base]) ** exponent
     except FloatingPointError as error:
-        return next(op for op in (_SQUARE, _SQRT, _PLAIN_POWER) if str(error).endswith(op.name))
+        return next(ufunc for ufunc in (np.square, np.sqrt, np.power) if str(error).endswith(ufunc.__name__))
     raise AssertionError("no number has such a power")
 
 
@@ -36,17 +36,17 @@ _SCALAR_POWERS = {
 """Which ufunc it is, differs between versions of NumPy."""
 
 
-def _fused_power(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> Op | None:
+def _fused_power(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> np.ufunc | None:
     """The ufunc that NumPy's operator calls. Of some scalar exponents it makes other functions in each version."""
     base, exponent = types
     if isinstance(exponent, np.dtype):
-        return None if getattr(operands[1], "ndim", 1) == 0 else _PLAIN_POWER
+        return None if getattr(operands[1], "ndim", 1) == 0 else np.power
     if not isinstance(base, np.dtype) or base.kind not in "iuf" or exponent not in (int, float):
         return None
     value = operands[1]
     if value in (-1, 0, 1) or (base.kind != "f" and (exponent is float or value < 2)):
         return None
-    return _SCALAR_POWERS.get((exponent, value), _PLAIN_POWER)
+    return _SCALAR_POWERS.get((exponent, value), np.power)
 
 
 def _infer_power(x1: Any, x2: Any) -> Any:
@@ -81,14 +81,13 @@ def _in_place(name: str) -> Op:
 
     if ufunc.signature:
         return Op(name, kernel, infer=lambda x1, x2: x1, ns=None)
-    plain = Op(name, ufunc)
     return Op(
         name,
         kernel,
         infer=lambda x1, x2: x1,
         ns=1.5,
         into=into,
-        variant=lambda types, operands, params: plain,
+        variant=lambda types, operands, params: ufunc,
         updates=True,
     )
 
@@ -97,14 +96,15 @@ def _laid_out_as(x: Any) -> Any:
     """Memory for what an array becomes, which is walked in the directions in which the array is."""
     if min(x.strides, default=0) >= 0:
         return np.empty_like(x)
-    turned = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in x.strides)
+    turned = forwards(x.strides)
     return np.empty_like(x[turned])[turned]
 
 
 def _powered(x1: Any, x2: Any) -> Any:
-    x1 = np.array(x1, order="K")
-    x1 **= x2
-    return x1
+    result = _laid_out_as(x1)
+    result[...] = x1
+    result **= x2
+    return result
 
 
 _POWERED = Op("power", _powered, infer=lambda x1, x2: x1, ns=20, variant=_fused_power, updates=True)

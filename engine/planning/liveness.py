@@ -27,13 +27,13 @@ def mark_kept(run: Run) -> None:
         step.keep = step.reduction is not None or others(cell, 2 + inside[id(cell)])
 
 
-def give_up_operands(run: Run) -> bool:
-    """Decide which results are written over an operand that dies with the run; whether any is.
+def give_up_operands(run: Run) -> None:
+    """Decide which results are written over an operand that dies with the run.
 
     Such a run cannot be done again: so none of its steps may need that, or raise because of what elements are.
     """
     if any(map(_may_have_to_be_repeated, run.steps)):
-        return False
+        return
     last_uses = {
         operand.index: number
         for number, step in enumerate(run.steps)
@@ -45,7 +45,6 @@ def give_up_operands(run: Run) -> bool:
         step = _successor(run, index, last_use)
         if step is not None and _dies(run, index, mentions):
             step.over = index
-    return any(step.over is not None for step in run.steps)
 
 
 def _may_have_to_be_repeated(step: Step) -> bool:

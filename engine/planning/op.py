@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ WATCHED = 1 << 12
 Infer = Callable[..., Any]
 Cost = Callable[[Sequence[Any], dict[str, Any]], float]
 Parallel = Callable[["Op", Sequence[Any], dict[str, Any], int], Any]
-Variant = Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], "Op | None"]
+Variant = Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], np.ufunc | None]
 
 
 class ShapeDtype(NamedTuple):
@@ -112,8 +112,8 @@ class Op:
         self.fusable = (is_ufunc and self.known) or block is not None or variant is not None
         """Whether each element of the result depends on one element of each operand."""
         self.variant = variant
-        """Which elementwise op does the same, with so many of the first operands as it takes: asked with the operands'
-        types (dtypes, and classes of scalars), the operands and the parameters; None where there is no such op."""
+        """Which ufunc does the same, with so many of the first operands as it takes: asked with the operands' types
+        (dtypes, and classes of scalars), the operands and the parameters; None where there is no such ufunc."""
         self.updates = updates
         """Whether the result has the shape, the dtype and the layout of the first operand, whatever the others have."""
 
@@ -149,7 +149,8 @@ class Op:
     def fused_as(self, types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any] | None) -> Op | None:
         """The op that computes this one block by block, for such operands; None where none does."""
         if self.variant is not None:
-            return self.variant(types, operands, params or {})
+            ufunc = self.variant(types, operands, params or {})
+            return None if ufunc is None else op_of(ufunc)
         return None if params and self.block is None else self
 
     def result_dtype(self, types: Sequence[Any], params: dict[str, Any] | None) -> np.dtype[Any] | None:
@@ -165,6 +166,12 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+@cache
+def op_of(ufunc: np.ufunc) -> Op:
+    """The op that a step of a run has: nothing but a ufunc."""
+    return Op(ufunc.__name__, ufunc)
 
 
 @lru_cache(maxsize=4096)

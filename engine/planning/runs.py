@@ -79,6 +79,11 @@ class Run:
     """The axes that some step reduces, apart from others: blocks are not cut across them."""
 
     @property
+    def overwrites(self) -> bool:
+        """Whether results are written over operands: such a run cannot be done again."""
+        return any(step.over is not None for step in self.steps)
+
+    @property
     def cells(self) -> list[Cell]:
         return [step.cell for step in self.steps]
 

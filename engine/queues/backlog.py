@@ -196,7 +196,8 @@ class Backlog(Queue):
         self._lock = threading.Lock()
         self._loop = None
         self.scheduled = self._attended = False
-        self._lost, self._overwriting = self._overwriting, set()
+        self._lost |= self._overwriting
+        self._overwriting.clear()
         self.owner.start_over()
         for lost in (self._running, self._taken, self._tasks):
             for cell in lost:

@@ -189,7 +189,8 @@ class LargeOps(Driving):
         try:
             with self._lock:
                 mark_kept(run)
-                if give_up_operands(run):
+                give_up_operands(run)
+                if run.overwrites:
                     self._overwriting.update(run.cells)
             return execute_run(run, threads)
         except Exception:  # noqa: BLE001 - a deviation, or a defect of the engine: one by one they come out right
