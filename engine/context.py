@@ -134,6 +134,9 @@ def _check_frozen(config: Config) -> None:
 # Default executors: one for each running loop, and for each thread without one
 
 
+_NO_THREAD = object()
+
+
 class _Here:
     """Where the ops of a thread go: the executor that it used last, of which loop that is, and the dispatcher."""
 
@@ -142,14 +145,21 @@ class _Here:
     def __init__(self, core: Core | None = None, loop: AbstractEventLoop | None = None) -> None:
         self.core = core
         self.loop = loop
-        self.thread = threading.get_ident()
         self.seat = seat_of(None)
+        self.thread: object = _NO_THREAD
+        """What `seat` said when the loop was last seen running here: an object that no other run of a loop has."""
         self.dispatcher: Any = None
 
     def settle(self, dispatcher: Dispatcher) -> None:
         """From now on ops go there as long as the loop says that it runs on this thread: `seat` is only known then."""
         self.dispatcher = dispatcher
         self.seat = seat_of(self.loop)
+        self.look()
+
+    def look(self) -> None:
+        """The loop runs on this thread now."""
+        if self.seat._thread_id is not None:
+            self.thread = self.seat._thread_id
 
 
 class _Defaults(threading.local):
@@ -176,7 +186,7 @@ class Executors:
     def core(self, options: Options) -> Core:
         """The executor of this thread's running loop, or of this thread."""
         here = self.here.now
-        if here.core is not None and here.seat._thread_id == here.thread:
+        if here.core is not None and here.seat._thread_id is here.thread:
             return here.core  # as `current` decides: a loop that is run inside another one shares its executor
         loop = running_loop() if self._on_loops else None
         if here.core is not None and here.loop is loop:
@@ -247,8 +257,12 @@ def current() -> Dispatcher:
     if scope is NOTHING:
         dispatcher: Dispatcher | None = here.dispatcher
         # The loop may have ended, or run on another thread by now.
-        if dispatcher is not None and (here.seat._thread_id == here.thread or here.loop is running_loop()):
-            return dispatcher
+        if dispatcher is not None:
+            if here.seat._thread_id is here.thread:
+                return dispatcher
+            if here.loop is running_loop():
+                here.look()
+                return dispatcher
     else:
         dispatcher = scope.dispatcher
         if dispatcher is not None and (

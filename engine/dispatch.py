@@ -51,6 +51,9 @@ TRANSFER = Op(
 )
 """Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
 
+ABSENT: Any = object()
+"""Stands for the second operand of an op that has one only."""
+
 new = object.__new__
 OPEN = State.OPEN
 
@@ -78,9 +81,13 @@ class Dispatcher:
         self.device = device
         self.group = group
 
-    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
-        """Dispatch an op of one result that user code called through one function of the engine."""
-        raise NotImplementedError
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+        """Dispatch an op of one operand or two and one result, that user code called through one function."""
+        return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
+
+    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+        """The same for any number of operands."""
+        return self.dispatch_slowly(op, args, params, user_frame(2))[0]
 
     def dispatch_slowly(
         self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
@@ -176,36 +183,26 @@ class AsyncDispatcher(Dispatcher):
         self.queue = core.queues[core.default_device]
         self.plain = device is None and group is None and not core.config.log_device_placement
 
-    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
-        queue: DeviceQueue | None = self.queue
-        operands: tuple[Any, ...] = ()
-        if len(args) == 2:
-            left, right = args
-            if left.__class__ is AsyncHandle:
-                left = left._cell
-                near = left.home is queue
-            else:
-                near = left.__class__ in SCALARS
-            if right.__class__ is AsyncHandle:
-                right = right._cell
-                near = near and right.home is queue
-            else:
-                near = near and right.__class__ in SCALARS
-            operands = (left, right)
-        elif len(args) == 1 and args[0].__class__ is AsyncHandle:
-            operands = (args[0]._cell,)
-            near = operands[0].home is queue
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+        queue = self.queue
+        x1, x2 = left, right
+        if x1.__class__ is AsyncHandle:
+            x1 = x1._cell
+            near = x1.home is queue
         else:
-            near = False
-        if not near:
-            operands, queue = self._all_on_one(args)
-        if queue is not None and self.plain and op.plain and errstate() is DEFAULT_ERRSTATE:
+            near = x1.__class__ in SCALARS
+        if x2.__class__ is AsyncHandle:
+            x2 = x2._cell
+            near = near and x2.home is queue
+        elif x2 is not ABSENT:
+            near = near and x2.__class__ in SCALARS
+        if near and self.plain and op.plain and errstate() is DEFAULT_ERRSTATE:
             frame = frame_at(2)
             while INTERNAL in frame.f_globals and frame.f_back is not None:
                 frame = frame.f_back
             cell = Cell()  # filled here, because a call of a function costs as much as all of this
             cell.op = op
-            cell.args = operands
+            cell.args = (x1,) if x2 is ABSENT else (x1, x2)
             cell.params = params
             cell.home = queue
             cell.code = frame.f_code
@@ -221,7 +218,20 @@ class AsyncDispatcher(Dispatcher):
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
-        return self.dispatch_slowly(op, args, params, user_frame(2))[0]
+        return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
+
+    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+        frame = user_frame(2)
+        operands, queue = self._all_on_one(args)
+        if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
+            return self.dispatch_slowly(op, args, params, frame)[0]
+        cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
+        if len(queue.pending) >= queue.room:
+            self.core.make_room(queue, op.name)
+        queue.push(cell)
+        if not queue.scheduled:
+            queue.kick()
+        return handle_of(cell, AsyncHandle)
 
     def _all_on_one(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
         """Any number of operands, and the queue that the handles among them are of; None where it is not as simple."""
@@ -302,40 +312,71 @@ class SyncDispatcher(Dispatcher):
             and config.intra_op_parallelism_threads == 0
         )
 
-    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
-        if self.plain and op.plain:
-            values: list[Any] = []
-            for value in args:
-                cls = value.__class__
-                if cls is EagerHandle:
-                    cell = value._cell
-                    value = cell.value
-                    if value.__class__ is not ARRAY or cell.home is not self.queue:
-                        break
-                elif cls not in SCALARS:
-                    break
-                values.append(value)
-            else:
-                if self.core.state is OPEN:
-                    try:
-                        kernel = op.kernel
-                        value = kernel(*values) if params is None else kernel(*values, **params)
-                        if value.__class__ is not ARRAY:
-                            value = checked(np.asarray(value))
-                    except Exception as error:
-                        error.add_note(note(op, self.queue.device, user_frame(2)))
-                        raise
-                    cell = Cell()
-                    cell.op = op
-                    cell.args = ()
-                    cell.params = cell.code = cell.waiters = cell.rare = None
-                    cell.home = self.queue
-                    cell.lasti = 0
-                    cell.value = value
-                    handle = new(EagerHandle)
-                    handle._cell = cell
-                    return handle
-        return self.dispatch_slowly(op, args, params, user_frame(2))[0]
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+        queue = self.queue
+        x1, x2 = left, right
+        if x1.__class__ is EagerHandle:
+            cell = x1._cell
+            x1 = cell.value
+            near = x1.__class__ is ARRAY and cell.home is queue
+        else:
+            near = x1.__class__ in SCALARS
+        if x2.__class__ is EagerHandle:
+            cell = x2._cell
+            x2 = cell.value
+            near = near and x2.__class__ is ARRAY and cell.home is queue
+        elif x2 is not ABSENT:
+            near = near and x2.__class__ in SCALARS
+        if near and self.plain and op.plain and self.core.state is OPEN:
+            kernel = op.kernel
+            try:
+                if params is not None:
+                    value = kernel(x1, **params) if x2 is ABSENT else kernel(x1, x2, **params)
+                else:
+                    value = kernel(x1) if x2 is ABSENT else kernel(x1, x2)
+                if value.__class__ is not ARRAY:
+                    value = checked(np.asarray(value))
+            except Exception as error:
+                error.add_note(note(op, queue.device, user_frame(2)))
+                raise
+            cell = Cell()
+            cell.op = op
+            cell.args = ()
+            cell.params = cell.code = cell.waiters = cell.rare = None
+            cell.home = queue
+            cell.lasti = 0
+            cell.value = value
+            handle = new(EagerHandle)
+            handle._cell = cell
+            return handle
+        return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
+
+    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+        values = self._values(args) if self.plain and op.plain and self.core.state is OPEN else None
+        if values is None:
+            return self.dispatch_slowly(op, args, params, user_frame(2))[0]
+        cell = pending_cell(op, (), None, self.queue, None, 0)
+        try:
+            value = op.kernel(*values, **params or {})
+            cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as error:
+            error.add_note(note(op, self.queue.device, user_frame(2)))
+            raise
+        return handle_of(cell, EagerHandle)
+
+    def _values(self, args: tuple[Any, ...]) -> list[Any] | None:
+        """The operands; None where one is not there, is elsewhere, or has to be converted."""
+        values = []
+        for value in args:
+            if value.__class__ is EagerHandle:
+                cell = value._cell
+                value = cell.value
+                if value.__class__ is not ARRAY or cell.home is not self.queue:
+                    return None
+            elif value.__class__ not in SCALARS:
+                return None
+            values.append(value)
+        return values
 
     def dispatch_slowly(
         self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType

@@ -43,7 +43,7 @@ class GateOp:
         return value
 
     def __call__(self, x: Any, /) -> Handle:
-        return current().dispatch(self._op, (x,))
+        return current().dispatch(self._op, x)
 
     def open(self) -> None:
         """Let the kernel go on, now and in every later call."""

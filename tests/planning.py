@@ -110,7 +110,7 @@ class Held:
         return out
 
     def __call__(self, x: Any) -> Any:
-        return current().dispatch(self._op, (x,))
+        return current().dispatch(self._op, x)
 
     async def running(self) -> None:
         await asyncio.to_thread(self.entered.wait)

@@ -271,6 +271,23 @@ def test_in_place_operators_of_integers(operator: str, mode: engine.ExecutionMod
     same(scope["a"], scope["b"])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ufunc", [np.add, np.multiply, np.fmax])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (2,)], ids=str)
+def test_of_two_nans_the_same_one_is_kept(shape: Any, ufunc: np.ufunc, dtype: Any, mode: engine.ExecutionMode) -> None:
+    for left, right in ((np.nan, -np.nan), (-np.nan, np.nan)):
+        a, b = np.full(shape, left, dtype), np.full(shape, right, dtype)
+        handle = ops.asarray(a)
+        ufunc(handle, b, out=handle)
+        updated = ops.asarray(a)
+        updated += b
+        plain, added = a.copy(), a.copy()
+        ufunc(plain, b, out=plain)
+        added += b
+        assert handle.result().tobytes() == plain.tobytes()
+        assert updated.result().tobytes() == added.tobytes()
+
+
 def test_an_in_place_operator_keeps_the_dtype(mode: engine.ExecutionMode) -> None:
     h = ops.asarray(np.ones(2, np.float32))
     h += np.ones(2)

@@ -148,7 +148,7 @@ async def test_a_view_of_what_is_there_does_not_cut_a_run(watched: Watched, view
 async def test_a_view_that_fails_is_the_views_failure_alone() -> None:
     x = ops.asarray(numbers())
     result = ops.sqrt(x) * 2
-    broken = current().dispatch(Op("broken", np.transpose, view=True, ns=0.001), (x,), {"axes": (3, 1)})
+    broken = current().dispatch(Op("broken", np.transpose, view=True, ns=0.001), x, params={"axes": (3, 1)})
     np.testing.assert_array_equal(await result, np.sqrt(numbers()) * 2)
     with pytest.raises(ValueError, match="axes"):
         await broken

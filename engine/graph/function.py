@@ -409,7 +409,7 @@ def _replay(traced: Traced, arrays: list[Any], dispatcher: Dispatcher) -> Sequen
         return run_steps(replay.merged, arrays, dispatcher)
     operands = (*arrays, *[replay.plan.initial[slot] for slot in replay.captured])
     if whole.outputs == 1:
-        return (dispatcher.dispatch(whole, operands),)
+        return (dispatcher.dispatch_any(whole, operands),)
     return dispatcher.dispatch_several(whole, operands)
 
 

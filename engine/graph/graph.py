@@ -337,9 +337,6 @@ class GraphDispatcher(Dispatcher):
         super().__init__(core, DevicePolicy.SILENT, device, None)
         self.graph = graph
 
-    def dispatch(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
-        return self.dispatch_slowly(op, args, params, user_frame(2))[0]
-
     def dispatch_slowly(
         self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
     ) -> tuple[Handle, ...]:

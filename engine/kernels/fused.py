@@ -28,7 +28,7 @@ from engine.kernels.layout import (
     tile,
 )
 from engine.kernels.pairwise import combine, leaves
-from engine.planning.op import ShapeDtype
+from engine.planning.op import ShapeDtype, loop_dtypes
 from engine.planning.runs import Input, Register, Run, Step
 
 Array = np.ndarray[Any, Any]
@@ -246,7 +246,7 @@ class Program:
     """
 
     def __init__(self, run: Run) -> None:
-        self._steps = run.steps
+        self._steps, self._inputs = run.steps, run.inputs
         self._last_use = {
             operand.step: index
             for index, step in enumerate(run.steps)
@@ -300,7 +300,7 @@ class Program:
 
     def _line(self, index: int) -> str:
         step = self._steps[index]
-        operands = ", ".join(self._name(operand) for operand in step.operands)
+        operands = ", ".join(map(self._name, self._prepared(step)))
         if step.reduction is not None:
             reduce = _reducer(step.reduction)
             if step.reduction in ("maximum", "minimum") and step.dtype.kind == "f":
@@ -311,6 +311,24 @@ class Program:
             return f"r{index} = {self._constant(block)}(r{index}, {operands})"
         out = "out=" if step.op.kernel in (np.maximum, np.minimum) else ""  # by position it is deprecated for these
         return f"{self._constant(step.op.kernel)}({operands}, {out}r{index})"
+
+    def _prepared(self, step: Step) -> Sequence[Any]:
+        """The operands, Python scalars of ufuncs as the arrays that each call would make of them."""
+        known = [isinstance(each, Register | Input) for each in step.operands]
+        if all(known) or step.op.block is not None or step.reduction is not None:
+            return step.operands
+        dtypes = loop_dtypes(step.op.kernel, tuple(map(self._type, step.operands)))
+        return [
+            each if is_array else _as_array(each, dtype)
+            for each, is_array, dtype in zip(step.operands, known, dtypes, strict=False)
+        ]
+
+    def _type(self, operand: Any) -> Any:
+        if isinstance(operand, Register):
+            return self._steps[operand.step].dtype
+        if isinstance(operand, Input):
+            return self._inputs[operand.index].dtype
+        return np.dtype(bool) if operand.__class__ is bool else operand.__class__
 
     def _name(self, operand: Any) -> str:
         if isinstance(operand, Register):
@@ -382,6 +400,15 @@ def _extreme(reduce: Callable[..., Any], block: Array, axis: Any = None) -> Any:
         if signs.any() and not signs.all():
             raise Deviation
     return result
+
+
+def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
+    """A Python scalar as an array; itself where NumPy has something to say about that."""
+    try:
+        with np.errstate(all="raise"):
+            return np.array(value, dtype)
+    except (ArithmeticError, TypeError):
+        return value
 
 
 def _reducer(kind: str) -> Callable[..., Any]:

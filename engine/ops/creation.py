@@ -252,12 +252,12 @@ _TRIU = Op("triu", np.triu, infer=_infer_triangle, ns=2)
 
 def tril(x: Operand, /, *, k: int = 0) -> Handle:
     """The lower triangle of each matrix, up to a diagonal; zeros above."""
-    return current().dispatch(_TRIL, (x,), {"k": checks.integer("tril", "k", k)})
+    return current().dispatch(_TRIL, x, params={"k": checks.integer("tril", "k", k)})
 
 
 def triu(x: Operand, /, *, k: int = 0) -> Handle:
     """The upper triangle of each matrix, from a diagonal on; zeros below."""
-    return current().dispatch(_TRIU, (x,), {"k": checks.integer("triu", "k", k)})
+    return current().dispatch(_TRIU, x, params={"k": checks.integer("triu", "k", k)})
 
 
 def _cast(x: Any, *, dtype: Any, copy: bool) -> Any:

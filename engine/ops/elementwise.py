@@ -132,19 +132,19 @@ def clip(x: Operand, /, min: Operand | None = None, max: Operand | None = None) 
     """Each element limited to the interval from `min` to `max`, each of which may be missing; the three broadcast."""
     given = (min is not None, max is not None)
     bounds = [bound for bound in (min, max) if bound is not None]
-    return current().dispatch(_CLIP, (x, *bounds), {"given": given})
+    return current().dispatch_any(_CLIP, (x, *bounds), {"given": given})
 
 
 def round(x: Operand, /) -> Handle:
     """Each element rounded to the nearest integer, halves to the even one; the dtype stays."""
-    return current().dispatch(_ROUND, (x,))
+    return current().dispatch(_ROUND, x)
 
 
 def real(x: Operand, /) -> Handle:
     """The real part of each element."""
-    return current().dispatch(_REAL, (x,))
+    return current().dispatch(_REAL, x)
 
 
 def imag(x: Operand, /) -> Handle:
     """The imaginary part of each element."""
-    return current().dispatch(_IMAG, (x,))
+    return current().dispatch(_IMAG, x)

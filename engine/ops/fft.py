@@ -105,7 +105,7 @@ def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length =
             "axis": checks.integer(op.name, "axis", axis),
             "norm": checks.one_of(op.name, "norm", norm, NORMS),
         }
-        return current().dispatch(op, (x,), params)
+        return current().dispatch(op, x, params=params)
 
     return named(function, name, doc)
 
@@ -137,7 +137,7 @@ def _several(name: str, kernel: Callable[..., Any], doc: str, last: Length = _fu
         if lengths is not None and where is not None and len(lengths) != len(where):
             raise ValueError(f"{op.name}: s and axes must have the same length, but got {s!r} and {axes!r}")
         params = {"s": lengths, "axes": where, "norm": checks.one_of(op.name, "norm", norm, NORMS)}
-        return current().dispatch(op, (x,), params)
+        return current().dispatch(op, x, params=params)
 
     return named(function, name, doc)
 
@@ -165,12 +165,12 @@ _IFFTSHIFT = Op("fft.ifftshift", np.fft.ifftshift, infer=_infer_shift, ns=2)
 
 def fftshift(x: Operand, /, *, axes: Axis = None) -> Handle:
     """The zero frequency moved to the middle of the axes."""
-    return current().dispatch(_FFTSHIFT, (x,), {"axes": checks.axes("fft.fftshift", axes, "axes")})
+    return current().dispatch(_FFTSHIFT, x, params={"axes": checks.axes("fft.fftshift", axes, "axes")})
 
 
 def ifftshift(x: Operand, /, *, axes: Axis = None) -> Handle:
     """The inverse of `fftshift`."""
-    return current().dispatch(_IFFTSHIFT, (x,), {"axes": checks.axes("fft.ifftshift", axes, "axes")})
+    return current().dispatch(_IFFTSHIFT, x, params={"axes": checks.axes("fft.ifftshift", axes, "axes")})
 
 
 def _frequencies(name: str, kernel: Callable[..., Any], length: Callable[[int], int]) -> Op:

@@ -178,15 +178,15 @@ def getitem(x: Handle, key: Any, /) -> Handle:
     """`x[key]`: integers, slices, `...`, None, integer and boolean arrays, which may be handles."""
     template, operands = _split_key(key)
     if not operands:
-        return current().dispatch(_SLICE, (x,), {"key": template})
+        return current().dispatch(_SLICE, x, params={"key": template})
     check_operands(_GETITEM, x, *operands, key=template)
-    return current().dispatch(_GETITEM, (x, *operands), {"key": template})
+    return current().dispatch_any(_GETITEM, (x, *operands), {"key": template})
 
 
 def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:
     """The array that `x` would be after `x[key] = value`."""
     template, operands = _split_key(key)
-    return current().dispatch(_SETITEM, (x, value, *operands), {"key": template})
+    return current().dispatch_any(_SETITEM, (x, value, *operands), {"key": template})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ _WHERE = Op("where", np.where, infer=_infer_where, ns=2, block=select)
 
 def where(condition: Operand, x1: Operand, x2: Operand, /) -> Handle:
     """x1 where the condition holds, x2 elsewhere; the three broadcast."""
-    return current().dispatch(_WHERE, (condition, x1, x2))
+    return current().dispatch_any(_WHERE, (condition, x1, x2))
 
 
 def _infer_take(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
@@ -230,7 +230,7 @@ _TAKE = Op("take", _take, infer=_infer_take, cost=_taken, parallel=taken)
 
 def take(x: Operand, indices: Operand, /, *, axis: int | None = None) -> Handle:
     """The elements at these indices of an axis (of the flattened array when none is given)."""
-    return current().dispatch(_TAKE, (x, indices), {"axis": checks.axis_or_none("take", axis)})
+    return current().dispatch(_TAKE, x, indices, {"axis": checks.axis_or_none("take", axis)})
 
 
 def _infer_take_along(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
@@ -251,4 +251,4 @@ _TAKE_ALONG = Op("take_along_axis", np.take_along_axis, infer=_infer_take_along,
 def take_along_axis(x: Operand, indices: Operand, /, *, axis: int = -1) -> Handle:
     """The elements at indices that are given for each line along an axis."""
     params = {"axis": checks.axis_or_none("take_along_axis", axis)}
-    return current().dispatch(_TAKE_ALONG, (x, indices), params)
+    return current().dispatch(_TAKE_ALONG, x, indices, params)

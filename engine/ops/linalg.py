@@ -52,7 +52,7 @@ MATMUL = Op("matmul", np.matmul, infer=matrix_product, cost=costs.product, blas=
 def matmul(x1: Operand, x2: Operand, /) -> Handle:
     """Matrix product of the last two axes; stacks of matrices broadcast, vectors lose their dimension."""
     check_operands(MATMUL, x1, x2)
-    return current().dispatch(MATMUL, (x1, x2))
+    return current().dispatch(MATMUL, x1, x2)
 
 
 def _product_dtype(x1: Any, x2: Any) -> np.dtype[Any]:
@@ -91,7 +91,7 @@ def tensordot(x1: Operand, x2: Operand, /, *, axes: int | tuple[Sequence[int], S
             raise ValueError(f"tensordot: axes must name as many axes of x1 as of x2, but got {axes!r}")
     else:
         pair = checks.integer("tensordot", "axes", axes)
-    return current().dispatch(_TENSORDOT, (x1, x2), {"axes": pair})
+    return current().dispatch(_TENSORDOT, x1, x2, {"axes": pair})
 
 
 def _vecdot(x1: Any, x2: Any, *, axis: int) -> Any:
@@ -119,7 +119,7 @@ def vecdot(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
     """The dot product of vectors along an axis, the first one conjugated."""
     axis = checks.integer("vecdot", "axis", axis)
     check_operands(_VECDOT, x1, x2, axis=axis)
-    return current().dispatch(_VECDOT, (x1, x2), {"axis": axis})
+    return current().dispatch(_VECDOT, x1, x2, {"axis": axis})
 
 
 def _infer_outer(x1: Any, x2: Any) -> ShapeDtype:
@@ -134,7 +134,7 @@ _OUTER = Op("linalg.outer", np.linalg.outer, infer=_infer_outer, cost=costs.oute
 
 def outer(x1: Operand, x2: Operand, /) -> Handle:
     """The products of all pairs of elements of two one-dimensional arrays."""
-    return current().dispatch(_OUTER, (x1, x2))
+    return current().dispatch(_OUTER, x1, x2)
 
 
 def _infer_cross(x1: Any, x2: Any, *, axis: int) -> ShapeDtype:
@@ -156,7 +156,7 @@ _CROSS = Op("linalg.cross", np.linalg.cross, infer=_infer_cross, ns=20)
 
 def cross(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
     """The cross product of vectors of three elements along an axis."""
-    return current().dispatch(_CROSS, (x1, x2), {"axis": checks.integer("linalg.cross", "axis", axis)})
+    return current().dispatch(_CROSS, x1, x2, {"axis": checks.integer("linalg.cross", "axis", axis)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def _of_matrix(
     op = Op(f"linalg.{name}", kernel, infer=infer, cost=costs.cubic(ns), blas=True)
 
     def function(x: Operand, /) -> Handle:
-        return current().dispatch(op, (x,))
+        return current().dispatch(op, x)
 
     return named(function, name, doc)
 
@@ -248,7 +248,7 @@ _CHOLESKY = Op(
 
 def cholesky(x: Operand, /, *, upper: bool = False) -> Handle:
     """The Cholesky factor of each positive definite matrix: lower triangular, or upper."""
-    return current().dispatch(_CHOLESKY, (x,), {"upper": checks.flag("linalg.cholesky", "upper", upper)})
+    return current().dispatch(_CHOLESKY, x, params={"upper": checks.flag("linalg.cholesky", "upper", upper)})
 
 
 def _infer_solve(x1: Any, x2: Any) -> ShapeDtype:
@@ -264,7 +264,7 @@ _SOLVE = Op("linalg.solve", np.linalg.solve, infer=_infer_solve, cost=costs.cubi
 
 def solve(x1: Operand, x2: Operand, /) -> Handle:
     """The solution X of x1 @ X = x2. A singular x1 gives a `LinAlgError`."""
-    return current().dispatch(_SOLVE, (x1, x2))
+    return current().dispatch(_SOLVE, x1, x2)
 
 
 def _infer_power(x: Any, *, n: int) -> ShapeDtype:
@@ -285,7 +285,7 @@ _MATRIX_POWER = Op("linalg.matrix_power", np.linalg.matrix_power, infer=_infer_p
 
 def matrix_power(x: Operand, n: int, /) -> Handle:
     """Each square matrix to an integer power; a negative one is that of its inverse."""
-    return current().dispatch(_MATRIX_POWER, (x,), {"n": checks.integer("linalg.matrix_power", "n", n)})
+    return current().dispatch(_MATRIX_POWER, x, params={"n": checks.integer("linalg.matrix_power", "n", n)})
 
 
 def _matrix_rank(x: Any, *rtol: Any) -> Any:
@@ -303,7 +303,7 @@ _MATRIX_RANK = Op("linalg.matrix_rank", _matrix_rank, infer=_infer_rank, cost=co
 
 def matrix_rank(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     """The rank of each matrix: singular values below `rtol` times the largest count as zero."""
-    return current().dispatch(_MATRIX_RANK, (x,) if rtol is None else (x, rtol))
+    return current().dispatch_any(_MATRIX_RANK, (x,) if rtol is None else (x, rtol))
 
 
 def _pinv(x: Any, *rtol: Any) -> Any:
@@ -322,7 +322,7 @@ _PINV = Op("linalg.pinv", _pinv, infer=_infer_pinv, cost=costs.cubic(16), blas=T
 
 def pinv(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     """The pseudo-inverse of each matrix: singular values below `rtol` times the largest count as zero."""
-    return current().dispatch(_PINV, (x,) if rtol is None else (x, rtol))
+    return current().dispatch_any(_PINV, (x,) if rtol is None else (x, rtol))
 
 
 def _diagonal(x: Any, *, offset: int) -> Any:
@@ -334,7 +334,7 @@ _DIAGONAL = Op("linalg.diagonal", _diagonal, infer=viewed(_diagonal), ns=0.001, 
 
 def diagonal(x: Operand, /, *, offset: int = 0) -> Handle:
     """The elements of a diagonal of each matrix: the main one, one above (`offset` > 0), or one below."""
-    return current().dispatch(_DIAGONAL, (x,), {"offset": checks.integer("linalg.diagonal", "offset", offset)})
+    return current().dispatch(_DIAGONAL, x, params={"offset": checks.integer("linalg.diagonal", "offset", offset)})
 
 
 def _infer_trace(x: Any, *, offset: int, dtype: Any) -> ShapeDtype:
@@ -350,7 +350,7 @@ def trace(x: Operand, /, *, offset: int = 0, dtype: Any = None) -> Handle:
         "offset": checks.integer("linalg.trace", "offset", offset),
         "dtype": checks.dtype_or_none("linalg.trace", dtype),
     }
-    return current().dispatch(_TRACE, (x,), params)
+    return current().dispatch(_TRACE, x, params=params)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def vector_norm(x: Operand, /, *, axis: Axis = None, keepdims: bool = False, ord
     if not isinstance(ord, int | float | np.number):
         raise checks.wrong(name, "ord", "a number", ord)
     params = {"axis": checks.axes(name, axis), "keepdims": checks.flag(name, "keepdims", keepdims), "ord": ord}
-    return current().dispatch(_VECTOR_NORM, (x,), params)
+    return current().dispatch(_VECTOR_NORM, x, params=params)
 
 
 def _infer_matrix_norm(x: Any, *, keepdims: bool, ord: Any) -> ShapeDtype:
@@ -389,7 +389,7 @@ def matrix_norm(x: Operand, /, *, keepdims: bool = False, ord: float | Literal["
     name = "linalg.matrix_norm"
     ord = checks.one_of(name, "ord", ord, ("fro", "nuc", None, 1, -1, 2, -2, np.inf, -np.inf))
     params = {"keepdims": checks.flag(name, "keepdims", keepdims), "ord": ord}
-    return current().dispatch(_MATRIX_NORM, (x,), params)
+    return current().dispatch(_MATRIX_NORM, x, params=params)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -82,17 +82,17 @@ def reshape(x: Operand, /, shape: int | tuple[int, ...], *, copy: bool | None = 
     """The elements in another shape, in row-major order; one length may be -1."""
     if copy is not None:
         copy = checks.flag("reshape", "copy", copy)
-    return current().dispatch(_RESHAPE, (x,), {"shape": _shape_argument("reshape", shape), "copy": copy})
+    return current().dispatch(_RESHAPE, x, params={"shape": _shape_argument("reshape", shape), "copy": copy})
 
 
 def permute_dims(x: Operand, /, axes: tuple[int, ...] | None = None) -> Handle:
     """The axes in another order; reversed when none is given."""
-    return current().dispatch(_PERMUTE, (x,), {"axes": checks.axes("permute_dims", axes, "axes")})
+    return current().dispatch(_PERMUTE, x, params={"axes": checks.axes("permute_dims", axes, "axes")})
 
 
 def matrix_transpose(x: Operand, /) -> Handle:
     """The last two axes exchanged."""
-    return current().dispatch(_MATRIX_TRANSPOSE, (x,))
+    return current().dispatch(_MATRIX_TRANSPOSE, x)
 
 
 def expand_dims(x: Operand, /, axis: Axes) -> Handle:
@@ -101,7 +101,7 @@ def expand_dims(x: Operand, /, axis: Axes) -> Handle:
         raise checks.wrong("expand_dims", "axis", "an integer or a tuple of integers", axis)
     axis = checks.axes("expand_dims", axis)
     _check_axis(_EXPAND, x, axis)
-    return current().dispatch(_EXPAND, (x,), {"axis": axis})
+    return current().dispatch(_EXPAND, x, params={"axis": axis})
 
 
 def squeeze(x: Operand, /, axis: Axis = None) -> Handle:
@@ -109,7 +109,7 @@ def squeeze(x: Operand, /, axis: Axis = None) -> Handle:
     axis = checks.axes("squeeze", axis)
     if axis is not None:
         _check_axis(_SQUEEZE, x, axis)
-    return current().dispatch(_SQUEEZE, (x,), {"axis": axis})
+    return current().dispatch(_SQUEEZE, x, params={"axis": axis})
 
 
 def _check_axis(op: Op, x: Operand, axis: Axis) -> None:
@@ -125,12 +125,12 @@ def _check_axis(op: Op, x: Operand, axis: Axis) -> None:
 
 def broadcast_to(x: Operand, /, shape: int | tuple[int, ...]) -> Handle:
     """The elements repeated to a larger shape, without a copy."""
-    return current().dispatch(_BROADCAST, (x,), {"shape": _shape_argument("broadcast_to", shape)})
+    return current().dispatch(_BROADCAST, x, params={"shape": _shape_argument("broadcast_to", shape)})
 
 
 def flip(x: Operand, /, *, axis: Axis = None) -> Handle:
     """The elements in reverse order along the axes, along all when none is given."""
-    return current().dispatch(_FLIP, (x,), {"axis": checks.axes("flip", axis)})
+    return current().dispatch(_FLIP, x, params={"axis": checks.axes("flip", axis)})
 
 
 def moveaxis(x: Operand, source: Axes, destination: Axes, /) -> Handle:
@@ -139,7 +139,7 @@ def moveaxis(x: Operand, source: Axes, destination: Axes, /) -> Handle:
         "source": checks.axes("moveaxis", source, "source"),
         "destination": checks.axes("moveaxis", destination, "destination"),
     }
-    return current().dispatch(_MOVE, (x,), params)
+    return current().dispatch(_MOVE, x, params=params)
 
 
 def broadcast_shapes(*shapes: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -184,7 +184,7 @@ def roll(x: Operand, /, shift: Axes, *, axis: Axis = None) -> Handle:
     if shift is None:
         raise checks.wrong("roll", "shift", "an integer or a tuple of integers", shift)
     params = {"shift": checks.axes("roll", shift, "shift"), "axis": checks.axes("roll", axis)}
-    return current().dispatch(_ROLL, (x,), params)
+    return current().dispatch(_ROLL, x, params=params)
 
 
 def _infer_tile(x: Any, *, reps: tuple[int, ...]) -> ShapeDtype:
@@ -210,7 +210,7 @@ _TILE = Op("tile", _tile, infer=_infer_tile, cost=_repeated_cost, parallel=tiled
 
 def tile(x: Operand, repetitions: int | tuple[int, ...], /) -> Handle:
     """The array repeated so often along each axis."""
-    return current().dispatch(_TILE, (x,), {"reps": checks.integers("tile", "repetitions", repetitions)})
+    return current().dispatch(_TILE, x, params={"reps": checks.integers("tile", "repetitions", repetitions)})
 
 
 def _repeat(x: Any, *repeats: Any, axis: Any, reps: Any, length: int | None) -> Any:
@@ -249,13 +249,13 @@ def repeat(x: Operand, repeats: int | Operand, /, *, axis: int | None = None) ->
     if isinstance(repeats, int | np.integer) and not isinstance(repeats, bool):
         if repeats < 0:
             raise ValueError(f"repeat: repeats must be 0 or more, but got {repeats}")
-        return current().dispatch(_REPEAT, (x,), {"axis": axis, "reps": int(repeats), "length": None})
+        return current().dispatch(_REPEAT, x, params={"axis": axis, "reps": int(repeats), "length": None})
     length = None
     if not isinstance(repeats, Handle):
         repeats = np.asarray(repeats)
         if repeats.size != 1 and repeats.ndim == 1 and repeats.dtype.kind in "iu":
             length = int(repeats.sum())
-    return current().dispatch(_REPEAT, (x, repeats), {"axis": axis, "reps": None, "length": length})
+    return current().dispatch(_REPEAT, x, repeats, {"axis": axis, "reps": None, "length": length})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,13 +312,13 @@ _STACK = Op("stack", _stack, infer=_infer_stack, cost=costs.each(1), parallel=st
 def concat(arrays: Sequence[Operand], /, *, axis: int | None = 0) -> Handle:
     """The arrays joined along an axis; flattened first when `axis` is None."""
     params = {"axis": checks.axis_or_none("concat", axis)}
-    return current().dispatch(_CONCAT, checks.sequence("concat", "arrays", arrays), params)
+    return current().dispatch_any(_CONCAT, checks.sequence("concat", "arrays", arrays), params)
 
 
 def stack(arrays: Sequence[Operand], /, *, axis: int = 0) -> Handle:
     """The arrays joined along a new axis."""
     params = {"axis": checks.integer("stack", "axis", axis)}
-    return current().dispatch(_STACK, checks.sequence("stack", "arrays", arrays), params)
+    return current().dispatch_any(_STACK, checks.sequence("stack", "arrays", arrays), params)
 
 
 def _split(x: Any, *, cuts: tuple[int, ...], axis: int) -> Any:

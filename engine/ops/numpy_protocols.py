@@ -67,8 +67,10 @@ def method_op(ufunc: np.ufunc, method: str, into: bool = False) -> Op:
     def kernel(*operands: Any, call: Any) -> Any:
         args, kwargs = fill(call, operands)
         if into:
+            outs = kwargs["out"]
             empty = np.array if "where" in kwargs else np.empty_like
-            kwargs["out"] = tuple(None if out is None else empty(out) for out in kwargs["out"])
+            kwargs["out"] = tuple(None if out is None else empty(out) for out in outs)
+            args = tuple(_become(each, outs, kwargs["out"]) for each in args)
             if method != "__call__":
                 (kwargs["out"],) = kwargs["out"]
         elif "where" in kwargs:
@@ -84,6 +86,18 @@ def method_op(ufunc: np.ufunc, method: str, into: bool = False) -> Op:
         cost=None if ns is None else _outer_cost(ns) if method == "outer" else _method_cost(ns),
         outputs=ufunc.nout if method == "__call__" else 1,
     )
+
+
+def _become(operand: Any, outs: Sequence[Any], results: Sequence[Any]) -> Any:
+    """An operand; where it is the one element that the result is written over, so is it here.
+
+    NumPy takes that for a reduction, and NaNs get another sign.
+    """
+    for out, result in zip(outs, results, strict=True):
+        if operand is out and out is not None and out.size == 1:
+            result[...] = out
+            return result
+    return operand
 
 
 def _arrays(values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:

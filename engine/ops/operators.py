@@ -61,12 +61,12 @@ _POWER = Op("pow", operator.pow, infer=_infer_power, ns=20, variant=_fused_power
 
 def power(x1: Any, x2: Any) -> Handle:
     """`x1 ** x2`."""
-    return current().dispatch(_POWER, (x1, x2))
+    return current().dispatch(_POWER, x1, x2)
 
 
 def updated(ufunc: str, handle: Handle, other: Any) -> Handle:
     """What `handle op= other` makes of the handle: its dtype and shape stay. Raises what NumPy raises, when it runs."""
-    return current().dispatch(_POWERED if ufunc == "power" else _in_place(ufunc), (handle, other))
+    return current().dispatch(_POWERED if ufunc == "power" else _in_place(ufunc), handle, other)
 
 
 @functools.cache
@@ -77,7 +77,11 @@ def _in_place(name: str) -> Op:
         return ufunc(x1, x2, out=out)
 
     def kernel(x1: Any, x2: Any) -> Any:
-        return ufunc(x1, x2, out=_laid_out_as(x1))
+        result = _laid_out_as(x1)
+        if x1.size != 1:
+            return ufunc(x1, x2, out=result)
+        result[...] = x1  # NumPy takes one element that becomes the result for a reduction: NaNs get another sign
+        return ufunc(result, x2, out=result)
 
     if ufunc.signature:
         return Op(name, kernel, infer=lambda x1, x2: x1, ns=None)

@@ -83,9 +83,9 @@ def unary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> UnaryRow:
 
     def function(x: Operand, /) -> Handle:
         here = defaults.here.now
-        if here.seat._thread_id == here.thread and scope() is NOTHING:  # as `current` does; its call costs more
-            return here.dispatcher.dispatch(op, (x,))  # type: ignore[no-any-return]
-        return current().dispatch(op, (x,))
+        if here.seat._thread_id is here.thread and scope() is NOTHING:  # as `current` does; its call costs more
+            return here.dispatcher.dispatch(op, x)  # type: ignore[no-any-return]
+        return current().dispatch(op, x)
 
     return named(function, name, doc, ufunc)
 
@@ -96,9 +96,9 @@ def binary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> BinaryRow:
 
     def function(x1: Operand, x2: Operand, /) -> Handle:
         here = defaults.here.now
-        if here.seat._thread_id == here.thread and scope() is NOTHING:  # as `current` does; its call costs more
-            return here.dispatcher.dispatch(op, (x1, x2))  # type: ignore[no-any-return]
-        return current().dispatch(op, (x1, x2))
+        if here.seat._thread_id is here.thread and scope() is NOTHING:  # as `current` does; its call costs more
+            return here.dispatcher.dispatch(op, x1, x2)  # type: ignore[no-any-return]
+        return current().dispatch(op, x1, x2)
 
     return named(function, name, doc, ufunc)
 
@@ -110,7 +110,7 @@ def reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: float = 1.
     def function(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False:
             axis, keepdims = checks.axes(name, axis), checks.flag(name, "keepdims", keepdims)
-        return current().dispatch(op, (x,), {"axis": axis, "keepdims": keepdims})
+        return current().dispatch(op, x, params={"axis": axis, "keepdims": keepdims})
 
     return named(function, name, doc)
 
@@ -123,7 +123,7 @@ def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: floa
         if axis is not None or keepdims is not False or dtype is not None:
             axis, keepdims = checks.axes(name, axis), checks.flag(name, "keepdims", keepdims)
             dtype = checks.dtype_or_none(name, dtype)
-        return current().dispatch(op, (x,), {"axis": axis, "dtype": dtype, "keepdims": keepdims})
+        return current().dispatch(op, x, params={"axis": axis, "dtype": dtype, "keepdims": keepdims})
 
     return named(function, name, doc)
 

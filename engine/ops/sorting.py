@@ -99,12 +99,12 @@ def _order(name: str, axis: int, descending: bool, stable: bool) -> dict[str, An
 
 def sort(x: Operand, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Handle:
     """The elements in order along an axis."""
-    return current().dispatch(_SORT, (x,), _order("sort", axis, descending, stable))
+    return current().dispatch(_SORT, x, params=_order("sort", axis, descending, stable))
 
 
 def argsort(x: Operand, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Handle:
     """The indices that put the elements in order along an axis."""
-    return current().dispatch(_ARGSORT, (x,), _order("argsort", axis, descending, stable))
+    return current().dispatch(_ARGSORT, x, params=_order("argsort", axis, descending, stable))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _search(name: str, kernel: Callable[..., Any], doc: str) -> SearchRow:
 
     def function(x: Operand, /, *, axis: int | None = None, keepdims: bool = False) -> Handle:
         params = {"axis": checks.axis_or_none(name, axis), "keepdims": checks.flag(name, "keepdims", keepdims)}
-        return current().dispatch(op, (x,), params)
+        return current().dispatch(op, x, params=params)
 
     return named(function, name, doc)
 
@@ -147,7 +147,7 @@ def count_nonzero(x: Operand, /, *, axis: Axis = None, keepdims: bool = False) -
         "axis": checks.axes("count_nonzero", axis),
         "keepdims": checks.flag("count_nonzero", "keepdims", keepdims),
     }
-    return current().dispatch(_COUNT, (x,), params)
+    return current().dispatch(_COUNT, x, params=params)
 
 
 def nonzero(x: Operand, /) -> tuple[Handle, ...]:
@@ -186,7 +186,7 @@ def searchsorted(
     """Where to insert the elements of `x2` so that the one-dimensional `x1` (in the order of `sorter`) stays sorted."""
     operands = (x1, x2) if sorter is None else (x1, x2, sorter)
     side = checks.one_of("searchsorted", "side", side, ("left", "right"))
-    return current().dispatch(_SEARCHSORTED, operands, {"side": side})
+    return current().dispatch_any(_SEARCHSORTED, operands, {"side": side})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def unique_inverse(x: Operand, /) -> UniqueInverseResult:
 
 def unique_values(x: Operand, /) -> Handle:
     """The unique elements of the flattened array."""
-    return current().dispatch(_UNIQUE_VALUES, (x,))
+    return current().dispatch(_UNIQUE_VALUES, x)
 
 
 def _infer_isin(x1: Any, x2: Any, *, invert: bool) -> ShapeDtype:
@@ -272,4 +272,4 @@ _ISIN = Op("isin", np.isin, infer=_infer_isin, cost=costs.sorting(8))
 
 def isin(x1: Operand, x2: Operand, /, *, invert: bool = False) -> Handle:
     """Whether each element of `x1` is among those of `x2` (or is not, with `invert`)."""
-    return current().dispatch(_ISIN, (x1, x2), {"invert": checks.flag("isin", "invert", invert)})
+    return current().dispatch(_ISIN, x1, x2, {"invert": checks.flag("isin", "invert", invert)})

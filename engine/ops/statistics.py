@@ -48,7 +48,7 @@ def _spread(name: str, kernel: Callable[..., Any], doc: str, over_all: Parallel)
             "correction": correction,
             "keepdims": checks.flag(name, "keepdims", keepdims),
         }
-        return current().dispatch(op, (x,), params)
+        return current().dispatch(op, x, params=params)
 
     return named(function, name, doc)
 
@@ -76,7 +76,7 @@ def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRo
             "dtype": checks.dtype_or_none(name, dtype),
             "include_initial": checks.flag(name, "include_initial", include_initial),
         }
-        return current().dispatch(op, (x,), params)
+        return current().dispatch(op, x, params=params)
 
     return named(function, name, doc)
 
@@ -118,4 +118,4 @@ def diff(
         raise ValueError(f"diff: n must be 0 or more, but got {n}")
     ends = {name: end for name, end in (("prepend", prepend), ("append", append)) if end is not None}
     params = {"axis": checks.integer("diff", "axis", axis), "n": n, "given": tuple(ends)}
-    return current().dispatch(_DIFF, (x, *ends.values()), params)
+    return current().dispatch_any(_DIFF, (x, *ends.values()), params)

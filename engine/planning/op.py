@@ -157,7 +157,7 @@ class Op:
         """The dtype of the result of a fusable op, from dtypes and Python scalar types; None where nobody can tell."""
         try:
             if self.block is None:
-                return _ufunc_dtype(self.kernel, tuple(types))
+                return loop_dtypes(self.kernel, tuple(types))[-1]
             assert self.infer is not None
             operands = [ShapeDtype((), each) if isinstance(each, np.dtype) else each(1) for each in types]
             return self.infer(*operands, **params or {}).dtype  # type: ignore[no-any-return]
@@ -175,8 +175,9 @@ def op_of(ufunc: np.ufunc) -> Op:
 
 
 @lru_cache(maxsize=4096)
-def _ufunc_dtype(ufunc: np.ufunc, types: tuple[Any, ...]) -> np.dtype[Any]:
-    return ufunc.resolve_dtypes((*types, None))[-1]
+def loop_dtypes(ufunc: np.ufunc, types: tuple[Any, ...]) -> tuple[np.dtype[Any], ...]:
+    """What a ufunc of one result computes with, and the result's dtype, for dtypes and Python scalar types."""
+    return ufunc.resolve_dtypes((*types, None))
 
 
 def broadcast_cost(ns: float) -> Cost:

@@ -65,15 +65,17 @@ class DeviceQueue(AsyncOps):
 
     def help(self, cell: Cell) -> bool:
         loop = running_loop()
-        if loop is None or loop is not self._loop:
+        if loop is None or loop is not self._loop or self._lock.locked():
             return False
-        if not self.turn_is_over():
-            self.drive(SLICE, cell)
+        now = perf_counter()
+        if not self.scheduled or now < self._turn_ends:
+            self._drive(now + SLICE, cell)
         elif len(self.pending) <= NEARLY_DONE:
             # One wait of a task gets overtime: the task that got it last may not have suspended since.
-            task, self._last_helped = self._last_helped, id(current_task(loop))
+            task = id(current_task(loop))
             if task != self._last_helped:
-                self.drive(OVERTIME, cell)
+                self._last_helped = task
+                self._drive(now + OVERTIME, cell)
         return cell.value is not PENDING
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:

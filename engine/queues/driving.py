@@ -24,6 +24,8 @@ from engine.queues.execution import execute, finish
 from engine.queues.waiting import Countdown, cancellation
 from handles.cell import PENDING, Cell, Failure, Pending, call_waiters
 
+A_FEW = range(8)
+"""Records between two looks at the clock."""
 GRACE = 0.001
 """Seconds that an attendant leaves a thread without a loop to get to a sync point by itself."""
 UNREADY = (Pending, Failure)
@@ -123,15 +125,16 @@ class Driving(Backlog):
 
         When another thread drives, `patient` waits for its slice to end; otherwise there is nothing to do.
         """
+        return (patient or not self._lock.locked()) and self._drive(perf_counter() + seconds, until)
+
+    def _drive(self, ends: float, until: Cell | None) -> bool:
         # Taken by `with` only: an interrupt between a call of `acquire` and a `try` would leave it locked for good.
-        if not patient and self._lock.locked():
-            return False
         try:
             with self._lock:
                 if errstate() is DEFAULT_ERRSTATE:
-                    return self._slice(seconds, until)
+                    return self._slice(ends, until)
                 # The error state of whoever drives is not that of the ops: those without a context have the default.
-                return Context().run(self._slice, seconds, until)
+                return Context().run(self._slice, ends, until)
         finally:
             if self._ready or self.pending:
                 self._pass_on()
@@ -146,16 +149,15 @@ class Driving(Backlog):
 
     # The slice
 
-    def _slice(self, seconds: float, until: Cell | None = None, jobs: list[Job] | None = None) -> bool:
+    def _slice(self, ends: float, until: Cell | None = None, jobs: list[Job] | None = None) -> bool:
         """Take records in order; `jobs` is where a worker wants the next large op, to run it itself."""
-        ends = perf_counter() + seconds
         before = self.completed
+        brief, running = self.on_host, self._running
+        if brief and not running and self._run_brief(ends, until):
+            return True
+        pending, ready, width = self.pending, self._ready, self._width
         moved = False
-        pending, ready, running, width = self.pending, self._ready, self._running, self._width
-        brief = self.on_host
         while not running or len(running) < width:
-            if brief and self._run_brief(ends, until):
-                break
             source = ready or pending
             if not source:
                 break
@@ -164,6 +166,8 @@ class Driving(Backlog):
             mine = self._deal_with(cell, jobs)
             source.popleft()
             if mine or cell is until or perf_counter() > ends:
+                break
+            if brief and self._run_brief(ends, until):
                 break
         return moved or self.completed > before
 
@@ -175,58 +179,63 @@ class Driving(Backlog):
         pending, ready, array = self.pending, self._ready, ARRAY
         done = 0
         try:
-            while source := ready or pending:
-                cell = source[0]
-                op = cell.op
-                args = cell.args
-                if len(args) == 2:
-                    left, right = args
-                    if right.__class__ is Cell:
-                        right = right.value
-                    if right.__class__ is array:
-                        size = right.size
-                    elif right.__class__ in SCALARS:
+            while True:
+                for _ in A_FEW:
+                    source = ready or pending
+                    if not source:
+                        return False
+                    cell = source[0]
+                    op = cell.op
+                    args = cell.args
+                    if len(args) == 2:
+                        left, right = args
+                        if right.__class__ is Cell:
+                            right = right.value
+                        if right.__class__ is array:
+                            size = right.size
+                        elif right.__class__ in SCALARS:
+                            size = 1
+                        else:
+                            return False
+                    elif len(args) == 1:
+                        left = args[0]
                         size = 1
                     else:
                         return False
-                elif len(args) == 1:
-                    left = args[0]
-                    size = 1
-                else:
-                    return False
-                if left.__class__ is Cell:
-                    left = left.value
-                if left.__class__ is array:
-                    size *= left.size
-                elif left.__class__ not in SCALARS:
-                    return False
-                params = cell.params
-                if size > op.brief or cell.rare is not None or cell.value is not PENDING:
-                    return False
-                kernel = op.kernel
-                try:
-                    if params is not None:
-                        value = kernel(left, right, **params) if len(args) == 2 else kernel(left, **params)
-                    elif len(args) == 2:
-                        value = kernel(left, right)
+                    if left.__class__ is Cell:
+                        left = left.value
+                    if left.__class__ is array:
+                        size *= left.size
+                    elif left.__class__ not in SCALARS:
+                        return False
+                    params = cell.params
+                    if size > op.brief or cell.rare is not None or cell.value is not PENDING:
+                        return False
+                    kernel = op.kernel
+                    try:
+                        if params is not None:
+                            value = kernel(left, right, **params) if len(args) == 2 else kernel(left, **params)
+                        elif len(args) == 2:
+                            value = kernel(left, right)
+                        else:
+                            value = kernel(left)
+                        if value.__class__ is not array:
+                            value = checked(np.asarray(value))
+                    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                        done += 1
+                        self._finish(cell, failed(cell, error))
                     else:
-                        value = kernel(left)
-                    if value.__class__ is not array:
-                        value = checked(np.asarray(value))
-                except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
-                    done += 1
-                    self._finish(cell, failed(cell, error))
-                else:
-                    cell.value = value
-                    done += 1  # here, where no interrupt comes in between
-                    cell.args = ()
-                    cell.params = None
-                    if cell.waiters is not None:
-                        call_waiters(cell)
-                source.popleft()
-                if cell is until or (done & 7 == 0 and perf_counter() > ends):
+                        cell.value = value
+                        done += 1  # here, where no interrupt comes in between
+                        cell.args = ()
+                        cell.params = None
+                        if cell.waiters is not None:
+                            call_waiters(cell)
+                    source.popleft()
+                    if cell is until:
+                        return True
+                if perf_counter() > ends:
                     return True
-            return False
         finally:
             self.completed += done
 

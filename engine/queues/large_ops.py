@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from time import thread_time_ns
+from time import perf_counter, thread_time_ns
 from typing import Any
 
 from engine.devices.cores import cores
@@ -130,7 +130,7 @@ class LargeOps(Driving):
         with self._lock:
             self._running.discard(cell)
             self._conclude(cell, outcome)
-            self._slice(SLICE if self._loop is None else WORKER_SLICE, None, jobs)
+            self._slice(perf_counter() + (SLICE if self._loop is None else WORKER_SLICE), None, jobs)
 
     # Runs
 
@@ -182,7 +182,7 @@ class LargeOps(Driving):
                     self._settle_taken(cell, results[number])
             del cell, results
             run.steps.clear()  # before anything else runs here: what refers to its results counts
-            self._slice(SLICE if self._loop is None else WORKER_SLICE, None, jobs)
+            self._slice(perf_counter() + (SLICE if self._loop is None else WORKER_SLICE), None, jobs)
 
     def _results_of(self, run: Run, threads: int) -> list[Any] | None:
         """What the run computes; None where its ops have to be run one by one."""
