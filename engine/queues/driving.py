@@ -152,12 +152,12 @@ class Driving(Backlog):
     def _slice(self, ends: float, until: Cell | None = None, jobs: list[Job] | None = None) -> bool:
         """Take records in order; `jobs` is where a worker wants the next large op, to run it itself."""
         before = self.completed
-        brief, running = self.on_host, self._running
-        if brief and not running and self._run_brief(ends, until):
-            return True
-        pending, ready, width = self.pending, self._ready, self._width
         moved = False
+        pending, ready, running, width = self.pending, self._ready, self._running, self._width
+        brief = self.on_host
         while not running or len(running) < width:
+            if brief and self._run_brief(ends, until):
+                break
             source = ready or pending
             if not source:
                 break
@@ -166,8 +166,6 @@ class Driving(Backlog):
             mine = self._deal_with(cell, jobs)
             source.popleft()
             if mine or cell is until or perf_counter() > ends:
-                break
-            if brief and self._run_brief(ends, until):
                 break
         return moved or self.completed > before
 
