@@ -231,3 +231,35 @@ async def test_zeros_of_both_signs_are_clipped_as_by_numpy(size: int) -> None:
     for limits in ((0.0, 1.0), (-0.0, 1.0), (-1.0, -0.0), (np.zeros(size), 1.0), (zeros, zeros[::-1].copy())):
         h: Any = ops.asarray(zeros) * 1
         assert_same(await np.clip(h, *limits), np.clip(zeros, *limits))
+
+
+# Scalars
+
+
+@pytest.mark.parametrize(
+    "scalar", [2.0, 2, True, np.float64(2), np.float32(2), np.int8(2), np.bool_(True)], ids=lambda s: repr(s)
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+async def test_scalars_of_all_kinds_are_computed_with_in_runs(dtype: Any, scalar: Any, watched: Watched) -> None:
+    names = await played(lambda x: x * scalar + scalar, numbers(dtype), watched)
+    assert names[-2:] == ["multiply", "add"]
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**64), 10**400], ids=["2**63", "-2**64", "10**400"])
+async def test_integers_that_no_array_holds_are_refused_and_compared_with(number: int) -> None:
+    x = numbers()
+    with pytest.raises(OverflowError):
+        await ops.logical_and(ops.asarray(x), number)
+    integers = np.arange(N)
+    np.testing.assert_array_equal(await (ops.asarray(integers) * 2 < number), integers * 2 < number)
+
+
+async def test_a_warning_of_a_scalar_that_overflows_names_the_cast() -> None:
+    x = numbers(np.complex64)
+    for overflowing in (1e300, complex(1, 1e300)):
+        with pytest.warns(RuntimeWarning) as of_numpy:
+            expected = x + overflowing
+        with pytest.warns(RuntimeWarning) as of_engine:
+            result = await (ops.asarray(x) + overflowing)
+        np.testing.assert_array_equal(result, expected)
+        assert [str(each.message) for each in of_engine] == [str(each.message) for each in of_numpy]

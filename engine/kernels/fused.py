@@ -313,21 +313,23 @@ class Program:
         return f"{self._constant(step.op.kernel)}({operands}, {out}r{index})"
 
     def _prepared(self, step: Step) -> Sequence[Any]:
-        """The operands, Python scalars of ufuncs as the arrays that each call would make of them."""
-        known = [isinstance(each, Register | Input) for each in step.operands]
-        if all(known) or step.op.block is not None or step.reduction is not None:
+        """The operands, scalars of ufuncs as the arrays that each call would make of them."""
+        if step.op.block is not None or step.reduction is not None:
             return step.operands
-        dtypes = loop_dtypes(step.op.kernel, tuple(map(self._type, step.operands)))
+        types = tuple(map(self._type, step.operands))
         return [
-            each if is_array else _as_array(each, dtype)
-            for each, is_array, dtype in zip(step.operands, known, dtypes, strict=False)
+            _as_array(operand, dtype) if kind.__class__ is type else operand
+            for operand, kind, dtype in zip(step.operands, types, loop_dtypes(step.op.kernel, types), strict=False)
         ]
 
     def _type(self, operand: Any) -> Any:
+        """A dtype; the class of a Python scalar, which has none of its own."""
         if isinstance(operand, Register):
             return self._steps[operand.step].dtype
         if isinstance(operand, Input):
             return self._inputs[operand.index].dtype
+        if isinstance(operand, np.generic):
+            return operand.dtype
         return np.dtype(bool) if operand.__class__ is bool else operand.__class__
 
     def _name(self, operand: Any) -> str:
@@ -402,13 +404,18 @@ def _extreme(reduce: Callable[..., Any], block: Array, axis: Any = None) -> Any:
     return result
 
 
-def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
-    """A Python scalar as an array; itself where NumPy has something to say about that."""
+def _as_array(scalar: Any, dtype: np.dtype[Any]) -> Any:
+    """A Python scalar as an array of the dtype that a ufunc computes with; itself where NumPy does it in another way:
+    it compares with integers of any size, and refuses those too large whose truth it needs."""
+    if dtype == np.bool_:
+        return scalar
     try:
-        with np.errstate(all="raise"):
-            return np.array(value, dtype)
-    except (ArithmeticError, TypeError):
-        return value
+        with np.errstate(over="raise", invalid="raise", under="ignore"):
+            return np.array(scalar, dtype)
+    except FloatingPointError as error:
+        raise Deviation from error  # NumPy warns of the cast, not of the op
+    except (OverflowError, TypeError):
+        return scalar
 
 
 def _reducer(kind: str) -> Callable[..., Any]:

@@ -69,13 +69,13 @@ class DeviceQueue(AsyncOps):
             return False
         now = perf_counter()
         if not self.scheduled or now < self._turn_ends:
-            self._drive(now + SLICE, cell)
+            self._drive(SLICE, cell, now)
         elif len(self.pending) <= NEARLY_DONE:
             # One wait of a task gets overtime: the task that got it last may not have suspended since.
             task = id(current_task(loop))
             if task != self._last_helped:
                 self._last_helped = task
-                self._drive(now + OVERTIME, cell)
+                self._drive(OVERTIME, cell, now)
         return cell.value is not PENDING
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:

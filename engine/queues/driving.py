@@ -125,12 +125,13 @@ class Driving(Backlog):
 
         When another thread drives, `patient` waits for its slice to end; otherwise there is nothing to do.
         """
-        return (patient or not self._lock.locked()) and self._drive(perf_counter() + seconds, until)
+        return (patient or not self._lock.locked()) and self._drive(seconds, until)
 
-    def _drive(self, ends: float, until: Cell | None) -> bool:
+    def _drive(self, seconds: float, until: Cell | None, now: float | None = None) -> bool:
         # Taken by `with` only: an interrupt between a call of `acquire` and a `try` would leave it locked for good.
         try:
             with self._lock:
+                ends = (now or perf_counter()) + seconds
                 if errstate() is DEFAULT_ERRSTATE:
                     return self._slice(ends, until)
                 # The error state of whoever drives is not that of the ops: those without a context have the default.
