@@ -349,7 +349,7 @@ class SyncDispatcher(Dispatcher):
             handle = new(EagerHandle)
             handle._cell = cell
             return handle
-        return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
+        return self.dispatch_slowly(op, (left,) if right is ABSENT else (left, right), params, user_frame(2))[0]
 
     def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
         values = self._values(args) if self.plain and op.plain and self.core.state is OPEN else None

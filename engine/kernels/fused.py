@@ -29,7 +29,7 @@ from engine.kernels.layout import (
 )
 from engine.kernels.pairwise import combine, leaves
 from engine.planning.op import ShapeDtype, loop_dtypes
-from engine.planning.runs import Input, Register, Run, Step
+from engine.planning.runs import Input, Register, Run, Step, promoted_as
 
 Array = np.ndarray[Any, Any]
 
@@ -323,14 +323,9 @@ class Program:
         ]
 
     def _type(self, operand: Any) -> Any:
-        """A dtype; the class of a Python scalar, which has none of its own."""
         if isinstance(operand, Register):
             return self._steps[operand.step].dtype
-        if isinstance(operand, Input):
-            return self._inputs[operand.index].dtype
-        if isinstance(operand, np.generic):
-            return operand.dtype
-        return np.dtype(bool) if operand.__class__ is bool else operand.__class__
+        return promoted_as(self._inputs[operand.index] if isinstance(operand, Input) else operand)
 
     def _name(self, operand: Any) -> str:
         if isinstance(operand, Register):

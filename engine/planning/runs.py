@@ -302,11 +302,10 @@ class Collector:
                     return None, []
                 shapes.append(self.run.shape)
                 types.append(source.dtype)
-            elif isinstance(operand, np.ndarray | np.generic):
-                shapes.append(operand.shape)
-                types.append(operand.dtype)
             else:
-                types.append(np.dtype(bool) if operand.__class__ is bool else operand.__class__)
+                types.append(promoted_as(operand))
+                if isinstance(operand, np.ndarray | np.generic):
+                    shapes.append(operand.shape)
         try:
             return np.broadcast_shapes(*shapes), types
         except ValueError:
@@ -323,6 +322,13 @@ class Collector:
             assert self.run is not None
             return strides_of(shape, self.run.steps[operand.step].order)
         return broadcast_strides(operand, shape)
+
+
+def promoted_as(value: Any) -> Any:
+    """What decides the dtype of a result: a dtype, or the class of a Python scalar, which has none of its own."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype
+    return np.dtype(bool) if value.__class__ is bool else value.__class__
 
 
 _OF_TWO_MINDS = frozenset({np.power, np.arctan2})

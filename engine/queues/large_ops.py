@@ -130,7 +130,11 @@ class LargeOps(Driving):
         with self._lock:
             self._running.discard(cell)
             self._conclude(cell, outcome)
-            self._slice(perf_counter() + (SLICE if self._loop is None else WORKER_SLICE), None, jobs)
+            self._go_on(jobs)
+
+    def _go_on(self, jobs: list[Job]) -> None:
+        """Take the records that waited for an op, on the worker that has ended it."""
+        self._slice(perf_counter() + (SLICE if self._loop is None else WORKER_SLICE), None, jobs)
 
     # Runs
 
@@ -182,7 +186,7 @@ class LargeOps(Driving):
                     self._settle_taken(cell, results[number])
             del cell, results
             run.steps.clear()  # before anything else runs here: what refers to its results counts
-            self._slice(perf_counter() + (SLICE if self._loop is None else WORKER_SLICE), None, jobs)
+            self._go_on(jobs)
 
     def _results_of(self, run: Run, threads: int) -> list[Any] | None:
         """What the run computes; None where its ops have to be run one by one."""
