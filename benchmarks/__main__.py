@@ -14,19 +14,23 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
+from benchmarks.checkouts import command
 from benchmarks.report import Results, as_text, machine, write
 from benchmarks.systems import SYSTEMS, Figures, version
 from benchmarks.workloads import FRESH, WORKLOADS, workload
 
 
 class Process:
-    """A system in its own process, which runs a round when it is asked to."""
+    """A system in its own process, which runs a round when it is asked to; `label` is what its figures are called."""
 
-    def __init__(self, name: str, *, quick: bool) -> None:
-        self.name = name
-        command = [sys.executable, "-m", "benchmarks", "--serve", name, *(["--quick"] if quick else [])]
+    def __init__(self, name: str, *, quick: bool, label: str | None = None, checkout: Path | None = None) -> None:
+        self.name = label or name
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command("benchmarks", ["--serve", name, *(["--quick"] if quick else [])], checkout),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def __enter__(self) -> Self:
@@ -38,12 +42,12 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    def ask(self, command: str, name: str = "") -> Any:
+    def ask(self, what: str, name: str = "") -> Any:
         """What the process answers; None where it cannot do this, or has died of it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(f"{command} {name}\n")
+            self._process.stdin.write(f"{what} {name}\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except OSError:
@@ -58,10 +62,10 @@ async def serve(name: str, *, quick: bool) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     one_round = None
     while line := await asyncio.to_thread(sys.stdin.readline):
-        command, _, argument = line.strip().partition(" ")
+        asked, _, argument = line.strip().partition(" ")
         answer: object
         try:
-            if command == "prepare":
+            if asked == "prepare":
                 one_round = None
                 one_round = system.prepare(workload(argument, quick=quick))
                 answer = one_round is not None
@@ -104,8 +108,8 @@ def measured(processes: list[Process], name: str, rounds: int) -> dict[str, Figu
 
 def run(systems: list[str], names: list[str], *, rounds: int, quick: bool) -> Results:
     options = ["--quick"] if quick else []
-    command = shlex.join(["python", "-m", "benchmarks", *options, "--rounds", str(rounds), "--systems", *systems])
-    results = Results(machine(), {system: version(system) or "" for system in systems}, command)
+    typed = shlex.join(["python", "-m", "benchmarks", *options, "--rounds", str(rounds), "--systems", *systems])
+    results = Results(machine(), {system: version(system) or "" for system in systems}, typed)
     shared = [name for name in names if workload(name, quick=quick).kind not in FRESH]
     for group in [shared, *([name] for name in names if name not in shared)]:
         with ExitStack() as stack:

@@ -115,12 +115,15 @@ def _versions(results: Results) -> dict[str, str]:
 
 def write(results: Results, folder: Path) -> None:
     """Put the figures between the marks in performance.md, and the plot beside it where matplotlib is installed."""
-    page = folder / "performance.md"
-    text = page.read_text() if page.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
     picture = "![Speed against NumPy](performance.png)\n\n" if _plot(results, folder / "performance.png") else ""
-    page.write_text(f"{before}{BEGIN}\n\n{picture}{as_markdown(results)}\n{END}{after}")
+    put(folder / "performance.md", BEGIN, END, picture + as_markdown(results))
+
+
+def put(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of a page; both are added at the end where they are missing."""
+    before, mark, rest = (page.read_text() if page.exists() else "# Performance\n\n").partition(begin)
+    after = rest.partition(end)[2] if mark else "\n"
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
 def _plot(results: Results, path: Path) -> bool:

@@ -2,27 +2,14 @@
 
 import sys as _sys
 
-from engine import ops as ops, random as random, testing as testing
+from engine import devices as devices, ops as ops, random as random, testing as testing
+from engine.base.op import ShapeDtype
 from engine.config import Config
-from engine.context import (
-    Executor,
-    allow_sync,
-    device,
-    device_policy,
-    disable_eager_execution,
-    enable_eager_execution,
-    executing_eagerly,
-    execution_mode,
-    get_config,
-    get_device_policy,
-    get_execution_mode,
-    list_devices,
-)
 from engine.custom import op
 from engine.devices.base import Device
-from engine.dispatch import INTERNAL as _INTERNAL
 from engine.errors import (
     BlockingSyncError,
+    DeviceLostError,
     DevicePlacementError,
     EagerNotEnabledError,
     ExecutorClosedError,
@@ -34,10 +21,18 @@ from engine.errors import (
     UnknownShapeError,
 )
 from engine.executor import Statistics
+from engine.failures import INTERNAL as _INTERNAL
 from engine.graph.function import FunctionStatistics, function
-from engine.graph.graph import Graph, Operation, get_default_graph, placeholder, reset_default_graph
+from engine.graph.graph import (
+    Graph,
+    Operation,
+    get_default_graph,
+    graphs as _graphs,
+    placeholder,
+    reset_default_graph,
+)
 from engine.graph.session import Session
-from engine.kernels.buffers import BufferStatistics, buffer_statistics, clear_buffers
+from engine.memory.buffers import BufferStatistics, buffer_statistics, clear_buffers
 from engine.modes import (
     ASYNC,
     DEVICE_PLACEMENT_EXPLICIT,
@@ -48,9 +43,12 @@ from engine.modes import (
     DevicePolicy,
     ExecutionMode,
 )
-from engine.planning.op import ShapeDtype
+from engine.runtime.executor import Executor
 from engine.scopes import scope
-from engine.sync import as_completed, clear_errors, drain, gather, synchronize, wait
+from engine.settings.in_force import executing_eagerly, get_config, get_device_policy, get_execution_mode, list_devices
+from engine.settings.scope import allow_sync, device, device_policy, execution_mode
+from engine.settings.switch import disable_eager_execution, enable_eager_execution, program as _program
+from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
 __version__ = "0.1.0"
@@ -67,6 +65,7 @@ __all__ = [
     "CancelOutcome",
     "Config",
     "Device",
+    "DeviceLostError",
     "DevicePlacementError",
     "DevicePolicy",
     "EagerNotEnabledError",
@@ -88,10 +87,12 @@ __all__ = [
     "allow_sync",
     "as_completed",
     "buffer_statistics",
+    "cancel_pending",
     "clear_buffers",
     "clear_errors",
     "device",
     "device_policy",
+    "devices",
     "disable_eager_execution",
     "drain",
     "enable_eager_execution",
@@ -113,6 +114,8 @@ __all__ = [
     "testing",
     "wait",
 ]
+
+_program.register(namespace=ops, graphs=_graphs)
 
 for _name, _module in list(_sys.modules.items()):
     if _name.partition(".")[0] in ("engine", "handles"):

@@ -14,7 +14,7 @@ import numpy as np
 
 import engine
 from engine.demo import main as demo
-from engine.devices.blas import core_count
+from engine.threads.blas import core_count
 
 QUICK_FACTOR = 2
 

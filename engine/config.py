@@ -38,27 +38,40 @@ class _Counts(Mapping[str, int]):
 
 @dataclass(frozen=True)
 class Config:
-    """How an executor runs; every field is honoured.
+    """How an executor runs: plain values, frozen and compared by value. Every field is honoured.
 
-    Raises `ValueError` for a value out of range and `TypeError` for one of the wrong type, naming the field.
+    device_count (mapping of str to int, {"CPU": 1}):
+        Devices of each kind; those of the CPU are logical. A kind that is not named, or with 0, has none, apart from
+        the CPU: one at least. A kind that this machine lacks is an error at the first op.
+    intra_op_parallelism_threads (int, 0):
+        Threads that one op, or several fused into one, may use; 0 shares all cores among the ops that may run at once.
+    inter_op_parallelism_threads (int, 0):
+        Ops of one device that may run at once: 0 leaves the number to the engine, 1 is strictly one after the other,
+        in dispatch order.
+    allow_soft_placement (bool, True):
+        A missing device falls back to CPU:0, logged once; with False it raises `UnknownDeviceError` at the call.
+    log_device_placement (bool, False):
+        Each dispatch logs op name and device on logger `engine.placement`.
+    operation_timeout_in_ms (int, 0):
+        Milliseconds after which a sync point raises `TimeoutError`, naming the op and its state; 0 is never.
+    max_pending_ops (int, 32768):
+        Ops of one executor in flight past which dispatch itself executes queued work (the high-water mark);
+        `engine.drain()` waits until half of it is left.
+    max_pending_bytes (int, 1 GiB):
+        Bytes of snapshotted operands in flight past which dispatch itself executes queued work; the same for bytes.
+
+    Raises `ValueError` for a value out of range and `TypeError` for one of the wrong type or an unknown field, naming
+    the field.
     """
 
     device_count: Mapping[str, int] = field(default_factory=lambda: {"CPU": 1})
-    """Logical devices per kind. A kind that is not named, or with 0, has none, apart from CPU: one at least."""
     intra_op_parallelism_threads: int = 0
-    """Threads that one op may use; 0 shares all cores among the ops that may run at once."""
     inter_op_parallelism_threads: int = 0
-    """Independent ops of one device that may run at once; 0 is automatic: one after the other, in dispatch order."""
     allow_soft_placement: bool = True
-    """Whether a missing device falls back to CPU:0 (logged) instead of raising."""
     log_device_placement: bool = False
-    """Whether each dispatch logs op name and device on logger `engine.placement`."""
     operation_timeout_in_ms: int = 0
-    """Milliseconds after which a sync point raises `TimeoutError`; 0 is never."""
     max_pending_ops: int = DEFAULT_PENDING_OPS
-    """Ops in flight past which dispatch itself executes queued work; the low-water mark is half of it."""
     max_pending_bytes: int = DEFAULT_PENDING_BYTES
-    """Bytes of snapshotted operands in flight past which dispatch itself executes queued work."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device_count", _device_count(self.device_count))

@@ -10,44 +10,76 @@ from typing import Any, overload
 import numpy as np
 
 from engine.arguments import fill, take
-from engine.context import current
-from engine.planning.op import Op, ShapeDtype
+from engine.base.op import Op, ShapeDtype
+from engine.runtime.current import current
+from engine.threads.slots import Slots
 
 Function = Callable[..., Any]
 
 
 @overload
 def op(
-    function: Function, /, *, name: str | None = None, num_outputs: int = 1, shape: Any = None
+    function: Function,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: int = 1,
+    shape: Any = None,
+    max_concurrency: int | None = None,
 ) -> Callable[..., Any]: ...
 @overload
 def op(
-    function: None = None, /, *, name: str | None = None, num_outputs: int = 1, shape: Any = None
+    function: None = None,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: int = 1,
+    shape: Any = None,
+    max_concurrency: int | None = None,
 ) -> Callable[[Function], Callable[..., Any]]: ...
 
 
-def op(function: Any = None, /, *, name: str | None = None, num_outputs: Any = 1, shape: Any = None) -> Any:
+def op(
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: Any = 1,
+    shape: Any = None,
+    max_concurrency: Any = None,
+) -> Any:
     """Make an op of a Python function: arrays in, an array (or a tuple of `num_outputs` arrays) out.
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
-    beside compute. Arrays arrive read-only; whatever is not an array, a handle or a sequence of them is passed as it
-    is. Contextvars are those of the dispatch. `shape` makes shape and dtype known before the op has run: a
-    `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the `ShapeDtype` of
-    each operand.
+    beside compute. Independent calls run at once, on different workers; `max_concurrency` bounds how many calls of
+    this function do, in the whole process. Arrays arrive read-only; whatever is not an array, a handle or a sequence
+    of them is passed as it is. Contextvars are those of the dispatch. `shape` makes shape and dtype known before the
+    op has run: a `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the
+    `ShapeDtype` of each operand.
 
-    Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` below 1; the op itself raises
-    `TypeError` at the call where the arguments do not fit the function's signature.
+    Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` or `max_concurrency` below 1; the op
+    raises `TypeError` at the call where the arguments do not fit the function's signature.
     """
     if function is None:
-        return functools.partial(op, name=name, num_outputs=num_outputs, shape=shape)
+        return functools.partial(op, name=name, num_outputs=num_outputs, shape=shape, max_concurrency=max_concurrency)
     if not callable(function):
         raise TypeError(f"engine.op makes ops of functions, but got {function!r}")
     if isinstance(num_outputs, bool) or not isinstance(num_outputs, int) or num_outputs < 1:
         raise ValueError(f"num_outputs must be an integer, 1 or more, but got {num_outputs!r}")
-    return _make(function, name or str(getattr(function, "__name__", type(function).__name__)), num_outputs, shape)
+    if max_concurrency is not None:
+        _check_max_concurrency(max_concurrency)
+    name = name or str(getattr(function, "__name__", type(function).__name__))
+    return _make(function, name, num_outputs, shape, None if max_concurrency is None else Slots(max_concurrency))
 
 
-def _make(function: Function, name: str, outputs: int, shape: Any) -> Callable[..., Any]:
+def _check_max_concurrency(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
+    if value < 1:
+        raise ValueError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
+
+
+def _make(function: Function, name: str, outputs: int, shape: Any, limit: Slots | None) -> Callable[..., Any]:
     called: Any = function if inspect.isroutine(function) else type(function).__call__
     coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
     signature = _signature(function)
@@ -56,7 +88,16 @@ def _make(function: Function, name: str, outputs: int, shape: Any) -> Callable[.
         args, kwargs = fill(arguments, operands)
         return function(*args, **kwargs)
 
-    row = Op(name, kernel, infer=_inference(shape, outputs), ns=None, outputs=outputs, coroutine=coroutine, view=True)
+    row = Op(
+        name,
+        kernel,
+        infer=_inference(shape, outputs),
+        ns=None,
+        outputs=outputs,
+        coroutine=coroutine,
+        view=True,
+        limit=limit,
+    )
 
     @functools.wraps(function)
     def dispatch(*args: Any, **kwargs: Any) -> Any:

@@ -15,20 +15,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.ambient import DEFAULT_ERRSTATE, errstate, scope_var
+from engine.base.inference import infer_cell
+from engine.base.op import Op
 from engine.devices.base import Device
 from engine.devices.cpu import checked
 from engine.errors import ExecutorClosedError, UnknownShapeError
 from engine.executor import Core, State
-from engine.failures import describe_op, site, throw
+from engine.failures import INTERNAL, describe_op, site, throw, user_frame
 from engine.modes import DevicePolicy
 from engine.operands import SCALARS, operand
 from engine.placement import Placement, check_copies, describe_copy, place
-from engine.planning.inference import infer_cell
-from engine.planning.op import Op
 from engine.queues.base import ARRAY, Queue, check_may_block
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
+from engine.queues.reading import MOVE, Move
 from engine.queues.waiting import block_until
+from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
 from handles.base import Handle
 from handles.cell import PENDING, Cell, Failure, pending_cell
 from handles.eager import EagerHandle
@@ -39,9 +41,6 @@ logger = logging.getLogger("engine.placement")
 BYTES_COUNTED = 4096
 """Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
 
-INTERNAL = "_eagerloop_internal"
-"""A name that stands in the modules whose frames are not the user's."""
-
 TRANSFER = Op(
     "to_device",
     lambda value: value,
@@ -50,6 +49,14 @@ TRANSFER = Op(
     view=True,
 )
 """Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
+
+
+def _way(cell: Cell, target: Queue) -> tuple[Op, dict[str, Any] | None]:
+    """The op, and its parameters, that brings a value to a queue."""
+    if cell.home.on_host and target.on_host:
+        return TRANSFER, None
+    return MOVE, {"move": Move(cell, target)}
+
 
 ABSENT: Any = object()
 """Stands for the second operand of an op that has one only."""
@@ -64,14 +71,6 @@ class Group(Protocol):
     def admit(self, cell: Cell) -> None: ...
 
 
-def user_frame(depth: int) -> FrameType:
-    """The innermost frame outside the engine, from `depth` frames above the caller on."""
-    frame = frame_at(depth + 1)
-    while INTERNAL in frame.f_globals and frame.f_back is not None:
-        frame = frame.f_back
-    return frame
-
-
 class Dispatcher:
     """Where ops go that are called in one particular set of scopes."""
 
@@ -80,6 +79,15 @@ class Dispatcher:
         self.policy = policy
         self.device = device
         self.group = group
+
+        self._simple = False
+        self.plain = False
+        """Whether an op that needs nothing but its operands may go the fast way."""
+        hooks.register(self)
+
+    def look_at_hooks(self) -> None:
+        """Leave the fast way while a listener is to be told of every record."""
+        self.plain = self._simple and not hooks.listeners
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
         """Dispatch an op of one operand or two and one result, that user code called through one function."""
@@ -116,7 +124,20 @@ class Dispatcher:
                 if self.policy is DevicePolicy.WARN:
                     self._warn(op, placement, known, index, frame)
                 operands[index] = self.copy(operands[index], placement.device, frame)
+        if Queue.any_elsewhere:
+            self._bring_strays(operands, placement.device, frame)
         return placement.device
+
+    def _bring_strays(self, operands: list[Any], device: Device, frame: FrameType) -> None:
+        """Copy the values of other executors' devices that have the same name as one of this executor's.
+
+        Such a device is not the same one, so no policy speaks of it.
+        """
+        backend = self.core.devices[device]
+        for index, each in enumerate(operands):
+            home: Any = each.home if each.__class__ is Cell else None
+            if home is not None and not home.on_host and home.backend is not backend:
+                operands[index] = self.copy(each, device, frame)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
         """The cell's value on another device; a copy that still lives is used again."""
@@ -181,7 +202,8 @@ class AsyncDispatcher(Dispatcher):
     def __init__(self, core: Core, policy: DevicePolicy, device: Device | None, group: Group | None) -> None:
         super().__init__(core, policy, device, group)
         self.queue = core.queues[core.default_device]
-        self.plain = device is None and group is None and not core.config.log_device_placement
+        self._simple = device is None and group is None and not core.config.log_device_placement
+        self.look_at_hooks()
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
         queue = self.queue
@@ -269,7 +291,7 @@ class AsyncDispatcher(Dispatcher):
         """Put the record on the queue; `made` are the operands that live only for it."""
         op: Op = record.op
         if len(queue.pending) >= queue.room or self.core.pending_bytes >= self.core.config.max_pending_bytes:
-            self.core.make_room(queue, op.name)
+            self.core.make_room(queue, op.name, admitted=self.group is not None)
         nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
         try:
             if nbytes >= BYTES_COUNTED:
@@ -277,6 +299,8 @@ class AsyncDispatcher(Dispatcher):
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)
+            if hooks.listeners:
+                hooks.dispatched(record)
             queue.push(record)
         except BaseException:  # an interrupt, a closed group
             self.core.free_bytes(record)
@@ -292,7 +316,10 @@ class AsyncDispatcher(Dispatcher):
         # A copy made in a group is dropped with it, so nobody outside may depend on it.
         copy = living_copy(cell, (queue, self.group), (queue, None))
         if copy is None:
-            copy = pending_cell(TRANSFER, (cell,), None, queue, frame.f_code, frame.f_lasti)
+            op, params = _way(cell, queue)
+            copy = pending_cell(op, (cell,), params, queue, frame.f_code, frame.f_lasti)
+            if not op.known:
+                copy.extend().context = copy_context()
             keep_copy(cell, (queue, self.group), copy)
             self._submit(copy, queue, [])
         return copy
@@ -305,12 +332,13 @@ class SyncDispatcher(Dispatcher):
         super().__init__(core, policy, device, group)
         self.queue = core.inline[core.default_device]
         config = core.config
-        self.plain = (
+        self._simple = (
             device is None
             and not config.log_device_placement
             and len(core.devices) == 1
             and config.intra_op_parallelism_threads == 0
         )
+        self.look_at_hooks()
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
         queue = self.queue
@@ -382,8 +410,10 @@ class SyncDispatcher(Dispatcher):
         self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         check_open(self.core, op)
-        operands = [operand(value, keep=op.view) for value in args]
+        operands = [operand(value, keep=op.memory.view) for value in args]
         queue = self.core.inline[self._place(op, operands, frame)]
+        if not queue.on_host:
+            operands = [operand(each, keep=True) for each in operands]  # a backend may keep what it gets
         values = [_ready_value(each, op) if each.__class__ is Cell else each for each in operands]
         record = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
         if not op.known:
@@ -405,9 +435,14 @@ class SyncDispatcher(Dispatcher):
         queue = self.core.inline[device]
         copy = living_copy(cell, (queue, None))
         if copy is None:
-            copy = pending_cell(TRANSFER, (), None, queue, frame.f_code, frame.f_lasti)
+            op, params = _way(cell, queue)
+            copy = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
+            if not op.known:
+                copy.extend().context = copy_context()
             self._log(TRANSFER, device)
             queue.run(copy, [_ready_value(cell, TRANSFER)])
+            if copy.value.__class__ is Failure:
+                throw(copy.value)
             keep_copy(cell, (queue, None), copy)
         return copy
 
@@ -417,8 +452,7 @@ def _ready_value(cell: Cell, op: Op) -> Any:
     if cell.value is PENDING:
         if scope_var.get().kernel is not None:
             check_may_block(cell, f"{op.name}()")
-        home = cell.home
-        assert isinstance(home, Queue)
+        home: Any = cell.home
         block_until(cell, home.owner.timeout)
     value = cell.value
     if isinstance(value, Failure):

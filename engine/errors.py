@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAKE_ANOTHER = "make a new one, `async with engine.Executor(...):`; in a service, in the application's lifespan"
+"""What to do where an executor has ended."""
+
 
 class EagerNotEnabledError(RuntimeError):
     """Something that needs an executor, such as a sync point, in a program that has not enabled eager execution."""
@@ -24,6 +27,10 @@ class DevicePlacementError(ValueError):
 
 class UnknownDeviceError(ValueError):
     """A device that this executor does not have."""
+
+
+class DeviceLostError(RuntimeError):
+    """A device is gone, and with it the values that lived there and the ops that ran there."""
 
 
 class UnknownShapeError(ValueError):

@@ -12,25 +12,33 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.op import Op
 from engine.config import Config
 from engine.devices.base import Device
-from engine.devices.blas import core_count
 from engine.devices.registry import make_devices
-from engine.devices.workers import workers
 from engine.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
-from engine.failures import Ledger, raise_together
+from engine.failures import Ledger, raise_together, site, user_frame
 from engine.libraries import meet_libraries
-from engine.loops import AbstractEventLoop
-from engine.planning.op import Op
-from engine.queues.backlog import SLICE
+from engine.loops import AbstractEventLoop, running_loop
+from engine.queues.admission import Admission
+from engine.queues.backlog import State as Waits
 from engine.queues.bell import Bell
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
+from engine.queues.records import BARRIER
+from engine.queues.slice import SLICE
 from engine.queues.waiting import RECHECK, blockers
-from handles.cell import PENDING, Cell, pending_cell
+from engine.threads.blas import core_count
+from engine.threads.pool import workers
+from engine.threads.slots import Slots
+from handles.cell import PENDING, CancelOutcome, Cell, pending_cell
 from handles.eager import EagerHandle
 
 logger = logging.getLogger("engine.placement")
+flow = logging.getLogger("engine.flow")
+
+inline_places: set[tuple[object, int]] = set()
+"""Call sites that a warning of inline execution was given for."""
 
 
 class State(Enum):
@@ -61,6 +69,21 @@ class Statistics:
     """Bytes of snapshotted operands in flight."""
 
 
+def _parked(queue: DeviceQueue) -> list[Cell]:
+    """The records of a queue that wait for operands."""
+    return [entry.record for entry in list(queue.backlog.entries()) if entry.state is Waits.PARKED]
+
+
+def _moves(queue: DeviceQueue) -> bool:
+    """Whether something can run on a queue, or runs and will end by itself."""
+    return queue.runnable() or any(not entry.record.op.external for entry in queue.backlog.running.copy())
+
+
+def _is_blocked_outside(queue: DeviceQueue) -> bool:
+    """Whether what is in flight waits for code that only the dispatching thread may get to run."""
+    return bool(queue.held) or any(entry.record.op.external for entry in queue.backlog.running.copy())
+
+
 class Core:
     """The devices of one configuration and their queues; made at the first op, bound to one loop or to none."""
 
@@ -74,27 +97,34 @@ class Core:
         self._missed: set[Device] = set()  # devices that were asked for and do not exist, each logged once
         self._bytes_lock = threading.Lock()
         self.devices = make_devices(config.device_count)
-        width = config.inter_op_parallelism_threads or 1
-        threads = config.intra_op_parallelism_threads or max(1, core_count() // (width * len(self.devices)))
-        alone = config.intra_op_parallelism_threads or core_count()
+        split = config.intra_op_parallelism_threads or core_count()
+        self.calls = Slots(lambda: min(32, core_count() + 4))
+        self.admission = Admission(lambda: self._free() > 0, self._describe_load)
         self.queues = {
-            device: DeviceQueue(self, device, backend, loop, width=width, threads=threads, split=alone)
+            device: DeviceQueue(self, device, backend, loop, width=config.inter_op_parallelism_threads, split=split)
             for device, backend in self.devices.items()
         }
-        self.inline = {device: InlineQueue(self, device, backend, alone) for device, backend in self.devices.items()}
+        self.inline = {device: InlineQueue(self, device, backend) for device, backend in self.devices.items()}
         self.default_device = next(iter(self.devices))
         self.on_host = all(backend.on_host for backend in self.devices.values())
         """Whether each device runs an op's own kernel, so that several ops may be made one."""
+        elsewhere = {id(backend): backend for backend in self.devices.values() if not backend.on_host}
+        self._open_backends = list(elsewhere.values())
         self.low_mark = max(1, config.max_pending_ops // 2)
         workers.retain()
         meet_libraries()
         self._release = weakref.finalize(self, workers.release, wait=False)
         self._release.atexit = False
 
+    async def admit(self, priority: int, wait: bool) -> None:
+        """Wait until less is in flight than the high-water marks say; without `wait`, raise `QueueFullError`."""
+        await self.admission.enter(priority, wait)
+
     def start_over(self) -> None:
         """In a forked child: no thread holds a lock."""
         self._bytes_lock = threading.Lock()
         self.ledger.start_over()
+        self.admission.start_over()
 
     # In flight
 
@@ -104,7 +134,7 @@ class Core:
     def statistics(self) -> Statistics:
         queues = self.queues.values()
         completed, failed, cancelled = (
-            sum(column) for column in zip(*(queue.counts() for queue in queues), strict=True)
+            sum(column) for column in zip(*(queue.completions.counts() for queue in queues), strict=True)
         )
         return Statistics(
             state=self.state.value,
@@ -148,19 +178,51 @@ class Core:
                 return queue.barrier()
         return None
 
-    def make_room(self, queue: DeviceQueue, op_name: str) -> None:
-        """Let `queue` take more records: below the high-water marks at once, past them by executing what is queued."""
+    def make_room(self, queue: DeviceQueue, op_name: str, *, admitted: bool = False) -> None:
+        """Let `queue` take more records: below the high-water marks at once, past them by executing what is queued.
+
+        `admitted` says that the op is of a scope that waited for room when it was entered: it may go twice as far, or
+        the loop's thread would have to wait after all for what the scope itself dispatched.
+        """
         if self.state is not State.OPEN:
             raise ExecutorClosedError(f"{op_name!r} was dispatched to an executor that is {self.state.value}")
-        while (free := self._free()) <= 0:
-            self._execute_inline(op_name)
+        free = self._free()
+        if free <= 0:
+            if admitted and self._free(2) > 0:
+                return
+            self._log_inline(op_name)
+            while (free := self._free(1 + admitted)) <= 0:
+                self._execute_inline(op_name)
         queue.room = len(queue.pending) + max(1, free // len(self.queues))
 
-    def _free(self) -> int:
-        """Ops that may be dispatched before the high-water marks are reached."""
-        if self.pending_bytes >= self.config.max_pending_bytes:
+    def _log_inline(self, op_name: str) -> None:
+        """Say that the loop's thread works off the queue inside a dispatch: once for each place in the program."""
+        if running_loop() is None:
+            return
+        frame = user_frame(2)
+        place = (frame.f_code, frame.f_lasti)
+        if place not in inline_places:
+            inline_places.add(place)
+            flow.warning(
+                "%r at %s was dispatched past the high-water marks, so the loop's thread executes queued work first: "
+                "%s. Enter `async with engine.scope():` or `await engine.drain()` before dispatching.",
+                op_name,
+                site(*place),
+                self._describe_load(),
+            )
+
+    def _describe_load(self) -> str:
+        config = self.config
+        return (
+            f"{self.in_flight()} ops with {self.pending_bytes} bytes are pending (Config.max_pending_ops is "
+            f"{config.max_pending_ops}, max_pending_bytes is {config.max_pending_bytes})"
+        )
+
+    def _free(self, times: int = 1) -> int:
+        """Ops that may be dispatched before so many times the high-water marks are reached."""
+        if self.pending_bytes >= times * self.config.max_pending_bytes:
             return 0
-        return self.config.max_pending_ops - self.in_flight()
+        return times * self.config.max_pending_ops - self.in_flight()
 
     def _execute_inline(self, op_name: str) -> None:
         moved = [queue.drive(SLICE, patient=True) for queue in self.queues.values()]
@@ -176,9 +238,8 @@ class Core:
                 return
             if self._is_stuck(queues):
                 raise QueueFullError(
-                    f"{op_name!r} was not dispatched: {self.in_flight()} ops with {self.pending_bytes} bytes are "
-                    f"pending (Config.max_pending_ops is {self.config.max_pending_ops}, max_pending_bytes is "
-                    f"{self.config.max_pending_bytes}) and none can be executed here; `await engine.drain()` first"
+                    f"{op_name!r} was not dispatched: {self._describe_load()} and none can be executed here; "
+                    "`await engine.drain()` first"
                 )
             bell.wait(RECHECK)
         finally:
@@ -187,14 +248,14 @@ class Core:
 
     def _is_stuck(self, queues: list[DeviceQueue]) -> bool:
         """Whether no op will end before the dispatching thread has gone on."""
-        moving = any(queue.moves() for queue in queues)
-        return not moving and any(queue.blocked_outside() for queue in queues) and self._free() <= 0
+        moving = any(_moves(queue) for queue in queues)
+        return not moving and any(_is_blocked_outside(queue) for queue in queues) and self._free() <= 0
 
     def _needed_queues(self) -> list[DeviceQueue]:
         """The queues of this executor, and those of others that ops of it wait for."""
         needed: dict[Any, None] = dict.fromkeys(self.queues.values())
         for queue in self.queues.values():
-            needed.update((record.home, None) for record in blockers(*queue.parked()))
+            needed.update((record.home, None) for record in blockers(*_parked(queue)))
         return list(needed)
 
     # Barriers
@@ -210,11 +271,13 @@ class Core:
 
     # The end
 
-    def cancel_pending(self, why: str) -> None:
-        """Drop what has not started, abandon what has."""
-        for queue in self.queues.values():
+    def cancel_pending(self, why: str, device: Device | None = None) -> int:
+        """Drop what has not started, abandon what has, on one device or on all; how many ops that were."""
+        count = 0
+        for queue in self.queues.values() if device is None else [self.queues[device]]:
             for cell in queue.unfinished():
-                queue.cancel(cell, why)
+                count += queue.cancel(cell, why) is not CancelOutcome.TOO_LATE and cell.op is not BARRIER
+        return count
 
     def close(self) -> None:
         """Take no more work."""
@@ -223,19 +286,28 @@ class Core:
         self.state = State.CLOSED
         for queue in self.queues.values():
             queue.room = -1
+        self._close_backends()
         self.let_go()
+
+    def _close_backends(self) -> None:
+        """Tell the backends of other kinds of devices, once, that no record will come. On workers: it may block."""
+        backends, self._open_backends = self._open_backends, []
+        for backend in backends:
+            workers.submit(backend.close)
 
     def let_go(self) -> None:
         """Give the workers back, once."""
         if self._release.detach() is not None:
             busy = any(queue.running() for queue in self.queues.values())
-            workers.release(wait=not busy)
+            workers.release(wait=not busy and self.on_host)
 
     def detach(self) -> None:
         """The loop shuts down: what is pending stays for whoever asks for it."""
         for queue in self.queues.values():
             queue.detach()
         self.loop = None
+        if not self.in_flight():  # else they may be asked for what is pending
+            self._close_backends()
         self.let_go()
 
     # Devices

@@ -8,11 +8,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from types import CodeType, TracebackType
+from sys import _getframe as frame_at
+from types import CodeType, FrameType, TracebackType
 from typing import NoReturn
 
-from engine.ambient import scope_var
 from engine.devices.base import Device
+from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure
 
 KEPT = 1_000
@@ -89,6 +90,18 @@ def report_at_exit() -> None:
 
 
 atexit.register(report_at_exit)
+
+
+INTERNAL = "_eagerloop_internal"
+"""A name that stands in the modules whose frames are not the user's."""
+
+
+def user_frame(depth: int) -> FrameType:
+    """The innermost frame outside the engine, from `depth` frames above the caller on."""
+    frame = frame_at(depth + 1)
+    while INTERNAL in frame.f_globals and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def site(code: CodeType | None, lasti: int) -> str:

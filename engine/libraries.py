@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.ambient import program
+from engine.settings.switch import program
 from handles.base import Handle
 
 _told: dict[str, object] = {}

@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from asyncio import AbstractEventLoop, CancelledError, _get_running_loop as running_loop, current_task
+from asyncio import (
+    AbstractEventLoop,
+    CancelledError,
+    Task,
+    TimerHandle,
+    _get_running_loop as running_loop,
+    current_task,
+)
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
-from types import TracebackType
+from types import TracebackType, coroutine
 from typing import Any, Protocol
 
 __all__ = [
     "AbstractEventLoop",
     "CancelledError",
+    "Task",
+    "TimerHandle",
     "Waiter",
     "asyncio_loop",
     "call_soon",
     "current_task",
+    "done_elsewhere",
     "kept_turning",
     "on_shutdown",
     "report",
@@ -139,6 +149,10 @@ class Waiter:
         if not self._future.done():
             self._future.set_result(None)
 
+    async def woken(self, seconds: float | None) -> bool:
+        """The same, for coroutines."""
+        return await _suspend(self, seconds)
+
     def wait(self, seconds: float | None) -> Generator[Any, None, bool]:
         """Suspend until woken; False when `seconds` went by first."""
         if seconds is None:
@@ -160,6 +174,11 @@ class Waiter:
         finally:
             timer.cancel()
         return not expired
+
+
+@coroutine
+def _suspend(waiter: Waiter, seconds: float | None) -> Generator[Any, None, bool]:
+    return (yield from waiter.wait(seconds))
 
 
 def on_shutdown(loop: AbstractEventLoop, callback: Callable[[], None]) -> object:
@@ -193,6 +212,29 @@ def start_task(
         call_soon(loop, task.cancel)
 
     return cancel
+
+
+async def done_elsewhere(submit: Callable[[Callable[[], None]], None], job: Callable[[], Any]) -> Any:
+    """What `job()` returns, or raises, called where `submit` has things done; the loop goes on meanwhile."""
+    loop = asyncio_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def tell(result: Any, error: BaseException | None) -> None:
+        if future.done():  # its task was cancelled
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        try:
+            call_soon(loop, tell, job(), None)
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            call_soon(loop, tell, None, error)
+
+    submit(work)
+    return await future
 
 
 def report(loop: AbstractEventLoop, message: str, error: BaseException) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from engine.ambient import program
 from engine.devices.cpu import checked, plain, snapshot
+from engine.settings.switch import program
 from handles.base import Handle
 from handles.cell import Cell
 from handles.symbol import Symbol
@@ -31,12 +32,19 @@ def operand(value: Any, *, keep: bool) -> Any:
         if holds_handle(value):
             return program.namespace.asarray(value)._cell
         return checked(np.asarray(value))
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+    if is_array_like(value):
         return checked(np.array(value))
     raise TypeError(
         "operands must be handles, arrays, Python scalars or nested sequences of them, "
         f"but got {type(value).__module__}.{type(value).__qualname__}"
     )
+
+
+def is_array_like(value: Any) -> bool:
+    """Whether NumPy makes an array of numbers of this: a `range`, an `array.array`, what has the array interface."""
+    if isinstance(value, Sequence | memoryview):
+        return not isinstance(value, str | bytes | bytearray)
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
 def holds_handle(value: Any) -> bool:

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from engine.ambient import program, scope_var
 from engine.arguments import fill, take
-from engine.context import current, list_devices
+from engine.base.op import Op, ShapeDtype
 from engine.ops import checks
 from engine.ops.infer import broadcast, shape_of
-from engine.planning.op import Op, ShapeDtype
+from engine.runtime.current import current
+from engine.settings.in_force import list_devices
+from engine.settings.scope import scope_var
+from engine.settings.switch import program
 from handles.base import Handle
 from handles.cell import Failure
-from handles.operators import rebind
+from handles.views import rebind, refresh
 
 Size = int | tuple[int, ...] | None
 Number = Any
@@ -120,6 +122,7 @@ class Generator:
 
     def shuffle(self, x: Handle, axis: int = 0) -> None:
         """Rebind a handle to its array in random order along an axis."""
+        refresh(x)
         rebind(x, self.permutation(x, axis))
 
     # How they are dispatched

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from engine.ambient import scope_var
-from engine.context import current_core
 from engine.devices.base import Device
 from engine.errors import BlockingSyncError
 from engine.executor import Core
 from engine.loops import Waiter, asyncio_loop
-from engine.queues.base import Queue, check_may_block
+from engine.queues.base import check_may_block
+from engine.queues.demand import Demand
+from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import Settled, block_until, timed_out
+from engine.runtime.current import current_core
+from engine.settings.scope import scope_var
 from handles.base import Handle
-from handles.cell import Cell, Failure, add_waiter, remove_waiter
+from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 
 Array = np.ndarray[Any, Any]
 
@@ -52,6 +54,16 @@ def wait(device: str | Device | None = None, timeout: float | None = None) -> No
 def clear_errors() -> None:
     """Drop the failures of the executor in force that nobody was told of; their handles go on raising them."""
     current_core().ledger.take()
+
+
+def cancel_pending(device: str | Device | None = None) -> int:
+    """Drop all that has not started on the executor in force, abandon what runs (on one device, where one is named).
+
+    Returns how many ops that were. Their handles raise `OpCancelledError`; what runs keeps its device busy until it
+    ends. Raises what `engine.device` raises for a name, and `UnknownDeviceError`.
+    """
+    core, where = _target(device)
+    return core.cancel_pending("engine.cancel_pending() was called", where)
 
 
 async def drain() -> None:
@@ -96,9 +108,9 @@ class Completions:
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         self._settled: deque[Cell] = deque()
-        self._left: set[Cell] = set(cells)
+        self._left: dict[Cell, None] = dict.fromkeys(cells)
         self._waiter: Waiter | None = None
-        self._homes = {cell.home for cell in self._left if isinstance(cell.home, Queue)}
+        self._demands: list[tuple[DeviceQueue, Demand | None]] | None = None
         for cell in list(self._left):
             if not add_waiter(cell, self._note):
                 self._settled.append(cell)
@@ -114,29 +126,42 @@ class Completions:
         while not self._settled:
             await self._more()
         cell = self._settled.popleft()
-        self._left.discard(cell)
+        self._left.pop(cell, None)
         return cell
 
     async def _more(self) -> None:
-        oldest = next(iter(self._left))
         self._waiter = waiter = Waiter(asyncio_loop())
-        for home in self._homes:
-            home.hurry(self, True)
+        if self._demands is None:
+            self._demands = demand_all(self._left)
         try:
             if not self._settled:
-                await Woken(waiter, oldest)
+                await Woken(waiter, next(iter(self._left)))
         finally:
             self._waiter = None
 
     def close(self) -> None:
-        for home in self._homes:
-            home.hurry(self, False)
+        """Wait for none of them any more."""
+        for home, demand in self._demands or ():
+            home.withdraw(demand)
         for cell in self._left:
             remove_waiter(cell, self._note)
 
 
+def demand_all(cells: Iterable[Cell]) -> list[tuple[DeviceQueue, Demand | None]]:
+    """A task of the running loop waits for all these cells: demand them of their queues, and drive those a little."""
+    by_home: dict[DeviceQueue, list[Cell]] = {}
+    for cell in cells:
+        home = cell.home
+        if isinstance(home, DeviceQueue):
+            if cell.value is PENDING:
+                by_home.setdefault(home, []).append(cell)
+        else:
+            home.help(cell)  # what cannot be waited for says so
+    return [(home, home.assist(those)) for home, those in by_home.items()]
+
+
 class Woken:
-    """Awaits a waiter, having helped with one of the cells that it is for."""
+    """Awaits a waiter; `cell` is one of those that it is for."""
 
     __slots__ = ("_cell", "_waiter")
 
@@ -145,9 +170,7 @@ class Woken:
         self._cell = cell
 
     def __await__(self) -> Generator[Any, None, None]:
-        home = self._cell.home
-        assert isinstance(home, Queue)
-        home.assist(self._cell)
+        home: Any = self._cell.home
         if not (yield from self._waiter.wait(home.owner.timeout)):
             raise TimeoutError(timed_out(self._cell, home.owner.timeout))
 
@@ -168,5 +191,5 @@ class Turn:
         self._core = core
 
     def __await__(self) -> Generator[Any, None, None]:
-        if any(queue.turn_is_over() for queue in self._core.queues.values()):
+        if any(queue.driver.turn_is_over() for queue in self._core.queues.values()):
             yield

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from engine.ambient import program
-from engine.context import current, reset_defaults
+from engine.base.op import Op
+from engine.devices.base import Device
+from engine.devices.registry import forget_backends
 from engine.dispatch import warned
+from engine.executor import inline_places
 from engine.graph.graph import Graph, graphs
-from engine.planning.op import Op
+from engine.runtime.current import current, current_core
+from engine.runtime.defaults import reset_defaults
+from engine.settings.switch import program
 from handles.base import Handle
 
 
 def reset() -> None:
     """Put the process back to a fresh start: eager execution off, nothing enabled, in flight, frozen or reported.
+
+    Kinds of devices that were registered are forgotten.
 
     What is queued is dropped; call it where no op is being awaited.
     """
@@ -22,14 +30,38 @@ def reset() -> None:
     program.options = None
     program.in_use = None
     warned.clear()
+    inline_places.clear()
     program.graph_begun = None
     graphs.graph = Graph()
+    forget_backends()
+
+
+@contextmanager
+def hold(device: str | Device = "CPU:0") -> Iterator[None]:
+    """Keep a device of the executor in force from starting anything inside the block, small ops included.
+
+    What runs already goes on. Waiting inside the block for what is held waits until a timeout, or for ever. In SYNC
+    mode there is nothing to hold: an op has run when its call returns. Raises what `engine.device` raises for a name,
+    and `UnknownDeviceError`.
+
+    >>> with engine.testing.hold():
+    ...     first, second = ops.sin(1.0), ops.sin(2.0)
+    ...     assert not first.is_ready()
+    """
+    core = current_core()
+    queue = core.queues[core.resolve(Device(device))]
+    queue.hold()
+    try:
+        yield
+    finally:
+        queue.resume()
 
 
 class GateOp:
-    """An op whose kernel waits until `open()`: holds a device still, so that tests can put things in order.
+    """An op whose kernel waits until `open()`, so that tests can put things in order.
 
-    `gate(x)` dispatches it and returns a handle of the value of `x`. In SYNC mode the call itself waits.
+    `gate(x)` dispatches it and returns a handle of the value of `x`. What depends on that waits; independent ops pass
+    it. In SYNC mode the call itself waits.
     """
 
     def __init__(self) -> None:

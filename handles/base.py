@@ -8,24 +8,31 @@ from typing import Any, Self
 
 import numpy as np
 
-from handles.cell import PENDING, CancelOutcome, Cell, Unready
-from handles.methods import Methods
-from handles.operators import Operators, rebind
+from handles.cell import PENDING, CancelOutcome, Cell, Failure, Unready
+from handles.methods import MASKED, Methods
+from handles.operators import Operators
+from handles.views import Link, rebind, refresh, shows
 
 Array = np.ndarray[Any, Any]
+
+Value = Any
+"""What a handle's value is read as: an ndarray, or a NumPy scalar where there are no dimensions."""
 
 
 class Handle(Operators, Methods):
     """The result of an op: a view of a write-once result cell.
 
-    Dropping a handle cancels nothing. `==` is elementwise, `hash` is identity. Everything that needs the value
-    (`bool`, `float`, `item`, `np.asarray`, ...) is an implicit sync point: on a running event loop, in ASYNC mode, it
-    raises `BlockingSyncError` for a non-ready handle, whether the value happens to be there or not.
+    Dropping a handle cancels nothing. `==` is elementwise; `hash` is identity, and refused where there are no
+    dimensions. Everything that needs the value (`bool`, `float`, `item`, `np.asarray`, ...) is an implicit sync point:
+    on a running event loop, in ASYNC mode, it raises `BlockingSyncError` for a non-ready handle, whether the value
+    happens to be there or not.
     """
 
-    __slots__ = ("__weakref__", "_cell")
+    __slots__ = ("__weakref__", "_cell", "_link")
 
     _cell: Cell
+    _link: Link | None
+    """What the handle is a view of; unset where nobody asked."""
 
     def __init__(self) -> None:
         raise TypeError(f"{type(self).__name__} is made by ops, not called: use engine.ops.asarray(...)")
@@ -85,12 +92,13 @@ class Handle(Operators, Methods):
 
     # Waiting
 
-    def __await__(self) -> Generator[Any, None, Array]:
+    def __await__(self) -> Generator[Any, None, Value]:
         cell = self._cell
         home = cell.home
         if cell.value is PENDING and not home.help(cell):
             yield from home.wait(cell)
-        return home.host(cell)
+        value = home.host(cell) if home.on_host else (yield from home.fetch(cell))
+        return value if value.ndim else value[()]
 
     async def wait_ready(self) -> Self:
         """Wait until the op has run, without copying the value to the host; raises the op's error."""
@@ -101,15 +109,18 @@ class Handle(Operators, Methods):
             cell.home.host(cell)
         return self
 
-    def result(self, timeout: float | None = None) -> Array:
-        """Block until the op has run, `timeout` seconds at most, and return the value as a read-only array.
+    def result(self, timeout: float | None = None) -> Value:
+        """Block until the op has run, `timeout` seconds at most, and return the value.
+
+        It is a read-only array, or a NumPy scalar where the result has no dimensions.
 
         Raises the op's error; `TimeoutError`; `BlockingSyncError` on a thread whose event loop is running.
         """
         check_seconds("timeout", timeout)
         cell = self._cell
         cell.home.block(cell, timeout, "result()")
-        return cell.home.host(cell)
+        value = cell.home.host(cell)
+        return value if value.ndim else value[()]
 
     def cancel(self) -> CancelOutcome:
         """Cancel the op: drop it if it is queued, abandon its result if it is running."""
@@ -138,6 +149,29 @@ class Handle(Operators, Methods):
     def __index__(self) -> int:
         return operator.index(self._sync("operator.index()"))
 
+    def __hash__(self) -> int:
+        """Identity, of a handle with dimensions.
+
+        Raises `TypeError` for one without: it equals the number that it is, and would be found by identity only. Where
+        only running the op can tell the number of dimensions, this is an implicit sync point.
+        """
+        if not self._ndim_for_hash():
+            raise TypeError(
+                f"unhashable type: {type(self).__name__!r} with no dimensions, as a 0-d array is: use its value "
+                "(`await h`, `h.item()`) or id(h) as the key; engine.gather waits for such handles, asyncio.gather "
+                "hashes what it is given"
+            )
+        return object.__hash__(self)
+
+    def _ndim_for_hash(self) -> int:
+        value = self._cell.value
+        if value is not PENDING and isinstance(value, Unready):
+            return 1  # it failed, so it equals nothing: identity is right
+        try:
+            return self.ndim
+        except ValueError:  # unknown before the op has run, or what the op fails with
+            return self._sync("hash(), which depends on the number of dimensions,").ndim
+
     def __contains__(self, value: object) -> bool:
         return value in self._sync("the in operator")
 
@@ -151,6 +185,19 @@ class Handle(Operators, Methods):
     def tolist(self) -> Any:
         """The value as nested lists of Python scalars; an implicit sync point."""
         return self._sync("tolist()").tolist()
+
+    @property
+    def _data(self) -> Array:
+        """What `numpy.ma` computes with, where a handle meets a masked array; an implicit sync point.
+
+        Where that must not block, the masked array is what cannot be: `TypeError` says so.
+        """
+        try:
+            return self._sync("numpy.ma")
+        except ValueError as error:
+            if isinstance(self._cell.value, Failure):
+                raise
+            raise TypeError(MASKED) from error
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         value = self._sync("np.asarray()")
@@ -197,16 +244,31 @@ class Handle(Operators, Methods):
             return len(self._sync("len() of an unknown dimension"))
         return shape[0]
 
-    def __iter__(self) -> Iterator[Handle]:
-        if not self.shape:
+    def __iter__(self) -> Iterator[Any]:
+        """Handles of the rows; of one dimension NumPy scalars, as arrays give, which is an implicit sync point.
+
+        Code that iterates over one dimension (`set(h)`, `isin(h)` of pandas) hashes and compares what it gets.
+        """
+        shape = self.shape
+        if not shape:
             raise TypeError("iteration over a handle with no dimensions")
+        if len(shape) == 1:
+            return iter(self._sync("iterating over the elements"))
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: Any) -> Handle:
         return self._cell.home.namespace.getitem(self, key)  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Rebind this handle to a new value; handles made from the old value keep it."""
+        """Rebind this handle to a new value; handles made from the old value keep it.
+
+        Of a view (`row = h[0]`) the handle that it is part of is written to as well.
+        """
+        if isinstance(value, Handle) and shows(value, self, key):
+            return
+        cell = self._cell
+        if cell.op.memory.view or cell.rare is not None:
+            refresh(self)
         rebind(self, self._cell.home.namespace.setitem(self, key, value))
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Handle:
@@ -236,7 +298,8 @@ class Handle(Operators, Methods):
         except Exception:  # noqa: BLE001 - a repr shows what is known and never fails
             pass
         if state == "ready":
-            facts.append(f"value={_shorten(cell.home.host(cell))}")
+            value = cell.home.peek(cell)
+            facts.append("value=(not read yet)" if value is None else f"value={_shorten(value)}")
         elif isinstance(cell.value, Unready) and state == "failed":
             facts.append(f"error={_shorten_error(cell)}")
         return f"<{type(self).__name__} {' '.join(facts)}>"

@@ -73,7 +73,22 @@ class Failure(Unready):
 class Rare:
     """What few cells need: kept out of the cell, so that most ops do not pay for it."""
 
-    __slots__ = ("context", "copies", "inferred", "nbytes", "node", "outputs", "passed", "record", "running", "task")
+    __slots__ = (
+        *(
+            "context",
+            "copies",
+            "entry",
+            "host",
+            "inferred",
+            "nbytes",
+            "node",
+            "outputs",
+            "passed",
+            "record",
+            "running",
+            "task",
+        ),
+    )
 
     def __init__(self) -> None:
         self.running = False
@@ -89,6 +104,10 @@ class Rare:
         """Shape and dtype, once somebody asked."""
         self.copies: Any = None
         """Copies on other devices, as long as they live."""
+        self.host: Cell | None = None
+        """Of a value that is on a device: the copy on the host, once a reader asked."""
+        self.entry: Any = None
+        """What the backlog of the queue keeps of a record that was set aside."""
         self.nbytes = 0
         """Bytes of snapshotted operands, counted against the high-water mark."""
         self.node: Any = None
@@ -98,6 +117,9 @@ class Rare:
 
 
 Waiter = Callable[["Cell"], object]
+
+_extending = threading.RLock()  # what is collected meanwhile may extend a cell
+os.register_at_fork(before=_extending.acquire, after_in_parent=_extending.release, after_in_child=_extending.release)
 
 
 class Cell:
@@ -136,7 +158,10 @@ class Cell:
         """The rare part of this cell, made on first use."""
         rare = self.rare
         if rare is None:
-            rare = self.rare = Rare()
+            with _extending:  # two threads must not each make one
+                rare = self.rare
+                if rare is None:
+                    rare = self.rare = Rare()
         return rare
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from handles.base import Handle
+from handles.base import Handle, Value
 
 
 class EagerHandle(Handle):
@@ -14,7 +10,8 @@ class EagerHandle(Handle):
 
     __slots__ = ()
 
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The value, as a read-only array; no copy on a CPU device."""
+    def numpy(self) -> Value:
+        """The value: a read-only array, no copy on a CPU device; a NumPy scalar where there are no dimensions."""
         cell = self._cell
-        return cell.home.host(cell)
+        value = cell.home.host(cell)
+        return value if value.ndim else value[()]

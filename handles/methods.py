@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 
-from handles.operators import OURS, rebind
+from handles.operators import OURS
+from handles.views import CHANGES, VIEWS, forget, link_results, rebind, refresh, refresh_target
 
 if TYPE_CHECKING:
     from handles.base import Handle
@@ -21,6 +22,9 @@ Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
 Order = Literal["C", "F", "A", "K"]
 
 _NOT_GIVEN: Any = np._NoValue
+
+MASKED = "masked arrays are not supported: pass .filled(value), or .data and .mask apart"
+"""The error for a masked array among the operands."""
 
 
 class Methods:
@@ -37,6 +41,9 @@ class Methods:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if not all(map(_may_take, inputs)):
             return NotImplemented
+        if kwargs or method == "at":
+            for target in (*_handles_of(kwargs.get("out", ())), *_handles_of(inputs[:1] if method == "at" else ())):
+                refresh(target)
         return self._cell.home.namespace.numpy_protocols.call_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(
@@ -44,7 +51,13 @@ class Methods:
     ) -> Any:
         if not all(issubclass(each, Methods | np.ndarray) for each in types):
             return NotImplemented
-        return self._cell.home.namespace.numpy_protocols.call_function(function, args, kwargs)
+        known = VIEWS.get(function)
+        if known is CHANGES:
+            refresh_target(function, args, kwargs)
+        result = self._cell.home.namespace.numpy_protocols.call_function(function, args, kwargs)
+        if known is None or known is CHANGES or getattr(result, "_link", None) is not None:
+            return result  # no view, or linked by the row that made it
+        return link_results(function, args, kwargs, result)
 
     def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
         """The array API namespace, `engine.ops`. Raises `ValueError` for a version of the standard not supported."""
@@ -199,8 +212,8 @@ class Methods:
         return _call(np.ravel, self, order=order)
 
     def flatten(self, order: Order = "C") -> Handle:
-        """The elements in one dimension."""
-        return _call(np.ravel, self, order=order)
+        """The elements in one dimension, always a copy."""
+        return forget(_call(np.ravel, self, order=order))
 
     def squeeze(self, axis: Axis = None) -> Handle:
         """Without axes of length 1."""
@@ -223,12 +236,12 @@ class Methods:
         return _call(np.copy, self, order=order)
 
     def conj(self) -> Handle:
-        """The complex conjugate of each element."""
-        return _call(np.conjugate, self)
+        """The complex conjugate of each element; real numbers as they are."""
+        return self._cell.home.namespace.operators.conjugate(self)  # type: ignore[no-any-return]
 
     def conjugate(self) -> Handle:
-        """The complex conjugate of each element."""
-        return _call(np.conjugate, self)
+        """The complex conjugate of each element; real numbers as they are."""
+        return self._cell.home.namespace.operators.conjugate(self)  # type: ignore[no-any-return]
 
     @property
     def real(self) -> Handle:
@@ -293,10 +306,12 @@ class Methods:
         self, axis: SupportsIndex = -1, kind: Any = None, order: Any = None, *, stable: bool | None = None
     ) -> None:
         """Rebind this handle to the sorted array."""
+        refresh(self)  # type: ignore[arg-type]
         rebind(self, _call(np.sort, self, axis=axis, kind=kind, order=order, stable=stable))
 
     def partition(self, kth: Any, axis: SupportsIndex = -1, kind: Any = "introselect") -> None:
         """Rebind this handle to the partitioned array."""
+        refresh(self)  # type: ignore[arg-type]
         rebind(self, _call(np.partition, self, kth, axis=axis, kind=kind))
 
     def fill(self, value: Any) -> None:
@@ -321,3 +336,7 @@ def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
 def _may_take(other: Any) -> bool:
     """Whether an operand of a ufunc is ours to compute with; an array of another library gets the first say."""
     return isinstance(other, OURS) or not hasattr(type(other), "__array_ufunc__")
+
+
+def _handles_of(outs: Any) -> list[Handle]:
+    return [each for each in (outs if isinstance(outs, tuple) else (outs,)) if isinstance(each, Methods)]  # type: ignore[misc]

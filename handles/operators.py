@@ -1,14 +1,18 @@
 """Operators of a handle: each is the op of that name in the namespace that made the handle.
 
 An operand that is not an array, a scalar or a sequence of them (an xarray or pandas object, say) gets the first say:
-the operator returns `NotImplemented`, as `ndarray` does for types that know better.
+the operator returns `NotImplemented`, as `ndarray` does for types that know better. Comparisons are elementwise with
+any other object too (strings, dates, None), as those of `ndarray` are.
 """
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+
+from handles.views import rebind as rebind, refresh
 
 if TYPE_CHECKING:
     from handles.base import Handle
@@ -101,22 +105,34 @@ class Operators:
         return self._cell.home.namespace.bitwise_right_shift(other, self) if isinstance(other, OURS) else NotImplemented
 
     def __lt__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.less(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, NUMBERS):
+            return self._cell.home.namespace.less(self, other)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.operators.compared("less", self, other)  # type: ignore[no-any-return]
 
     def __le__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.less_equal(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, NUMBERS):
+            return self._cell.home.namespace.less_equal(self, other)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.operators.compared("less_equal", self, other)  # type: ignore[no-any-return]
 
     def __gt__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.greater(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, NUMBERS):
+            return self._cell.home.namespace.greater(self, other)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.operators.compared("greater", self, other)  # type: ignore[no-any-return]
 
     def __ge__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.greater_equal(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, NUMBERS):
+            return self._cell.home.namespace.greater_equal(self, other)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.operators.compared("greater_equal", self, other)  # type: ignore[no-any-return]
 
     def __eq__(self, other: Any) -> Handle:  # type: ignore[override]
-        return self._cell.home.namespace.equal(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, NUMBERS):
+            return self._cell.home.namespace.operators.equal(self, other)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.operators.compared("equal", self, other)  # type: ignore[no-any-return]
 
     def __ne__(self, other: Any) -> Handle:  # type: ignore[override]
-        return self._cell.home.namespace.not_equal(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, NUMBERS):
+            return self._cell.home.namespace.operators.not_equal(self, other)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.operators.compared("not_equal", self, other)  # type: ignore[no-any-return]
 
     def __neg__(self) -> Handle:
         return self._cell.home.namespace.negative(self)  # type: ignore[no-any-return]
@@ -177,20 +193,20 @@ class Operators:
 
     def _update(self, ufunc: str, other: Any) -> Self:
         """`self op= other`: the dtype and the shape stay, as they do in an `ndarray`."""
-        rebind(self, self._cell.home.namespace.operators.updated(ufunc, self, other))
+        cell = self._cell
+        if cell.op.memory.view or cell.rare is not None:
+            refresh(self)  # type: ignore[arg-type]
+            return rebind(self, cell.home.namespace.operators.updated(ufunc, self, other), update=True)  # type: ignore[no-any-return]
+        new = cell.home.namespace.operators.updated(ufunc, self, other)
+        mine: Any = self
+        mine._cell = new._cell  # as `rebind` does for what is no view
+        if mine.__class__ is not new.__class__:
+            mine.__class__ = new.__class__
         return self
 
-    __hash__ = object.__hash__
 
+NUMBERS = (Operators, int, float, complex)
+"""Classes of the operands that nearly every comparison has; any other object is looked at more closely."""
 
-def rebind(handle: Any, new: Any) -> Any:
-    """Have a handle show another result; handles made from the old one keep it. Returns the handle."""
-    handle._cell = new._cell
-    if handle.__class__ is not new.__class__:
-        # A concrete handle written to in ASYNC mode becomes a non-ready one, and the other way round.
-        handle.__class__ = new.__class__
-    return handle
-
-
-OURS = (Operators, int, float, complex, np.ndarray, np.generic, list, tuple)
+OURS = (Operators, int, float, complex, np.ndarray, np.generic, list, tuple, range, array, memoryview)
 """Classes of the operands that are ours to compute with."""

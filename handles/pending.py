@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from handles.base import Handle
+from handles.base import Handle, Value
 
 
 class AsyncHandle(Handle):
@@ -14,6 +10,9 @@ class AsyncHandle(Handle):
 
     __slots__ = ()
 
-    async def numpy(self) -> np.ndarray[Any, Any]:
-        """The value, as a read-only array; no copy on a CPU device. Raises the op's error."""
+    async def numpy(self) -> Value:
+        """The value: a read-only array, no copy on a CPU device; a NumPy scalar where there are no dimensions.
+
+        Raises the op's error.
+        """
         return await self

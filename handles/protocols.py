@@ -29,6 +29,10 @@ class Home(Protocol):
         """The device that holds, or will hold, the result."""
 
     @property
+    def on_host(self) -> bool:
+        """Whether values are in the memory of the host, so that reading them takes no time."""
+
+    @property
     def namespace(self) -> Any:
         """The array API namespace of the engine."""
 
@@ -46,6 +50,12 @@ class Home(Protocol):
 
     def host(self, cell: Cell) -> np.ndarray[Any, Any]:
         """The settled value as a read-only array, or the error raised."""
+
+    def fetch(self, cell: Cell) -> Generator[Any, None, np.ndarray[Any, Any]]:
+        """Where values are not on the host: suspend until a settled one is there; what `host` returns, or raises."""
+
+    def peek(self, cell: Cell) -> np.ndarray[Any, Any] | None:
+        """What `host` returns, None where that would take time."""
 
     def infer(self, cell: Cell, *, tell: bool = True) -> Inferred:
         """Shape and dtype, without waiting; `tell` is False where an error that this raises will not be seen."""

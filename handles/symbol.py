@@ -77,6 +77,8 @@ class Symbol(Handle):
             self.refuse("len()")
         return super().__len__()
 
+    __hash__ = object.__hash__  # a key of feed dictionaries, whatever its shape
+
     def __iter__(self) -> Iterator[Handle]:
         self.refuse("iterating")
 

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import pytest
 import uvloop
 
 import engine
 import engine.testing
+from engine.queues import forking
+from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
 
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -27,6 +30,21 @@ def fresh_engine() -> Iterator[None]:
     engine.testing.reset()
     yield
     engine.testing.reset()
+
+
+@pytest.fixture(autouse=True)
+def whole_backlogs(fresh_engine: None) -> Iterator[None]:
+    """Every test leaves the backlog of every queue as its invariants have it, whatever is still on its way."""
+    yield
+    queues = [queue for queue in list(forking.queues) if isinstance(queue, DeviceQueue)]
+    with ExitStack() as held:
+        for queue in queues:  # of all of them: an operand of another queue must not end while it is looked at
+            if not queue.lock.acquire(timeout=1.0):
+                return  # a thread is in a slice that does not end
+            held.callback(queue.lock.release)
+        for queue in queues:
+            queue.take_requests()
+            queue.backlog.check()
 
 
 @pytest.fixture(params=[engine.SYNC, engine.ASYNC], ids=lambda mode: mode.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +12,13 @@ import numpy as np
 import pytest
 
 import engine
-from engine.context import current
-from engine.kernels import buffers, lanes
-from engine.kernels.fused import execute_run
-from engine.planning.op import Op, ShapeDtype
-from engine.planning.runs import Run
-from engine.queues import driving, large_ops
+from engine.base.op import Op, ShapeDtype
+from engine.fusion.fused import execute_run
+from engine.fusion.runs import Run
+from engine.memory import buffers
+from engine.parallel import lanes
+from engine.queues import slice as slices, worker
+from engine.runtime.current import current
 
 Array = np.ndarray[Any, Any]
 
@@ -37,26 +37,19 @@ class Watched:
         return sum(not kept for run in self.runs for _, kept in run)
 
 
-def all_ops() -> list[Op]:
-    return [each for each in gc.get_objects() if isinstance(each, Op)]
-
-
 def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every op be a worker's."""
-    monkeypatch.setattr(driving, "SMALL_NS", -1.0)
-    for op in all_ops():
-        monkeypatch.setattr(op, "small", -1)
-        monkeypatch.setattr(op, "brief", -1)
+    monkeypatch.setattr(slices, "IN_PLACE", False)
 
 
 def force_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """ASYNC mode on three threads: whatever can be cut is, and each large result goes into a leased buffer."""
     engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
     make_all_large(monkeypatch)
-    monkeypatch.setattr(large_ops, "WORTH_NS", -1)
+    monkeypatch.setattr(worker, "WORTH_NS", -1)
     monkeypatch.setattr(lanes, "LARGE", 1)
     monkeypatch.setattr(buffers, "LARGE", 1)
-    monkeypatch.setattr("engine.devices.cores.core_count", lambda: 1_000)
+    monkeypatch.setattr("engine.threads.slots.core_count", lambda: 1_000)
 
 
 def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
@@ -72,20 +65,27 @@ def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
         watched.runs.append([(step.op.name, keep) for step, keep in zip(run.steps, kept, strict=True)])
         return results
 
-    monkeypatch.setattr(large_ops, "execute_run", functools.wraps(execute_run)(execute))
+    monkeypatch.setattr(worker, "execute_run", functools.wraps(execute_run)(execute))
     return watched
 
 
 def forbid_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every op by itself, on workers."""
     make_all_large(monkeypatch)
-    monkeypatch.setattr(large_ops, "can_begin", lambda op: False)
+    monkeypatch.setattr(worker, "can_begin", lambda op: False)
 
 
 def enable_runs(monkeypatch: pytest.MonkeyPatch, threads: int) -> Watched:
-    """ASYNC mode on two devices, every chain a run, on so many threads, in blocks of 64 doubles."""
-    config = engine.Config(device_count={"CPU": 2}, intra_op_parallelism_threads=threads)
+    """ASYNC mode on two devices, every chain a run, on all of so many cores, in blocks of 64 doubles.
+
+    Each device does one thing at a time, in dispatch order: then it is certain which ops come together.
+    """
+    monkeypatch.setattr("engine.threads.slots.core_count", lambda: threads)
+    config = engine.Config(
+        device_count={"CPU": 2}, intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
+    )
     engine.enable_eager_execution(config, execution_mode=engine.ASYNC)
+    monkeypatch.setattr("engine.threads.slots.core_count", lambda: 1_000)  # runs that are held take no core from others
     return force_runs(monkeypatch, 512)
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import math
 import operator
 import random
+import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Protocol
@@ -25,6 +27,7 @@ import numpy as np
 
 import engine
 from engine import ops
+from engine.settings.scope import Scope, entered
 
 Array = np.ndarray[Any, Any]
 Function = Callable[..., Any]
@@ -72,7 +75,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Action:
-    """Something that a program does between its ops, to values: read, cancel, describe, ..."""
+    """Something that a program does between its ops, to values: read, cancel, describe, have them read aside, ..."""
 
     name: str
     values: tuple[int, ...] = ()
@@ -421,6 +424,8 @@ class _Maker:
         if _chance(source, 0.02):
             name = source.choice(("turn", "barrier", "impatient", "gather", "completed"))
             yield Action(name, tuple(self._live() for _ in range(3)))
+        if _chance(source, 0.02):
+            yield Action(source.choice(("aside", "aside", "aside", "leave", "join")), (self._live(),))
 
     # Operands
 
@@ -654,10 +659,81 @@ class SyncPoints(Protocol):
     async def give_up_reading(self, handle: Any) -> None: ...
     async def turn(self) -> None: ...
     async def barrier(self) -> None: ...
+    def read_aside(self, handle: Any, urgency: int) -> Aside: ...
+
+
+class Aside:
+    """A reader of a handle beside the program: it demands the handle for as long as it waits."""
+
+    def __init__(self, wait: Callable[[], Any], leave: Callable[[], object]) -> None:
+        self._wait = wait
+        self.leave = leave
+        """Have it wait no longer, where that is possible."""
+
+    async def outcome(self) -> Array | BaseException | None:
+        """The value or the error; None where it left without either."""
+        outcome = self._wait()
+        result: Array | BaseException | None = await outcome if inspect.isawaitable(outcome) else outcome
+        return result
+
+
+async def _outcome(handle: Any, urgency: int) -> Array | BaseException:
+    with _urgent(urgency):
+        try:
+            value: Array = await handle
+        except Exception as error:  # noqa: BLE001 - compared when the program joins its readers
+            return error
+        return value
+
+
+def _blocking_outcome(handle: Any, urgency: int) -> Array | BaseException:
+    with _urgent(urgency):
+        try:
+            value: Array = handle.result()
+        except Exception as error:  # noqa: BLE001
+            return error
+        return value
+
+
+def _urgent(urgency: int) -> AbstractContextManager[None]:
+    """The priority of what is waited for inside, where the engine knows priorities."""
+    return entered(priority=urgency) if "priority" in Scope.__slots__ else nullcontext()
+
+
+def _on_thread(read: Callable[[], Array | BaseException]) -> Aside:
+    """A reader on a thread; it cannot be made to leave."""
+    outcome: list[Array | BaseException] = []
+    thread = threading.Thread(target=lambda: outcome.append(read()))
+    thread.start()
+
+    def wait() -> Array | BaseException:
+        thread.join()
+        return outcome[0]
+
+    return Aside(wait, lambda: None)
+
+
+def _in_thread(handle: Any, urgency: int) -> Aside:
+    """A reader on another thread: one that blocks, or one that awaits on a loop of its own."""
+    if urgency % 2:
+        return _on_thread(lambda: asyncio.run(_outcome(handle, urgency)))
+    return _on_thread(lambda: _blocking_outcome(handle, urgency))
 
 
 class Awaiting:
     """The sync points of a program on an event loop."""
+
+    def read_aside(self, handle: Any, urgency: int) -> Aside:
+        """A task, or one time in four another thread."""
+        if urgency > 5:
+            return _in_thread(handle, urgency)
+        task = asyncio.ensure_future(_outcome(handle, urgency))
+
+        async def wait() -> Array | BaseException | None:
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+
+        return Aside(wait, task.cancel)
 
     async def read(self, handle: Any) -> Array:
         value: Array = await handle
@@ -690,6 +766,9 @@ class Blocking:
     async def read(self, handle: Any) -> Array:
         value: Array = handle.result()
         return value
+
+    def read_aside(self, handle: Any, urgency: int) -> Aside:
+        return _in_thread(handle, urgency)
 
     async def read_all(self, handles: Sequence[Any]) -> list[Array]:
         return [handle.result() for handle in handles]
@@ -739,6 +818,7 @@ class Player:
         """Values that were cancelled, and all that was made of them."""
         self.reported: dict[int, BaseException] = {}
         self.problems = {problem for expected in program.expected.values() for problem in expected.problems}
+        self.asides: list[tuple[int, Aside]] = []
         self.read = 0
 
     async def play(self) -> None:
@@ -749,6 +829,7 @@ class Player:
                     await self._act(action)
             for value in self.program.left:
                 await self._check(value)
+            await self._join()
             await self._barrier()
 
     # One step
@@ -811,8 +892,32 @@ class Player:
             self._cancel(values)
         elif action.name == "describe":
             self._describe(values)
+        elif action.name in ("aside", "leave", "join"):
+            await self._beside(action.name, values)
         elif values:
             await self._wait_for(action.name, values)
+
+    async def _beside(self, name: str, values: Sequence[int]) -> None:
+        """Have values read beside the program, each at a priority of its own; or have such readers leave, or end."""
+        if name == "join":
+            await self._join()
+        elif name == "leave":
+            for _, aside in self.asides[::2]:
+                aside.leave()
+        else:
+            for value in values:
+                self.asides.append((value, self.sync.read_aside(self.handles[value], value % 8)))
+
+    async def _join(self) -> None:
+        """Wait for all who read beside the program, and compare what they got."""
+        asides, self.asides = self.asides, []
+        for value, aside in asides:
+            outcome = await aside.outcome()
+            if isinstance(outcome, BaseException):
+                self._compare_error(value, outcome)
+            elif outcome is not None:
+                assert value not in self.cancelled, "a cancelled value was read"
+                self._compare(value, outcome)
 
     def _cancel(self, values: Sequence[int]) -> None:
         for value in values:

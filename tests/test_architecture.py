@@ -23,13 +23,19 @@ PACKAGES = ("engine", "handles")
 # below it, unless a longer entry says otherwise; a bare one is that package's `__init__` alone.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("handles", "handles.*"),
-    ("engine.config", "engine.errors", "engine.modes", "engine.references"),
-    ("engine.arguments", "engine.devices", "engine.kernels", "engine.placement", "engine.planning"),
-    ("engine.ambient", "engine.failures", "engine.libraries", "engine.loops"),
-    ("engine.operands", "engine.queues"),
+    ("engine.arguments", "engine.config", "engine.errors", "engine.modes"),
+    ("engine.threads",),
+    ("engine.base", "engine.memory"),
+    ("engine.fusion",),
+    ("engine.parallel",),
+    ("engine.devices", "engine.placement"),
+    ("engine.settings",),
+    ("engine.failures", "engine.libraries", "engine.loops"),
+    ("engine.operands",),
+    ("engine.queues",),
     ("engine.executor",),
     ("engine.dispatch",),
-    ("engine.context",),
+    ("engine.runtime",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
     ("engine.observe", "engine.testing"),
     ("engine",),
@@ -56,6 +62,7 @@ ENGINE_NAMES = [
     "DEVICE_PLACEMENT_SILENT_FOR_INT32",
     "DEVICE_PLACEMENT_WARN",
     "Device",
+    "DeviceLostError",
     "DevicePlacementError",
     "DevicePolicy",
     "EagerNotEnabledError",
@@ -78,10 +85,12 @@ ENGINE_NAMES = [
     "allow_sync",
     "as_completed",
     "buffer_statistics",
+    "cancel_pending",
     "clear_buffers",
     "clear_errors",
     "device",
     "device_policy",
+    "devices",
     "disable_eager_execution",
     "drain",
     "enable_eager_execution",
@@ -282,6 +291,29 @@ def test_imports_stand_at_the_top_optional_backends_apart(modules: dict[str, Mod
 
 def test_handles_never_import_the_engine(modules: dict[str, Module]) -> None:
     assert not {name for name in importers(modules, "engine") if name.split(".")[0] == "handles"}
+
+
+def rooms(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Which folder of `engine`, or module beside them, imports from which."""
+
+    def room(name: str) -> str:
+        return ".".join(name.split(".")[:2])
+
+    found: dict[str, set[str]] = {}
+    for name, targets in graph.items():
+        found.setdefault(room(name), set()).update(map(room, targets))
+    return {name: targets - {name} for name, targets in found.items()}
+
+
+def test_no_import_cycle_leads_from_one_package_to_another(modules: dict[str, Module]) -> None:
+    inside = {name: module for name, module in modules.items() if name.startswith("engine.")}
+    assert find_cycle(rooms(edges(inside, type_checking=False))) == []
+
+
+def test_a_cycle_of_packages_is_found_where_that_of_modules_is_none() -> None:
+    graph = {"engine.a.x": {"engine.b.y"}, "engine.b.y": set(), "engine.b.z": {"engine.a.w"}, "engine.a.w": set()}
+    assert find_cycle(graph) == []
+    assert find_cycle(rooms(graph)) == ["engine.a", "engine.b", "engine.a"]
 
 
 def test_a_module_imports_from_its_own_layer_or_lower_ones(modules: dict[str, Module]) -> None:

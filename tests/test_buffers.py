@@ -10,7 +10,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.kernels.buffers import LARGE, BufferCache
+from engine.memory.buffers import LARGE, BufferCache
 from tests.planning import force_runs
 
 Array = np.ndarray[Any, Any]

@@ -1,10 +1,13 @@
 """Config: checked and copied when made, compared by value, and every field honoured."""
 
+import asyncio
 import copy
 import dataclasses
 import json
 import logging
 import pickle
+import pydoc
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,6 @@ import threadpoolctl  # type: ignore[import-untyped]
 
 import engine
 from engine import ops
-from engine.devices.blas import core_count
 from engine.testing import GateOp
 
 ONE_THREAD = engine.Config(intra_op_parallelism_threads=1)
@@ -35,6 +37,14 @@ def test_the_fields_are_those_of_the_contract() -> None:
         "log_device_placement": False,
         "operation_timeout_in_ms": 0,
     }
+
+
+def test_help_documents_every_field_with_its_default() -> None:
+    text = pydoc.plain(pydoc.render_doc(engine.Config))
+    shown = {"max_pending_bytes": "1 GiB", "device_count": '{"CPU": 1}'}
+    for entry in dataclasses.fields(engine.Config):
+        default = re.escape(shown.get(entry.name, repr(entry.default)))
+        assert re.search(rf" {entry.name} \(.*, {default}\):\n[ |]*\w+ \w+", text), entry.name
 
 
 def test_configs_are_compared_by_value() -> None:
@@ -203,21 +213,31 @@ def count_blas_threads() -> np.ndarray:
     return np.asarray(max(blas_threads()))
 
 
-@pytest.mark.skipif(core_count() < 2 or max(blas_threads(), default=1) < 2, reason="BLAS has one thread anyway")
-def test_intra_op_threads_are_what_blas_gets_and_are_put_back(mode: engine.ExecutionMode) -> None:
+@pytest.mark.parametrize("config", [ONE_THREAD, engine.Config(), engine.Config(device_count={"CPU": 2})])
+def test_the_threads_of_blas_are_left_alone(mode: engine.ExecutionMode, config: engine.Config) -> None:
     before = blas_threads()
-    with engine.Executor(ONE_THREAD):
-        assert count_blas_threads().result() == 1
-    assert blas_threads() == before
-    with engine.Executor():
+    x = np.random.default_rng(0).standard_normal((600, 600))
+    with engine.Executor(config):
+        product = ops.matmul(x, x)
         assert count_blas_threads().result() == max(before)
+        assert product.result().tobytes() == (x @ x).tobytes()
+    assert blas_threads() == before
 
 
-@pytest.mark.skipif(core_count() < 2 or max(blas_threads(), default=1) < 2, reason="BLAS has one thread anyway")
-def test_devices_share_the_cores_among_them() -> None:
-    config = engine.Config(device_count={"CPU": core_count()})
-    with engine.Executor(config, execution_mode=engine.ASYNC):
-        assert count_blas_threads().result() == 1
+async def test_results_of_two_devices_have_numpys_bits_and_numpys_own_are_not_changed() -> None:
+    x = np.random.default_rng(0).standard_normal((600, 600))
+    inverse, product = np.linalg.inv(x), x @ x
+    async with engine.Executor(engine.Config(device_count={"CPU": 2}), execution_mode=engine.ASYNC):
+        results = []
+        for _ in range(3):
+            for name in ("CPU:0", "CPU:1"):
+                with engine.device(name):
+                    results += [ops.linalg.inv(x), ops.matmul(x, x)]
+        meanwhile = await asyncio.to_thread(lambda: [np.linalg.inv(x).tobytes() for _ in range(3)])
+        for index, result in enumerate(results):
+            expected = product if index % 2 else inverse
+            assert (await result).tobytes() == expected.tobytes()
+    assert set(meanwhile) == {inverse.tobytes()}
 
 
 def test_blas_results_do_not_depend_on_the_thread_count(mode: engine.ExecutionMode) -> None:
@@ -246,7 +266,7 @@ def test_inter_op_threads_run_independent_ops_at_once() -> None:
         assert [int(handle.result()) for handle in handles] == [1, 2]
 
 
-def test_without_inter_op_threads_ops_run_one_after_the_other_in_order() -> None:
+def test_with_one_inter_op_thread_ops_run_one_after_the_other_in_order() -> None:
     running: list[str] = []
     most: list[int] = []
 
@@ -263,7 +283,7 @@ def test_without_inter_op_threads_ops_run_one_after_the_other_in_order() -> None
 
     order: list[str] = []
     gate = GateOp()
-    with engine.Executor(execution_mode=engine.ASYNC) as executor:
+    with engine.Executor(engine.Config(inter_op_parallelism_threads=1), execution_mode=engine.ASYNC) as executor:
         gate(1)
         handles = [step(f"op {number}")() for number in range(20)]
         with pytest.raises(TimeoutError):
@@ -283,14 +303,15 @@ def test_without_inter_op_threads_ops_run_one_after_the_other_in_order() -> None
 
 async def test_awaiting_longer_than_the_timeout_names_the_op_and_its_state(gate: GateOp) -> None:
     async with engine.Executor(TIMED, execution_mode=engine.ASYNC):
-        running, queued = gate(1), gate(2)
+        running = gate(1)
+        queued = ops.add(running, 1)
         with pytest.raises(TimeoutError, match=r"0\.02 s.*'gate' on CPU:0.*test_config\.py.*it is running"):
             await running
-        with pytest.raises(TimeoutError, match=r"'gate'.*it is pending"):
+        with pytest.raises(TimeoutError, match=r"'add'.*it is pending"):
             await queued
-        with pytest.raises(TimeoutError, match=r"'gate'.*it is pending"):
+        with pytest.raises(TimeoutError, match=r"'add'.*it is pending"):
             await queued.wait_ready()
-        with pytest.raises(TimeoutError, match=r"'gate'.*it is (pending|running)"):
+        with pytest.raises(TimeoutError, match=r"'(gate|add)'.*it is (pending|running)"):
             await engine.gather(running, queued)
         with pytest.raises(TimeoutError, match=r"'gate'.*it is running"):
             await engine.synchronize()
@@ -300,11 +321,12 @@ async def test_awaiting_longer_than_the_timeout_names_the_op_and_its_state(gate:
 
 def test_blocking_longer_than_the_timeout_names_the_op_and_its_state(gate: GateOp) -> None:
     with engine.Executor(TIMED, execution_mode=engine.ASYNC):
-        running, queued = gate(1), gate(2)
+        running = gate(1)
+        queued = ops.add(running, 1)
         for read in (running.result, running.item, running.__array__, running.__bool__):
             with pytest.raises(TimeoutError, match=r"0\.02 s.*'gate' on CPU:0.*it is running"):
                 read()
-        with pytest.raises(TimeoutError, match=r"'gate'.*it is pending"):
+        with pytest.raises(TimeoutError, match=r"'add'.*it is pending"):
             queued.result(timeout=60)
         with pytest.raises(TimeoutError, match=r"'gate'.*it is running"):
             engine.wait()

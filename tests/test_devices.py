@@ -60,7 +60,15 @@ def on(device: engine.Device | str, value: Any = 1.0, dtype: Any = np.float64) -
 # Names
 
 
-@pytest.mark.parametrize("name", ["CPU:1", "cpu:1", "/device:CPU:1", "/device:cpu:1", "device:CPU:1"])
+NAMES = [
+    *("CPU:1", "cpu:1", "/cpu:1", "/CPU:1", "/device:CPU:1", "/device:cpu:1", "device:CPU:1"),
+    *("/job:x/task:0/device:CPU:1", "/job:x/task:0/replica:0/device:CPU:1", "/job:x/replica:0/task:0/cpu:1"),
+    *("/job:localhost/replica:0/task:0/device:CPU:1", "/replica:0/task:0/device:CPU:1", "/task:0/CPU:1"),
+    *("/JOB:a-b.c_1/DEVICE:CPU:1", " /device:CPU:1 "),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_all_names_of_a_device_are_one_object(name: str) -> None:
     device = engine.Device(name)
     assert device is CPU1
@@ -75,7 +83,14 @@ def test_devices_survive_copying_and_pickling_as_the_same_object() -> None:
     assert len({CPU0, CPU1, engine.Device("cpu:0")}) == 2
 
 
-@pytest.mark.parametrize("name", ["", "CPU", "1", "CPU:", ":1", "CPU:x", "CPU:-1", "CPU:1.5", "gpu/1", "/CPU:1:2"])
+NO_NAMES = [
+    *("", "CPU", "1", "CPU:", ":1", "CPU:x", "CPU:-1", "CPU:1.5", "gpu/1", "/CPU:1:2", "//CPU:1", "CPU:1/"),
+    *("/job:x", "/job:0", "/task:0", "/replica:0", "job:0", "/job:x/task:0", "job:x/device:CPU:1", "/job:/CPU:1"),
+    *("/job:x/task:1/device:CPU:1", "/replica:2/device:CPU:1", "/job:x/CPU", "/device:job:x/CPU:1"),
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_of_a_device_is_refused_at_once(name: str) -> None:
     with pytest.raises(ValueError, match="device must be named like 'CPU:0'"):
         engine.Device(name)
@@ -83,7 +98,7 @@ def test_what_is_no_name_of_a_device_is_refused_at_once(name: str) -> None:
         engine.device(name)
 
 
-@pytest.mark.parametrize("name", [0, None, 1.0, ("CPU", 1)], ids=repr)
+@pytest.mark.parametrize("name", [0, 1.0, ("CPU", 1), b"CPU:0", True], ids=repr)
 def test_what_is_no_name_at_all_is_a_type_error(name: Any) -> None:
     with pytest.raises(TypeError, match="device must be a name"):
         engine.device(name)
@@ -115,6 +130,19 @@ def test_the_innermost_scope_counts(two_devices: engine.ExecutionMode) -> None:
         with engine.device("CPU:0"):
             assert ops.add(1, 2).device is CPU0
         assert ops.add(1, 2).device is CPU1
+
+
+def test_none_is_no_device_scope_whatever_is_around_it(two_devices: engine.ExecutionMode) -> None:
+    x = on(CPU1)
+    with engine.device("CPU:0"):
+        with engine.device(None):
+            assert ops.add(x, 1).device is CPU1
+            assert ops.add(1, 1).device is CPU0
+            with engine.device("CPU:1"):
+                assert ops.add(1, 1).device is CPU1
+        assert ops.add(x, 1).device is CPU0
+    with engine.device(None):
+        assert ops.add(x, 1).device is CPU1
 
 
 def test_without_a_scope_an_op_follows_its_inputs(two_devices: engine.ExecutionMode) -> None:
@@ -314,7 +342,7 @@ def test_a_copy_is_reused_while_it_lives(
         assert count_copies(placements) == 1
         x.to_device("CPU:2")
         assert count_copies(placements) == 2
-        assert np.shares_memory(kept.result(), again.result())
+        assert np.shares_memory(np.asarray(kept), np.asarray(again))
         assert values == [1.0, 2.0, 3.0]
         del kept, again
         gc.collect()

@@ -1,6 +1,7 @@
 """Turning eager execution on and off: automatic choices, validation, conflicts, what is frozen, what starts when."""
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -104,9 +105,46 @@ def test_another_option_is_refused_and_changes_nothing(option: str, first: Any, 
     before = in_force()
     with pytest.raises(ValueError, match=option) as caught:
         engine.enable_eager_execution(**{option: second})
-    assert repr(first) in str(caught.value)
-    assert repr(second) in str(caught.value)
+    for value in (first, second):
+        shown = value.max_pending_ops if isinstance(value, engine.Config) else value
+        assert repr(shown) in str(caught.value)
     assert in_force() == before
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "device_count": {"CPU": 2},
+    "intra_op_parallelism_threads": 1,
+    "inter_op_parallelism_threads": 2,
+    "allow_soft_placement": False,
+    "log_device_placement": True,
+    "operation_timeout_in_ms": 5,
+    "max_pending_ops": 10,
+    "max_pending_bytes": 11,
+}
+FIELDS = [entry.name for entry in dataclasses.fields(engine.Config)]
+
+
+def test_there_is_another_value_for_every_field() -> None:
+    assert set(OTHER_VALUES) == set(FIELDS)
+
+
+@pytest.mark.parametrize("others", [*([name] for name in FIELDS), FIELDS[:2], FIELDS[2:]], ids=", ".join)
+def test_of_another_config_only_the_fields_that_differ_are_named(others: list[str]) -> None:
+    engine.enable_eager_execution()
+    config = engine.Config(**{name: OTHER_VALUES[name] for name in others})
+    with pytest.raises(ValueError, match="was called before") as caught:
+        engine.enable_eager_execution(config)
+    message = str(caught.value)
+    assert [name for name in FIELDS if f"config.{name} is" in message] == others
+    for name in others:
+        assert f"{getattr(engine.Config(), name)!r} and cannot be changed to {getattr(config, name)!r}" in message
+    assert "Config(" not in message
+
+
+def test_every_option_that_differs_is_named_at_once() -> None:
+    engine.enable_eager_execution()
+    with pytest.raises(ValueError, match=r"device_policy.*execution_mode.*config\.max_pending_ops"):
+        engine.enable_eager_execution(OTHER, engine.DevicePolicy.WARN, engine.ASYNC)
 
 
 def test_an_automatic_choice_is_in_force_as_any_other() -> None:
@@ -412,9 +450,13 @@ def test_ops_in_an_executor_make_no_graph() -> None:
 def test_enabling_after_a_graph_was_begun_says_where_and_changes_nothing() -> None:
     ops.add(1, 2)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"must be called at program startup.*test_enabling\.py:\d+"):
+        with pytest.raises(ValueError, match=r"must be called at program startup.*test_enabling\.py:\d+") as caught:
             engine.enable_eager_execution()
+        assert "engine.testing.reset()" in str(caught.value)
+        assert "Restart" in str(caught.value)
         assert not engine.executing_eagerly()
+    engine.testing.reset()
+    engine.enable_eager_execution()
 
 
 def test_a_graph_begun_in_another_thread_counts() -> None:

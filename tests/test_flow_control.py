@@ -95,6 +95,19 @@ async def test_ops_stuck_behind_a_closed_gate_are_refused_past_the_mark(gate: Ga
         assert float(await (held + 1)) == 2.0
 
 
+async def test_an_op_in_flight_is_counted_once(gate: GateOp) -> None:
+    async with limited() as executor:
+        chain = gate(0.0)
+        for _ in range(2_000):
+            chain = chain + 1
+        reading = asyncio.ensure_future(chain.wait_ready())
+        for _ in range(200):
+            await asyncio.sleep(0)
+            assert executor.statistics().pending <= 2_001
+        gate.open()
+        await reading
+
+
 async def test_async_ops_are_refused_past_the_mark() -> None:
     going = asyncio.Event()
 
@@ -205,8 +218,10 @@ async def test_arrays_that_are_not_copied_do_not_count() -> None:
 
 async def test_bytes_are_given_back_when_an_op_is_cancelled(gate: GateOp) -> None:
     async with limited() as executor:
-        gate(1.0)
-        handle = ops.add(ops.asarray(np.ones(10_000)), np.ones(10_000))
+        held = gate(1.0)
+        await asyncio.to_thread(gate.wait_entered)
+        handle = ops.add(ops.add(held, np.ones(10_000)), np.ones(10_000))
+        await asyncio.sleep(0)
         assert executor.statistics().pending_bytes == 160_000
         handle.cancel()
         assert executor.statistics().pending_bytes == 80_000
@@ -217,14 +232,40 @@ async def test_bytes_are_given_back_when_an_op_is_cancelled(gate: GateOp) -> Non
 
 async def test_dispatch_past_the_bytes_mark_behind_a_closed_gate_is_refused(gate: GateOp) -> None:
     async with limited(nbytes=50_000) as executor:
-        gate(1.0)
+        held = gate(0.0)
         await asyncio.to_thread(gate.wait_entered)
-        held = ops.asarray(np.ones(10_000))
+        behind = ops.add(held, np.ones(10_000))
         with pytest.raises(engine.QueueFullError, match="max_pending_bytes is 50000"):
-            ops.asarray(np.ones(10_000))
+            ops.add(held, np.ones(10_000))
         assert executor.statistics().pending == 2
         gate.open()
+        assert (await behind).sum() == 10_000
+
+
+async def test_dispatch_past_the_bytes_mark_to_a_device_that_is_held_is_refused() -> None:
+    async with limited(nbytes=50_000) as executor:
+        with engine.testing.hold():
+            held = ops.asarray(np.ones(10_000))
+            with pytest.raises(engine.QueueFullError, match="max_pending_bytes is 50000"):
+                ops.asarray(np.ones(10_000))
+            assert executor.statistics().pending == 1
         assert (await held).sum() == 10_000
+
+
+async def test_what_is_set_aside_counts_until_it_ends(gate: GateOp) -> None:
+    async with limited(ops=8) as executor:
+        held = gate(0.0)
+        refused = 0
+        for index in range(50):
+            try:
+                held + index
+            except engine.QueueFullError:
+                refused += 1
+            await asyncio.sleep(0)  # what was dispatched is looked at, and set aside
+            assert executor.statistics().pending <= 8
+        assert refused == 50 - 7
+        gate.open()
+        await engine.synchronize()
 
 
 async def test_an_operand_larger_than_the_mark_is_taken_alone() -> None:
@@ -251,10 +292,11 @@ async def test_drain_waits_until_below_the_low_mark(gate: GateOp) -> None:
 
 async def test_drain_waits_for_bytes_too(gate: GateOp) -> None:
     async with limited(nbytes=100_000) as executor:
-        gate(0.0)
+        held = gate(0.0)
         await asyncio.to_thread(gate.wait_entered)
-        ops.asarray(np.ones(10_000))
+        ops.add(held, np.ones(10_000))
         draining = asyncio.ensure_future(engine.drain())
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not draining.done()
         gate.open()
@@ -264,8 +306,8 @@ async def test_drain_waits_for_bytes_too(gate: GateOp) -> None:
 
 async def test_drain_below_the_low_mark_executes_nothing(gate: GateOp) -> None:
     async with limited(ops=20) as executor:
-        gate(0.0)
-        ops.asarray(1)
+        held = gate(0.0)
+        ops.add(held, 1)
         await engine.drain()
         assert executor.statistics().pending == 2
         gate.open()
@@ -273,10 +315,10 @@ async def test_drain_below_the_low_mark_executes_nothing(gate: GateOp) -> None:
 
 async def test_drain_leaves_failures_to_those_who_read_them(gate: GateOp) -> None:
     async with limited(ops=4):
-        gate(0.0)
-        bad = ops.linalg.inv(ops.zeros((2, 2)))
+        bad = ops.linalg.inv(gate(np.zeros((2, 2))) + 0)
         draining = asyncio.ensure_future(engine.drain())
         await asyncio.sleep(0)
+        assert not draining.done()
         gate.open()
         await draining
         with pytest.raises(np.linalg.LinAlgError):

@@ -321,7 +321,10 @@ def test_what_would_warn_or_fail_is_left_for_the_replay(mode: engine.ExecutionMo
             value(failing(np.ones(1)))
 
 
+@pytest.mark.parametrize("mode", [engine.SYNC, engine.ASYNC])
 def test_ops_with_side_effects_are_always_done_and_in_order(mode: engine.ExecutionMode) -> None:
+    in_order = engine.Config(inter_op_parallelism_threads=1)
+    engine.enable_eager_execution(in_order, execution_mode=mode)
     seen: list[float] = []
 
     @engine.op

@@ -400,17 +400,31 @@ async def test_cancel_drops_what_is_queued(gate: GateOp, asynchronous: None) -> 
 
 
 async def test_cancel_abandons_what_runs_and_the_device_stays_busy(gate: GateOp, asynchronous: None) -> None:
+    config = engine.Config(inter_op_parallelism_threads=1)
+    async with engine.Executor(config=config, execution_mode=engine.ASYNC) as executor:
+        running = gate(np.ones(2))
+        later = ops.add(1, 1)
+        await asyncio.to_thread(gate.wait_entered)
+        assert running.cancel() is CancelOutcome.ABANDONED
+        with pytest.raises(engine.OpCancelledError):
+            await running
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert executor.statistics().running == 1
+        assert not later.is_ready()
+        gate.open()
+        assert await later == 2
+        with pytest.raises(engine.OpCancelledError):
+            await running
+
+
+async def test_independent_ops_pass_one_that_runs_on_though_it_was_abandoned(gate: GateOp, asynchronous: None) -> None:
     running = gate(np.ones(2))
-    later = ops.add(1, 1)
     await asyncio.to_thread(gate.wait_entered)
     assert running.cancel() is CancelOutcome.ABANDONED
+    assert await ops.add(1, 1) == 2
     with pytest.raises(engine.OpCancelledError):
-        await running
-    assert not later.is_ready()
-    gate.open()
-    assert await later == 2
-    with pytest.raises(engine.OpCancelledError):
-        await running
+        await (running + 1)
 
 
 async def test_cancel_of_what_is_done_is_too_late(mode: engine.ExecutionMode) -> None:
@@ -617,11 +631,22 @@ async def test_equality_is_elementwise_and_hash_is_identity(mode: engine.Executi
     assert len({first, second, first}) == 2
 
 
-async def test_a_handle_and_what_is_no_array_differ(mode: engine.ExecutionMode) -> None:
+async def test_each_element_differs_from_what_is_no_array(mode: engine.ExecutionMode) -> None:
     handle = ops.asarray([1, 2])
     text: Any = handle == "text"
     thing: Any = handle != object()
-    assert (text, thing) == (False, True)
+    assert (await text).tolist() == [False, False]
+    assert (await thing).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("dtype", ["?", "b", "u4", "f4", "d", "F", "D"])
+async def test_the_conjugate_keeps_the_dtype(dtype: str, mode: engine.ExecutionMode) -> None:
+    x = np.array([0, 1, 3]).astype(dtype) * np.array(1 if dtype not in "FD" else 1j, dtype)
+    for result in (ops.asarray(x).conj(), ops.asarray(x).conjugate()):
+        assert (result.dtype, result.shape) == (x.dtype, x.shape)
+        value = await result
+        assert value.dtype == x.conj().dtype
+        assert value.tolist() == x.conj().tolist()
 
 
 # Copies and pickles

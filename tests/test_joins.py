@@ -7,7 +7,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.kernels import joins
+from engine.parallel import joins
 from tests.planning import force_threads
 
 Array = np.ndarray[Any, Any]

@@ -10,10 +10,10 @@ from hypothesis import given, settings, strategies as st
 
 import engine
 from engine import ops
-from engine.kernels import composed, lanes
-from engine.kernels.fused import execute_run
-from engine.planning.lanes import cut
-from engine.planning.runs import Run
+from engine.fusion.fused import execute_run
+from engine.fusion.runs import Run
+from engine.parallel import composed, lanes
+from engine.parallel.axes import cut
 from tests.planning import force_threads
 
 Array = np.ndarray[Any, Any]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from engine.kernels.buffers import BufferCache
-from engine.kernels.layout import blocks, broadcast_strides, coalesce, copy_order, iteration_order, tile
-from engine.planning.runs import strides_of
+from engine.fusion.runs import strides_of
+from engine.memory.buffers import BufferCache
+from engine.memory.layout import blocks, broadcast_strides, coalesce, copy_order, iteration_order, tile
 
 Array = np.ndarray[Any, Any]
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 import engine
 import engine.testing
 from engine import ops
-from engine.kernels import composed, joins, lanes, moves
-from engine.kernels.fused import execute_run
+from engine.fusion.fused import execute_run
+from engine.parallel import composed, joins, lanes, moves
 from tests.planning import force_threads
 
 Array = np.ndarray[Any, Any]

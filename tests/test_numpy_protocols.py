@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 import engine
+import engine.testing
 from engine import ops
 from engine.testing import GateOp
 from handles import AsyncHandle, EagerHandle, Handle
@@ -175,11 +176,33 @@ def test_functions_that_return_no_array_read_the_value(mode: engine.ExecutionMod
     np.testing.assert_array_equal(np.load(file), X)
 
 
-async def test_on_the_loop_they_are_refused() -> None:
+@pytest.mark.parametrize("other", [X, X[:1], X + 1, X[:, :2], [1.0], 1.0, "x"], ids=repr)
+def test_equivalence_is_a_plain_bool(other: Any, mode: engine.ExecutionMode) -> None:
+    expected = np.array_equiv(X, other)
+    others = [other, ops.asarray(other)] if isinstance(other, np.ndarray) else [other]
+    for each in others:
+        for answer in (np.array_equiv(ops.asarray(X), each), np.array_equiv(a2=ops.asarray(X), a1=each)):
+            assert type(answer) is bool
+            assert answer is expected
+
+
+def test_equivalence_in_a_graph_and_in_a_function_is_computed_there() -> None:
+    with engine.Graph().as_default():
+        x = engine.placeholder("f8", (3, 4))
+        assert engine.Session().run([np.array_equiv(x, X), np.array_equiv(x, X + 1)], {x: X}) == [True, False]
+    engine.testing.reset()
+    engine.enable_eager_execution(execution_mode=engine.SYNC)
+    assert engine.function(lambda a: np.array_equiv(a, X[:1]))(ops.asarray(X)).numpy() == np.False_
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("array_repr", np.array_repr), ("array_equiv", lambda h: np.array_equiv(h, h))]
+)
+async def test_on_the_loop_they_are_refused(name: str, call: Callable[[Any], Any]) -> None:
     async with engine.Executor(execution_mode=engine.ASYNC):
         h = ops.asarray(X)
-        with pytest.raises(engine.BlockingSyncError, match=r"np\.array_repr\(\)"):
-            np.array_repr(h)
+        with pytest.raises(engine.BlockingSyncError, match=rf"np\.{name}\(\)"):
+            call(h)
 
 
 def test_out_rebinds_a_handle_and_returns_it(mode: engine.ExecutionMode) -> None:

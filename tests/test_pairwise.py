@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from engine.kernels.pairwise import SERIAL, combine, leaves
+from engine.fusion.pairwise import SERIAL, combine, leaves
 
 SIZES = (1, 7, 8, 9, 127, 128, 129, 136, 137, 255, 256, 257, 1_000, 4_095, 65_537, 1_000_003)
 

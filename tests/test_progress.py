@@ -11,6 +11,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.runtime.current import current_core
 from engine.testing import GateOp
 
 BACKLOG = 20_000
@@ -159,3 +160,13 @@ async def test_an_idle_engine_leaves_the_loop_idle() -> None:
             await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
     assert loop.is_running()
+
+
+def test_a_slot_that_came_free_when_nothing_was_left_to_start_is_looked_at_once() -> None:
+    ops.asarray(np.ones(3)).result()
+    queue: Any = current_core().queues[engine.Device("CPU:0")]
+    queue.driver.drive(1.0, patient=True)
+    assert not queue.in_flight()
+    queue.starting.wanted = True  # as where its ready ops have joined a group
+    queue.driver.drive(1.0, patient=True)
+    assert not queue.runnable()

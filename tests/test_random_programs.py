@@ -1,5 +1,6 @@
 """Random programs give NumPy's bits, and NumPy's errors, in each mode, on one device and on two, on loops and off."""
 
+import asyncio
 import functools
 import random
 import threading
@@ -10,13 +11,14 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import engine
 import engine.testing
-from tests.programs import Awaiting, Blocking, Player, Program, make_program, run_blocking
+from tests.programs import Awaiting, Blocking, Player, Program, make_program, quiet, run_blocking
 
 STEPS = 10_000
 SEEDS = range(5)
 
 CONFIGS = {
     "several ops of a device at once": {"inter_op_parallelism_threads": 3},
+    "one op of a device at once": {"inter_op_parallelism_threads": 1},
     "low marks": {"max_pending_ops": 16, "max_pending_bytes": 10_000},
     "one thread": {"intra_op_parallelism_threads": 1},
 }
@@ -65,7 +67,9 @@ def test_programs_have_values_failures_and_large_arrays(seed: int) -> None:
     assert 0.02 < len(failed) / len(program.expected) < 0.3
     assert len(kinds) >= 7
     assert len({step.name for step in program.steps}) > 70
-    assert {"read", "cancel", "barrier"} <= {action.name for step in program.steps for action in step.actions}
+    assert {"read", "cancel", "barrier", "aside", "leave", "join"} <= {
+        action.name for step in program.steps for action in step.actions
+    }
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -95,6 +99,16 @@ async def test_async_programs_on_a_loop_are_numpy(seed: int, devices: int) -> No
 async def test_no_configuration_changes_a_bit(options: dict[str, Any]) -> None:
     enable(engine.ASYNC, 2, **options)
     await Player(program_of(5, 2_000), Awaiting(), devices=2, one_by_one=False).play()
+
+
+@pytest.mark.parametrize("mode", engine.ExecutionMode)
+async def test_programs_of_several_threads_and_a_loop_at_once_are_numpy(mode: engine.ExecutionMode) -> None:
+    enable(mode, 2, inter_op_parallelism_threads=2)
+    others = [asyncio.to_thread(in_a_thread, program_of(seed, 1_000), 2) for seed in (6, 7)]
+    player = Player(program_of(8, 1_000), Awaiting(), devices=2, one_by_one=False)
+    with quiet():  # of the whole process: those of the programs may be left in any order
+        await asyncio.gather(*others, player.play())
+    assert player.read > 50
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import engine
 import engine.testing
 from engine import ops
-from engine.context import current
-from engine.planning.op import Op
-from engine.planning.runs import LEFT_OUT, LONGEST
-from engine.queues import large_ops
+from engine.base.op import Op, op_of
+from engine.fusion.liveness import give_up_operands, mark_kept
+from engine.fusion.runs import LEFT_OUT, LONGEST, collect
+from engine.queues import worker
+from engine.runtime.current import current
+from handles.cell import Cell, pending_cell, settle
 from tests.planning import Held, Watched, enable_runs
 
 Array = np.ndarray[Any, Any]
@@ -51,6 +54,38 @@ async def test_a_result_used_twice_by_one_op_or_by_two_is_never_written(watched:
     assert watched.runs == [[("add", False), ("multiply", False), ("subtract", True)]]
 
 
+def test_what_was_set_aside_and_stands_on_the_queue_nevertheless_is_not_kept_by_that() -> None:
+    home: Any = None
+    add: Cell = pending_cell(op_of(np.add), (numbers(), 1.0), None, home, None, 0)
+    root: Cell = pending_cell(op_of(np.sqrt), (add,), None, home, None, 0)
+    run = collect(add, [root])
+    assert run is not None
+    queue = deque([add, root])  # the names stand for the set of what runs
+    mark_kept(run, set())
+    assert [step.keep for step in run.steps] == [True, True]
+    mark_kept(run, {id(cell) for cell in queue})
+    assert [step.keep for step in run.steps] == [False, False]
+
+
+def test_an_operand_that_stands_on_the_queue_nevertheless_is_written_over() -> None:
+    home: Any = None
+    operand: Cell = pending_cell(op_of(np.negative), (), None, home, None, 0)
+    add: Cell = pending_cell(op_of(np.add), (operand, 1.0), None, home, None, 0)
+    settle(operand, numbers() + 0)
+    run = collect(add, [])
+    assert run is not None
+    queue = deque([operand])
+    del operand
+    kept = add
+    mark_kept(run, set())
+    over = []
+    for queued in (set(), {id(cell) for cell in queue}):
+        give_up_operands(run, queued)
+        over.append(run.steps[0].over)
+    assert over == [None, 0]
+    del kept
+
+
 picky = engine.op(lambda x: x + 0, name="picky")
 KEEPERS: dict[str, Callable[[Any], Any]] = {
     "the handle": lambda handle: handle,
@@ -72,7 +107,7 @@ async def read(handle: Any) -> Array:
 
 
 async def first_completed(handle: Any) -> Array:
-    return [await each async for each in engine.as_completed([handle])][0]  # noqa: RUF015
+    return [await each async for each in engine.as_completed([handle])][0]  # type: ignore[no-any-return]  # noqa: RUF015
 
 
 def in_other_errstate(handle: Any) -> Any:
@@ -137,10 +172,12 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
 async def test_a_view_of_what_is_there_does_not_cut_a_run(watched: Watched, view: Callable[[Any], Any]) -> None:
     x, y = numbers().reshape(50, 20), numbers().reshape(20, 50)
     first, other = ops.asarray(x), ops.asarray(y)
-    doubled = first * 2
-    viewed = view(other)
-    result = doubled + viewed
-    del doubled
+    await engine.synchronize()
+    with engine.testing.hold():
+        doubled = first * 2
+        viewed = view(other)
+        result = doubled + viewed
+        del doubled
     np.testing.assert_array_equal(await result, x * 2 + await viewed)
     assert [("multiply", False), ("add", True)] in watched.runs
 
@@ -165,9 +202,10 @@ async def test_runs_are_bounded(watched: Watched) -> None:
 async def test_records_that_do_not_fit_are_looked_at_so_often_only(watched: Watched) -> None:
     h, other = ops.asarray(numbers()), ops.asarray(numbers()[:10])
     await engine.synchronize()
-    first = h + 1
-    others = [other + number for number in range(LEFT_OUT)]
-    last = h + 2
+    with engine.testing.hold():
+        first = h + 1
+        others = [other + number for number in range(LEFT_OUT)]
+        last = h + 2
     await engine.gather(first, last, *others)
     assert len(watched.runs[0]) == 1
     assert len(watched.runs) == 3
@@ -449,7 +487,7 @@ def defective(*_: Any) -> Any:
 async def test_a_defect_of_the_execution_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     h = ops.asarray(numbers())
     with monkeypatch.context() as broken:
-        broken.setattr(large_ops, "execute_run", defective)
+        broken.setattr(worker, "execute_run", defective)
         np.testing.assert_array_equal(await ((h + 1) * 2), (numbers() + 1) * 2)
 
 
@@ -457,7 +495,7 @@ async def test_a_defect_of_the_planning_is_an_error_and_never_a_hang(monkeypatch
     h = ops.asarray(numbers())
     await h.wait_ready()
     with monkeypatch.context() as broken:
-        broken.setattr(large_ops, "collect", defective)
+        broken.setattr(worker, "collect", defective)
         handle = h + 1
         dependent = handle * 2
         with pytest.raises(ZeroDivisionError):
@@ -472,7 +510,7 @@ async def test_a_defect_of_what_is_planned_last_is_no_error(monkeypatch: pytest.
     h = ops.asarray(numbers())
     for name in ("mark_kept", "give_up_operands"):
         with monkeypatch.context() as broken:
-            broken.setattr(large_ops, name, defective)
+            broken.setattr(worker, name, defective)
             np.testing.assert_array_equal(await ((h + 1) * 2), (numbers() + 1) * 2)
 
 

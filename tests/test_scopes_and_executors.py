@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.context import current_core
+from engine.runtime.current import current_core
 from engine.testing import GateOp
 from handles import AsyncHandle, EagerHandle
 
@@ -322,7 +322,7 @@ def test_a_closing_executor_does_not_wait_for_what_another_one_abandoned(gate: G
 def test_before_it_is_entered_an_executor_says_so() -> None:
     executor = engine.Executor()
     assert executor.state == executor.statistics().state == "not entered yet"
-    with pytest.raises(engine.ExecutorClosedError, match="not entered yet"), executor.as_default():
+    with pytest.raises(engine.ExecutorClosedError, match="not entered yet: enter it"), executor.as_default():
         pass
 
 
@@ -333,7 +333,7 @@ async def test_after_its_end_an_executor_refuses_work_and_says_so(mode: engine.E
         x = ops.add(1, 2)
         late.append(contextvars.copy_context())
     assert executor.state == executor.statistics().state == "closed"
-    with pytest.raises(engine.ExecutorClosedError, match="closed"), executor.as_default():
+    with pytest.raises(engine.ExecutorClosedError, match=r"closed: make a new one.*lifespan"), executor.as_default():
         pass
     calls: list[Callable[[], Any]] = [
         lambda: ops.add(1, 2),
@@ -350,10 +350,10 @@ async def test_after_its_end_an_executor_refuses_work_and_says_so(mode: engine.E
 
 async def test_an_executor_is_entered_once() -> None:
     async with engine.Executor(execution_mode=engine.ASYNC) as executor:
-        with pytest.raises(engine.ExecutorClosedError, match=r"entered once.*open"):
+        with pytest.raises(engine.ExecutorClosedError, match=r"entered once.*open: .*as_default"):
             await executor.__aenter__()
         assert await ops.add(1, 2) == 3
-    with pytest.raises(engine.ExecutorClosedError, match=r"entered once.*closed"):
+    with pytest.raises(engine.ExecutorClosedError, match=r"entered once.*closed: make a new one.*lifespan"):
         await executor.__aenter__()
 
 
@@ -439,6 +439,50 @@ async def test_as_default_reaches_code_that_did_not_inherit_the_block() -> None:
     assert box[0].statistics().completed == 1
     done.set()
     await task
+
+
+@engine.op
+def identity(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+USES: dict[str, Callable[[Any], object]] = {
+    "an operator": lambda x: x + 1,
+    "a function of the namespace": ops.sum,
+    "a function of NumPy": lambda x: np.concatenate([x, x]),
+    "an op of a user": identity,
+    "a transfer": lambda x: x.to_device("CPU:0"),
+    "an index": lambda x: x[0],
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("mode", engine.ExecutionMode)
+async def test_a_handle_of_an_executor_that_is_not_current_names_as_default(
+    mode: engine.ExecutionMode, use: Callable[[Any], object]
+) -> None:
+    outside = contextvars.copy_context()
+    async with engine.Executor(execution_mode=mode) as executor:
+        x = ops.ones(3)
+        with pytest.raises(TypeError, match="engine") as caught:
+            outside.run(use, x)
+        message = str(caught.value)
+        assert message.index("executor.as_default()") < message.index("graph")
+        with executor.as_default():
+            use(x)
+    with pytest.raises(TypeError, match=r"closed.*make a new one.*graph"):
+        use(x)
+    engine.enable_eager_execution(execution_mode=mode)  # what was refused made no graph
+    use(x)
+
+
+def test_a_handle_of_the_program_says_how_to_enable_again(mode: engine.ExecutionMode) -> None:
+    x = ops.ones(3)
+    engine.disable_eager_execution()
+    with pytest.raises(TypeError, match=r"engine\.enable_eager_execution\(\).*graph"):
+        x + 1
+    with engine.Graph().as_default(), pytest.raises(TypeError, match=r"used in a graph.*placeholder"):
+        x + 1
 
 
 def test_as_default_reaches_other_threads() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 import engine
 from engine import ops
-from engine.context import current_core
-from engine.kernels import fused
+from engine.fusion import fused
+from engine.runtime.current import current_core
 from tests.planning import Held, Watched, enable_runs
 
 Array = np.ndarray[Any, Any]
@@ -379,6 +379,31 @@ async def test_an_operand_that_is_being_written_over_is_not_read_again_after_a_c
     np.testing.assert_array_equal(await larger, numbers() + 1)
     with pytest.raises(engine.OpCancelledError):
         await waiting
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_computes_a_group_that_its_parent_was_computing(watched: Watched) -> None:
+    held = Held(1)
+    array = numbers()
+    operand = ops.asarray(array)  # it stays, so that nothing is written over
+    first = held(operand)
+    second = first + 1
+    third = second * 2
+    first._cell.home.kick()
+    held.entered.wait()
+
+    def child() -> None:
+        held.opened.set()
+        for handle, expected in ((third, (array + 2) * 2), (second, array + 2), (first, array + 1)):
+            np.testing.assert_array_equal(handle.result(timeout=60), expected)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    held.opened.set()
+    np.testing.assert_array_equal(third.result(), (array + 2) * 2)
+    assert process.exitcode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

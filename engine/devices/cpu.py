@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from engine.devices.base import Device
-from engine.kernels.buffers import Lease
-from engine.kernels.layout import forwards
-
-Array = np.ndarray[Any, Any]
-
-# What refers to an array inside `adopt`, beside the caller: two names there and the argument of getrefcount; for the
-# base of a view, that view, one name and that argument.
-_OWN_REFERENCES = 3
+from engine.devices.base import Array, Backend, Device, Record
+from engine.memory.buffers import Lease
+from engine.memory.layout import forwards
+from engine.memory.references import HELD_BY_ADOPTERS, HELD_BY_CELL, others
+from engine.threads.pool import workers
+from handles.methods import MASKED
 
 
-class CpuBackend:
-    """NumPy in this process."""
+class HostRecord(Record, Protocol):
+    """A record of a queue of the host, which computes it itself."""
 
-    kind = "CPU"
+    def run(self) -> None:
+        """Compute it, and what can be computed with it: called on a worker."""
+
+
+class CpuBackend(Backend[Array]):
+    """NumPy in this process. A worker looks ahead itself, when it begins, so records come one at a time."""
+
     on_host = True
 
-    def count(self) -> int | None:
-        return None
-
-    def kernel(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        return kernel
+    def submit(self, device: Device, records: Sequence[Record]) -> None:
+        """Have workers compute the records."""
+        for record in cast("Sequence[HostRecord]", records):
+            workers.submit(record.run)
 
     def from_host(self, device: Device, array: Array) -> Array:
         return array
@@ -42,26 +44,31 @@ class CpuBackend:
             value.setflags(False)  # type: ignore[call-arg]  # by position, and unasked: both are faster
         return value.view()
 
-    def adopt(self, result: Any, held: int) -> Array:
-        """The result as an exact ndarray that only the engine can write to; copied where somebody else may.
+    def adopt(self, result: Any, *, sole: bool = True) -> Array:
+        """The result as an exact ndarray that only the engine can write to; copied where other code may.
 
-        `held` says how many references the caller itself has to the result.
+        `sole` says that the result is passed on by its callers as `references` measured it; without, it is copied
+        unless it cannot be written to.
         """
         if result.__class__ is not np.ndarray:
-            return checked(np.array(plain(result) if isinstance(result, np.ndarray) else result))
+            return checked(np.array(unmasked(result) if isinstance(result, np.ndarray) else result))
         if result.dtype.hasobject:
             return checked(result)
         if is_frozen(result):
             return result
         owner: Any = result
-        known = _OWN_REFERENCES + held
-        while sys.getrefcount(owner) <= known:
+        known = HELD_BY_ADOPTERS
+        while sole and not others(owner, known):
             if owner.base is None:
                 return result
             if not isinstance(owner.base, np.ndarray):
                 break
-            owner, known = owner.base, _OWN_REFERENCES
+            owner, known = owner.base, HELD_BY_CELL  # the view refers to it
         return snapshot(result)
+
+
+HOST = CpuBackend()
+"""The host as such: for kernels that run here on behalf of another device."""
 
 
 def checked(array: Array) -> Array:
@@ -132,10 +139,46 @@ def snapshot(array: Array) -> Array:
 
 
 def plain(array: Array) -> Array:
-    """An ndarray subclass as what the engine computes with; a mask cannot be dropped in silence."""
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("masked arrays are not supported: pass .filled(value), or .data and .mask apart")
+    """An operand of a subclass of ndarray as the ndarray that the engine computes with.
+
+    Raises `TypeError` for a class with rules of its own (masked arrays, `numpy.matrix`, arrays with units): the engine
+    computes by the rules of ndarrays, so the results would be others than the class promises.
+    """
+    cls: Any = array.__class__
+    if _has_rules_of_its_own(cls):
+        unmasked(array)
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        raise TypeError(
+            f"arrays of class {name} are not supported: their operators are not those of ndarrays; "
+            "pass np.asarray(array), which computes by the rules of ndarrays"
+        )
     return np.asarray(array)
+
+
+def unmasked(array: Array) -> Array:
+    """The ndarray of an array of any class, for a conversion that was asked for.
+
+    Raises `TypeError` for a masked array: a mask cannot be dropped in silence.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(MASKED)
+    return np.asarray(array)
+
+
+_RULES = (
+    "__array_ufunc__",
+    "__array_function__",
+    *("__lt__", "__le__", "__eq__", "__ne__", "__gt__", "__ge__", "__neg__", "__pos__", "__abs__", "__invert__"),
+    *("__add__", "__sub__", "__mul__", "__truediv__", "__floordiv__", "__mod__", "__pow__", "__matmul__"),
+    *("__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iadd__", "__imul__", "__ipow__"),
+)
+"""Methods that say what operators and NumPy's functions make of an array."""
+
+
+@lru_cache(maxsize=256)
+def _has_rules_of_its_own(cls: Any) -> bool:
+    """Whether operators or NumPy's functions mean something else for a subclass of ndarray."""
+    return any(getattr(cls, name, None) is not getattr(np.ndarray, name, None) for name in _RULES)
 
 
 def _relaid(array: Array) -> Array:

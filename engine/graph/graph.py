@@ -15,21 +15,24 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from engine.ambient import Scope, program, scope_var
-from engine.context import current, entered
+from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
 from engine.devices.cpu import CpuBackend, lock, snapshot
-from engine.dispatch import TRANSFER, Dispatcher, handle_of, user_frame
-from engine.errors import SymbolError
-from engine.failures import Ledger, site
+from engine.dispatch import TRANSFER, Dispatcher, handle_of
+from engine.errors import MAKE_ANOTHER, SymbolError
+from engine.executor import Core, State
+from engine.failures import Ledger, site, user_frame
 from engine.graph.drawing import nodes_of, to_dot, to_svg
 from engine.graph.inference import infer_node
 from engine.graph.steps import Step
 from engine.modes import DevicePolicy
 from engine.operands import operand
-from engine.planning.op import Op, ShapeDtype
 from engine.queues.base import Queue
-from engine.queues.waiting import record_of
+from engine.queues.records import record_of
+from engine.runtime.current import current
+from engine.runtime.defaults import defaults
+from engine.settings.scope import Scope, entered, scope_var
+from engine.settings.switch import program
 from handles.base import Handle
 from handles.cell import CancelOutcome, Cell, pending_cell
 from handles.symbol import Symbol
@@ -243,11 +246,16 @@ class Graph:
 
     def capture(self, cell: Cell) -> Cell:
         """A result from outside all graphs. Raises `SymbolError`: only a function may hold one."""
+        handle = f"the handle of op {cell.op.name!r}, dispatched at {site(cell.code, cell.lasti)},"
+        in_a_graph = (
+            "feed it through a placeholder, pass its array (`await handle`, or `handle.numpy()` in SYNC mode), or use "
+            "engine.function, which captures handles as constants"
+        )
+        if scope_var.get().graph is not None:
+            raise SymbolError(f"{handle} is used in a graph, but it is a result of eager execution: {in_a_graph}")
         raise SymbolError(
-            f"the handle of op {cell.op.name!r}, dispatched at {site(cell.code, cell.lasti)}, is used in a graph, but "
-            "it is a result of eager execution: feed it through a placeholder, pass its array "
-            "(`await handle`, or `handle.numpy()` in SYNC mode), or use engine.function, which captures handles as "
-            "constants"
+            f"{handle} is a result of eager execution, which is not in force here: {_way_back(cell)}. Here ops build "
+            f"a graph; to use the handle in that, {in_a_graph}"
         )
 
     def refusal(self, subject: str, what: str) -> str:
@@ -307,7 +315,7 @@ class Node(Queue):
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         self._refuse(cell, "await")
 
-    def assist(self, cell: Cell) -> None:
+    def help(self, cell: Cell) -> bool:
         self._refuse(cell, "await")
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
@@ -393,6 +401,16 @@ def output_cells(record: Cell) -> tuple[Cell, ...]:
     return rare.outputs if rare is not None and rare.outputs else (record,)
 
 
+def _way_back(cell: Cell) -> str:
+    """How to call an op of an eager result where neither its executor nor eager execution is current."""
+    core = cell.home.owner if isinstance(cell.home, Queue) else None
+    if not isinstance(core, Core) or core in defaults.cores:
+        return "call engine.enable_eager_execution() at program startup"
+    if core.state is State.OPEN:
+        return "call the op inside `with executor.as_default():`, of the executor that the handle comes from"
+    return f"the executor that it comes from is {core.state.value}, so {MAKE_ANOTHER}"
+
+
 def _symbol(cell: Cell) -> Symbol:
     return handle_of(cell, Symbol)  # type: ignore[return-value]
 
@@ -429,7 +447,6 @@ class _Graphs:
 
 
 graphs = _Graphs()
-program.graphs = graphs
 
 
 def get_default_graph() -> Graph:

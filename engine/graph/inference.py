@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.inference import infer_cell
+from engine.base.op import Op, ShapeDtype
 from engine.errors import UnknownShapeError
-from engine.planning.inference import infer_cell
-from engine.planning.op import Op, ShapeDtype
 from handles.cell import Cell
 
 UNKNOWN = ShapeDtype(None, None)  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.op import ShapeDtype
 from engine.devices.cpu import lock
 from engine.graph.graph import Graph
 from engine.graph.inference import is_complete
 from engine.graph.pruning import prune
 from engine.graph.steps import Schedule, Slots, Step
-from engine.planning.op import ShapeDtype
 from handles.cell import Cell
 
 FOLDED_BYTES = 65_536

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from engine.base.op import SMALL_NS, Op
 from engine.dispatch import TRANSFER
 from engine.graph.optimizer import Plan, scheduled
 from engine.graph.steps import Schedule, Slots, Step
 from engine.graph.straight import cost_of, merge
-from engine.planning.op import SMALL_NS, Op
 from handles.cell import Cell
 
 SEGMENT_NS = SMALL_NS / 2

@@ -7,14 +7,16 @@ from time import perf_counter
 from types import CodeType
 from typing import Any
 
-from engine.ambient import DEFAULT_ERRSTATE, Scope, errstate, mode_in_force, scope_var
 from engine.devices.base import Device
 from engine.dispatch import TRANSFER, AsyncDispatcher, Dispatcher
 from engine.executor import Core, State
 from engine.graph.steps import Schedule, Slots, Step
-from engine.queues.backlog import SLICE
 from engine.queues.device_queue import DeviceQueue
-from engine.queues.waiting import block_until, pending_operands, record_of
+from engine.queues.records import pending_operands, record_of
+from engine.queues.slice import SLICE
+from engine.queues.waiting import block_until
+from engine.settings.in_force import mode_in_force
+from engine.settings.scope import DEFAULT_ERRSTATE, Scope, errstate, scope_var
 from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, settle
 
 CHUNK = 128

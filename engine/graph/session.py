@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from engine.ambient import Options, Scope, mode_in_force, program, scope_var
+from engine.base.op import ShapeDtype
 from engine.config import Config, check_config
-from engine.context import Executors, current_core, leave
-from engine.devices.cpu import lock, snapshot
-from engine.dispatch import AsyncDispatcher, user_frame
+from engine.devices.cpu import lock, plain, snapshot
+from engine.dispatch import AsyncDispatcher
 from engine.errors import BlockingSyncError, FeedError, SymbolError, UnknownShapeError
 from engine.executor import Core
-from engine.failures import site
+from engine.failures import site, user_frame
 from engine.graph.graph import PLACEHOLDER, Graph, Node, Operation, get_default_graph, slot_of
 from engine.graph.inference import UNKNOWN
 from engine.graph.pruning import prune
+from engine.graph.pytree import flatten, pack
 from engine.graph.running import Run
 from engine.graph.steps import Schedule, Step
-from engine.graph.structure import flatten, pack
 from engine.loops import running_loop
 from engine.modes import DevicePolicy, ExecutionMode
-from engine.planning.op import ShapeDtype
-from engine.queues.backlog import SLICE
+from engine.queues.slice import SLICE
 from engine.queues.waiting import Settled, block_until
+from engine.runtime.current import current_core
+from engine.runtime.defaults import Executors
+from engine.settings.in_force import mode_in_force
+from engine.settings.scope import Block, scope_var
+from engine.settings.switch import Options, program
 from handles.base import Handle
 from handles.cell import Cell, Failure
 from handles.symbol import Symbol
@@ -72,7 +74,7 @@ class Session:
         self._own = {False: Executors(), True: Executors(on_loops=False)}
         """Executors of the session's own: of runs that are awaited, and of those that block."""
         self._schedules: dict[Any, tuple[Schedule, list[Step]]] = {}
-        self._entered: list[tuple[Token[Scope], Scope]] = []
+        self._entered: list[Block] = []
 
     @property
     def graph(self) -> Graph:
@@ -120,6 +122,9 @@ class Session:
             for cell in _awaited(wanted, run):
                 await Settled(cell)
                 _check(cell, run)
+            for cell in _awaited(wanted, run):
+                if not cell.home.on_host:
+                    await _Read(cell)
             return _values(wanted, run)
 
     async def _wait_for_room(self) -> None:
@@ -258,14 +263,13 @@ class Session:
     def __enter__(self) -> Self:
         if self._closed:
             raise RuntimeError("Attempted to use a closed Session.")
-        before = scope_var.get()
-        self._entered.append((scope_var.set(replace(before, graph=self._graph, session=self)), before))
+        self._entered.append(Block(graph=self._graph, session=self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        leave(*self._entered.pop())
+        self._entered.pop().leave()
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -303,6 +307,18 @@ class _Launch:
             if perf_counter() > ends:
                 yield
                 ends = perf_counter() + SLICE
+
+
+class _Read:
+    """Awaits that the value of a device is on the host."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from self._cell.home.fetch(self._cell)
 
 
 @contextmanager
@@ -367,7 +383,7 @@ def feed_value(value: Any, expected: Any, subject: str) -> Any:
         cell = value._cell
         check_fit(_described(cell), expected, subject)
         return cell
-    array = np.asarray(value)
+    array = plain(value) if isinstance(value, np.ndarray) else np.asarray(value)
     weak = not isinstance(value, np.ndarray | np.generic)
     if weak and expected.dtype is not None and array.dtype != expected.dtype:
         array = _converted(array, expected.dtype, subject)

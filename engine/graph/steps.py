@@ -7,8 +7,8 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
+from engine.base.op import Op
 from engine.devices.base import Device
-from engine.planning.op import Op
 
 Slots = list[Any]
 Getter = Callable[[Slots], tuple[Any, ...]]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.op import SMALL_NS, Op, ShapeDtype
 from engine.failures import site
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimizer import Plan, scheduled
 from engine.graph.steps import Step
-from engine.planning.op import SMALL_NS, Op, ShapeDtype
 
 OVERHEAD_NS = 400.0
 """Nanoseconds that calling any NumPy function takes."""
@@ -36,19 +36,18 @@ def merge(
 
     `costs` has the estimated nanoseconds of each step, None where a shape is not known.
     """
-    op = Op(
+    brief = all(cost is not None for cost in costs) and sum(filter(None, costs)) <= SMALL_NS
+    return Op(
         name,
         straight_line(plan, steps, inputs, outputs, name),
         infer=_inference(plan, steps, inputs, outputs),
         cost=_cost(costs, steps),
-        view=any(step.op.view for step in steps)
+        view=any(step.op.memory.view for step in steps)
         or not {slot for step in steps for slot in step.outputs()}.issuperset(outputs),
-        blas=any(step.op.blas for step in steps),
+        blas=any(step.op.cost.blas for step in steps),
+        small=UNLIMITED if brief else 0,
         outputs=len(outputs),
     )
-    if all(cost is not None for cost in costs) and sum(filter(None, costs)) <= SMALL_NS:
-        op.small = UNLIMITED
-    return op
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -66,7 +65,7 @@ def cost_of(plan: Plan, step: Step) -> float | None:
                 return None
             value = _stand_in(its.shape, its.dtype)
         values.append(value)
-    return OVERHEAD_NS + step.op.cost(values, step.params or {})
+    return OVERHEAD_NS + step.op.cost.estimate(values, step.params or {})
 
 
 @lru_cache(maxsize=1024)

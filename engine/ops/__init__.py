@@ -4,9 +4,7 @@ Beyond the standard: `split`, `getitem`, `setitem`, `to_device`.
 """
 
 import math as _math
-import sys as _sys
 
-from engine.ambient import program as _program
 from engine.ops import (
     fft as fft,
     linalg as linalg,
@@ -358,5 +356,3 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
-
-_program.namespace = _sys.modules[__name__]

@@ -19,10 +19,10 @@ def wrong(function: str, argument: str, wanted: str, got: object) -> TypeError:
 
 
 def integer(function: str, argument: str, value: Any) -> int:
-    """An integer; bools are none."""
+    """An integer; bools are none. The value of a handle is waited for, as `operator.index` does."""
     if value.__class__ is int:
         return value
-    if isinstance(value, bool | np.bool_) or hasattr(value, "_cell") or getattr(value, "shape", ()) != ():
+    if isinstance(value, bool | np.bool_) or getattr(value, "shape", ()) != ():
         raise wrong(function, argument, "an integer", value)
     try:
         return index(value)
@@ -31,22 +31,44 @@ def integer(function: str, argument: str, value: Any) -> int:
 
 
 def integers(function: str, argument: str, value: Any) -> tuple[int, ...]:
-    """An integer, or several of them."""
-    several = isinstance(value, Iterable) and not isinstance(value, str | bytes) and not hasattr(value, "_cell")
-    if several and getattr(value, "ndim", None) != 0:
-        return tuple(integer(function, argument, each) for each in value)
+    """An integer, or several of them in any sequence or array; the value of a handle is waited for."""
+    if _is_several(value):
+        several = np.asarray(value) if hasattr(value, "_cell") else value
+        return tuple(integer(function, argument, each) for each in several)
     try:
         return (integer(function, argument, value),)
     except TypeError:
         raise wrong(function, argument, "an integer or a tuple of integers", value) from None
 
 
+def _is_several(value: Any) -> bool:
+    """Whether this is a sequence, or an array that has dimensions."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "shape", None) != ()
+
+
 def axes(function: str, value: Any, argument: str = "axis") -> Any:
-    """An axis, a tuple of axes, or None."""
+    """An axis, a tuple of axes, or None: as NumPy's reductions take them, and no other sequence."""
+    if value is None or value.__class__ is int:
+        return value
+    if isinstance(value, tuple):
+        return tuple(integer(function, argument, each) for each in value)
+    try:
+        return integer(function, argument, value)
+    except TypeError:
+        raise wrong(function, argument, "an integer or a tuple of integers", value) from None
+
+
+def tuple_of_list(value: Any) -> Any:
+    """A list as a tuple, for the functions that take either."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def sequence_of_axes(function: str, value: Any, argument: str = "axis") -> Any:
+    """An axis, several of them in any sequence or array, or None."""
     if value is None or value.__class__ is int:
         return value
     several = integers(function, argument, value)
-    return several if isinstance(value, list | tuple) else several[0]
+    return several if _is_several(value) else several[0]
 
 
 def axis_or_none(function: str, value: Any, argument: str = "axis") -> int | None:

@@ -8,19 +8,21 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from engine.context import current, device as device_scope
+from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
-from engine.devices.cpu import borrow, checked, plain
-from engine.dispatch import user_frame
-from engine.kernels.blocks import cast
+from engine.devices.cpu import borrow, checked, unmasked
+from engine.failures import user_frame
+from engine.fusion.blocks import cast
 from engine.libraries import meet_libraries
 from engine.operands import holds_handle
 from engine.ops import checks, costs
 from engine.ops.infer import broadcast, dtype_of, same, shape_of, size_of
 from engine.ops.manipulation import stack
 from engine.ops.rows import Operand, named, op_of_several
-from engine.planning.op import Op, ShapeDtype
+from engine.runtime.current import current
+from engine.settings.scope import device as device_scope
 from handles.base import Handle
+from handles.views import Call, link
 
 Place = str | Device | None
 """A device, by name or itself; None for that of the scopes in force."""
@@ -282,6 +284,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     dtype = checks.dtype_or_none("asarray", dtype)
     if isinstance(obj, Handle):
         return _of_handle(obj, dtype, device, copy)
+    if isinstance(obj, np.ndarray) and obj.__class__ is not np.ndarray:
+        obj = unmasked(obj)
     if isinstance(obj, list | tuple) and holds_handle(obj):
         if copy is False:
             raise ValueError("asarray: a sequence of handles cannot be joined with copy=False")
@@ -289,7 +293,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     if copy is False:
         if not isinstance(obj, np.ndarray) or (dtype is not None and dtype != obj.dtype):
             raise ValueError("asarray: copy=False needs an ndarray, of the dtype asked for")
-        return on_device(device, _ASARRAY, (borrow(checked(plain(obj))),), {})
+        return on_device(device, _ASARRAY, (borrow(checked(obj)),), {})
     if dtype is not None:
         return on_device(device, _ASARRAY, (checked(np.array(obj, dtype=dtype)),), {})
     if not isinstance(obj, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
@@ -318,7 +322,8 @@ def from_dlpack(x: Any, /, *, device: Place = None, copy: bool | None = None) ->
 def astype(x: Operand, dtype: Any, /, *, copy: bool = True, device: Place = None) -> Handle:
     """The elements in another dtype, converted as NumPy does. Raises `TypeError` for a dtype of Python objects."""
     params = {"dtype": checks.dtype("astype", dtype), "copy": checks.flag("astype", "copy", copy)}
-    return on_device(device, _ASTYPE, (x,), params)
+    handle = on_device(device, _ASTYPE, (x,), params)
+    return handle if copy or not isinstance(x, Handle) else link(handle, x, Call(_ASTYPE.kernel, (), params))
 
 
 def to_device(x: Handle, device: str | Device, /) -> Handle:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.op import ShapeDtype
 from engine.ops.infer import type_of
-from engine.planning.op import ShapeDtype
 from handles.base import Handle
 
 bool_ = np.bool_

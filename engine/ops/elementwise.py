@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.context import current
+from engine.base.op import Op, ShapeDtype
 from engine.operands import SCALARS
 from engine.ops.infer import broadcast, sample, shape_of, typed
-from engine.ops.rows import Operand, binary, unary
-from engine.planning.op import Op, ShapeDtype
+from engine.ops.rows import Operand, binary, dispatch_view, unary
+from engine.runtime.current import current
 from handles.base import Handle
 
 abs = unary("abs", np.absolute, "Absolute value of each element.")
@@ -142,9 +142,9 @@ def round(x: Operand, /) -> Handle:
 
 def real(x: Operand, /) -> Handle:
     """The real part of each element."""
-    return current().dispatch(_REAL, x)
+    return dispatch_view(_REAL, x)
 
 
 def imag(x: Operand, /) -> Handle:
     """The imaginary part of each element."""
-    return current().dispatch(_IMAG, x)
+    return dispatch_view(_IMAG, x)

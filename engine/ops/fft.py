@@ -8,18 +8,19 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from engine.context import current
-from engine.kernels.buffers import buffers
-from engine.kernels.lanes import in_lanes
+from engine.base.op import Op, ShapeDtype
+from engine.memory.buffers import buffers
 from engine.ops import checks
 from engine.ops.creation import Place, on_device
 from engine.ops.infer import Dim, dtype_of, normalize_axes, normalize_axis, probe, replaced, same, shape_of
 from engine.ops.rows import Axis, Operand, named
-from engine.planning.lanes import of_finite
-from engine.planning.op import Op, ShapeDtype
+from engine.parallel.axes import of_finite
+from engine.parallel.lanes import in_lanes
+from engine.runtime.current import current
 from handles.base import Handle
 
-Norm = Literal["backward", "ortho", "forward"]
+Norm = Literal["backward", "ortho", "forward"] | None
+"""None is `backward`, as in NumPy."""
 NORMS = ("backward", "ortho", "forward")
 
 Length = Callable[[Dim, int | None], Dim]
@@ -103,7 +104,7 @@ def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length =
         params = {
             "n": checks.axis_or_none(op.name, n, "n"),
             "axis": checks.integer(op.name, "axis", axis),
-            "norm": checks.one_of(op.name, "norm", norm, NORMS),
+            "norm": checks.one_of(op.name, "norm", "backward" if norm is None else norm, NORMS),
         }
         return current().dispatch(op, x, params=params)
 
@@ -117,8 +118,8 @@ def _several(name: str, kernel: Callable[..., Any], doc: str, last: Length = _fu
         lengths = s if s is not None else (None,) * len(where)
         for place, (axis, n) in enumerate(zip(where, lengths, strict=True)):
             rule = last if place == len(where) - 1 else _full
-            shape = replaced(shape, axis, rule(shape[axis], None if n == -1 else n))
-        return ShapeDtype(shape, probe(kernel, dtype_of(x), axes=(0,), s=(2,)))
+            shape = replaced(shape, axis, rule(shape[axis], shape[axis] if n == -1 else n))
+        return ShapeDtype(shape, probe(kernel, dtype_of(x), axes=(0,), s=(2,)) if where else dtype_of(x))
 
     op = Op(f"fft.{name}", kernel, infer=infer, cost=_cost)
 
@@ -136,7 +137,11 @@ def _several(name: str, kernel: Callable[..., Any], doc: str, last: Length = _fu
             where = tuple(range(-len(lengths), 0))
         if lengths is not None and where is not None and len(lengths) != len(where):
             raise ValueError(f"{op.name}: s and axes must have the same length, but got {s!r} and {axes!r}")
-        params = {"s": lengths, "axes": where, "norm": checks.one_of(op.name, "norm", norm, NORMS)}
+        params = {
+            "s": lengths,
+            "axes": where,
+            "norm": checks.one_of(op.name, "norm", "backward" if norm is None else norm, NORMS),
+        }
         return current().dispatch(op, x, params=params)
 
     return named(function, name, doc)
@@ -165,12 +170,12 @@ _IFFTSHIFT = Op("fft.ifftshift", np.fft.ifftshift, infer=_infer_shift, ns=2)
 
 def fftshift(x: Operand, /, *, axes: Axis = None) -> Handle:
     """The zero frequency moved to the middle of the axes."""
-    return current().dispatch(_FFTSHIFT, x, params={"axes": checks.axes("fft.fftshift", axes, "axes")})
+    return current().dispatch(_FFTSHIFT, x, params={"axes": checks.sequence_of_axes("fft.fftshift", axes, "axes")})
 
 
 def ifftshift(x: Operand, /, *, axes: Axis = None) -> Handle:
     """The inverse of `fftshift`."""
-    return current().dispatch(_IFFTSHIFT, x, params={"axes": checks.axes("fft.ifftshift", axes, "axes")})
+    return current().dispatch(_IFFTSHIFT, x, params={"axes": checks.sequence_of_axes("fft.ifftshift", axes, "axes")})
 
 
 def _frequencies(name: str, kernel: Callable[..., Any], length: Callable[[int], int]) -> Op:

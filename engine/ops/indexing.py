@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from operator import index as as_index
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from engine.arguments import Slot
-from engine.context import current
-from engine.kernels.blocks import select
-from engine.kernels.moves import selected, taken
+from engine.base.op import Op, ShapeDtype
+from engine.fusion.blocks import select
+from engine.operands import is_array_like
 from engine.ops import checks, costs
 from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
 from engine.ops.rows import Operand, check_operands
-from engine.planning.op import Op, ShapeDtype
+from engine.parallel.moves import selected, taken
+from engine.runtime.current import current
 from handles.base import Handle
+from handles.views import Key, link, link_above, ndim_of
 
 
 def _split_key(key: Any) -> tuple[Any, list[Any]]:
@@ -32,6 +36,8 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
             return Slot(len(operands) - 1)
         if entry is None or entry is Ellipsis or isinstance(entry, slice | int | bool | np.bool_):
             return entry
+        if is_array_like(entry):  # a range, say
+            return part(np.asarray(entry))
         try:
             return as_index(entry)
         except TypeError:
@@ -43,31 +49,31 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
     return (tuple(map(part, key)) if isinstance(key, tuple) else part(key)), operands
 
 
-def _fill_key(key: Any, operands: Sequence[Any]) -> Any:
+def fill_key(key: Any, operands: Sequence[Any]) -> Any:
     if isinstance(key, tuple):
         return tuple(operands[part.number] if isinstance(part, Slot) else part for part in key)
     return operands[key.number] if isinstance(key, Slot) else key
 
 
 def _getitem(x: Any, *operands: Any, key: Any) -> Any:
-    return x[_fill_key(key, operands)]
+    return x[fill_key(key, operands)]
 
 
 def _setitem(x: Any, value: Any, *operands: Any, key: Any) -> Any:
     result = x.copy(order="K")
-    result[_fill_key(key, operands)] = value
+    result[fill_key(key, operands)] = value
     return result
 
 
 def _overwrite(x: Any, value: Any, *operands: Any, key: Any) -> Any:
     """`setitem` in place, where nobody else refers to `x`."""
-    x[_fill_key(key, operands)] = value
+    x[fill_key(key, operands)] = value
     return x
 
 
 def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
     # The key is told from its entries before those are put in: a `ShapeDtype` is a tuple too.
-    entries = _fill_key(key if isinstance(key, tuple) else (key,), operands)
+    entries = fill_key(key if isinstance(key, tuple) else (key,), operands)
     return ShapeDtype(_indexed(shape_of(x), entries), dtype_of(x))
 
 
@@ -178,9 +184,21 @@ def getitem(x: Handle, key: Any, /) -> Handle:
     """`x[key]`: integers, slices, `...`, None, integer and boolean arrays, which may be handles."""
     template, operands = _split_key(key)
     if not operands:
-        return current().dispatch(_SLICE, x, params={"key": template})
+        handle = current().dispatch(_SLICE, x, params={"key": template})
+        cell = x._cell  # as `link` does, whose call costs as much as all of this
+        above = link_above(x) if cell.op.memory.view or cell.rare is not None else None
+        handle._link = (ref(x), ref(cell), template, above, False)
+        return handle
     check_operands(_GETITEM, x, *operands, key=template)
-    return current().dispatch_any(_GETITEM, (x, *operands), {"key": template})
+    handle = current().dispatch_any(_GETITEM, (x, *operands), {"key": template})
+    if all(map(_may_be_integer, operands)):
+        link(handle, x, Key(template, tuple(map(copy, operands)), fill_key))
+    return handle
+
+
+def _may_be_integer(index: Any) -> bool:
+    """Whether a handle in an index may be what is an integer in NumPy, and gives a view. Of an array all is copied."""
+    return isinstance(index, Handle) and ndim_of(index) in (0, None)
 
 
 def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:

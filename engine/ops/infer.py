@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.planning.op import ShapeDtype
+from engine.base.op import ShapeDtype
 from handles.base import Handle
 
 Dim = int | None

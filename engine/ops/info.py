@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.context import list_devices
 from engine.devices.base import Device
 from engine.ops.data_types import DTYPES
+from engine.settings.in_force import list_devices
 
 DEFAULT_INTEGER = np.dtype(np.int_)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from engine.context import current
+from engine.base.op import Op, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import (
     Infer,
@@ -23,8 +23,8 @@ from engine.ops.infer import (
     without,
 )
 from engine.ops.manipulation import matrix_transpose
-from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, named
-from engine.planning.op import Op, ShapeDtype
+from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, dispatch_view, named
+from engine.runtime.current import current
 from handles.base import Handle
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ _DIAGONAL = Op("linalg.diagonal", _diagonal, infer=viewed(_diagonal), ns=0.001, 
 
 def diagonal(x: Operand, /, *, offset: int = 0) -> Handle:
     """The elements of a diagonal of each matrix: the main one, one above (`offset` > 0), or one below."""
-    return current().dispatch(_DIAGONAL, x, params={"offset": checks.integer("linalg.diagonal", "offset", offset)})
+    return dispatch_view(_DIAGONAL, x, {"offset": checks.integer("linalg.diagonal", "offset", offset)}, read_only=True)
 
 
 def _infer_trace(x: Any, *, offset: int, dtype: Any) -> ShapeDtype:

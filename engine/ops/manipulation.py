@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.context import current
-from engine.kernels.joins import concatenated, stacked
-from engine.kernels.moves import repeated, rolled, tiled
+from engine.base.op import SMALL_NS, Op, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import (
     Dim,
@@ -28,8 +26,10 @@ from engine.ops.infer import (
     total,
     viewed,
 )
-from engine.ops.rows import Axis, Operand, op_of_several
-from engine.planning.op import SMALL_NS, Op, ShapeDtype
+from engine.ops.rows import Axis, Operand, dispatch_view, dispatch_views, op_of_several
+from engine.parallel.joins import concatenated, stacked
+from engine.parallel.moves import repeated, rolled, tiled
+from engine.runtime.current import current
 from handles.base import Handle
 
 Axes = int | tuple[int, ...]
@@ -82,26 +82,26 @@ def reshape(x: Operand, /, shape: int | tuple[int, ...], *, copy: bool | None = 
     """The elements in another shape, in row-major order; one length may be -1."""
     if copy is not None:
         copy = checks.flag("reshape", "copy", copy)
-    return current().dispatch(_RESHAPE, x, params={"shape": _shape_argument("reshape", shape), "copy": copy})
+    return dispatch_view(_RESHAPE, x, {"shape": _shape_argument("reshape", shape), "copy": copy})
 
 
 def permute_dims(x: Operand, /, axes: tuple[int, ...] | None = None) -> Handle:
     """The axes in another order; reversed when none is given."""
-    return current().dispatch(_PERMUTE, x, params={"axes": checks.axes("permute_dims", axes, "axes")})
+    return dispatch_view(_PERMUTE, x, {"axes": checks.sequence_of_axes("permute_dims", axes, "axes")})
 
 
 def matrix_transpose(x: Operand, /) -> Handle:
     """The last two axes exchanged."""
-    return current().dispatch(_MATRIX_TRANSPOSE, x)
+    return dispatch_view(_MATRIX_TRANSPOSE, x)
 
 
 def expand_dims(x: Operand, /, axis: Axes) -> Handle:
     """A new axis of length 1 at each position `axis`."""
     if axis is None:
         raise checks.wrong("expand_dims", "axis", "an integer or a tuple of integers", axis)
-    axis = checks.axes("expand_dims", axis)
+    axis = checks.axes("expand_dims", checks.tuple_of_list(axis))
     _check_axis(_EXPAND, x, axis)
-    return current().dispatch(_EXPAND, x, params={"axis": axis})
+    return dispatch_view(_EXPAND, x, {"axis": axis})
 
 
 def squeeze(x: Operand, /, axis: Axis = None) -> Handle:
@@ -109,7 +109,7 @@ def squeeze(x: Operand, /, axis: Axis = None) -> Handle:
     axis = checks.axes("squeeze", axis)
     if axis is not None:
         _check_axis(_SQUEEZE, x, axis)
-    return current().dispatch(_SQUEEZE, x, params={"axis": axis})
+    return dispatch_view(_SQUEEZE, x, {"axis": axis})
 
 
 def _check_axis(op: Op, x: Operand, axis: Axis) -> None:
@@ -125,21 +125,21 @@ def _check_axis(op: Op, x: Operand, axis: Axis) -> None:
 
 def broadcast_to(x: Operand, /, shape: int | tuple[int, ...]) -> Handle:
     """The elements repeated to a larger shape, without a copy."""
-    return current().dispatch(_BROADCAST, x, params={"shape": _shape_argument("broadcast_to", shape)})
+    return dispatch_view(_BROADCAST, x, {"shape": _shape_argument("broadcast_to", shape)}, read_only=True)
 
 
 def flip(x: Operand, /, *, axis: Axis = None) -> Handle:
     """The elements in reverse order along the axes, along all when none is given."""
-    return current().dispatch(_FLIP, x, params={"axis": checks.axes("flip", axis)})
+    return dispatch_view(_FLIP, x, {"axis": checks.sequence_of_axes("flip", axis)})
 
 
 def moveaxis(x: Operand, source: Axes, destination: Axes, /) -> Handle:
     """Some axes moved to other positions; the others keep their order."""
     params = {
-        "source": checks.axes("moveaxis", source, "source"),
-        "destination": checks.axes("moveaxis", destination, "destination"),
+        "source": checks.sequence_of_axes("moveaxis", source, "source"),
+        "destination": checks.sequence_of_axes("moveaxis", destination, "destination"),
     }
-    return current().dispatch(_MOVE, x, params=params)
+    return dispatch_view(_MOVE, x, params)
 
 
 def broadcast_shapes(*shapes: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -183,7 +183,7 @@ def roll(x: Operand, /, shift: Axes, *, axis: Axis = None) -> Handle:
     """The elements moved along the axes; those that go out at one end come in at the other."""
     if shift is None:
         raise checks.wrong("roll", "shift", "an integer or a tuple of integers", shift)
-    params = {"shift": checks.axes("roll", shift, "shift"), "axis": checks.axes("roll", axis)}
+    params = {"shift": checks.sequence_of_axes("roll", shift, "shift"), "axis": checks.sequence_of_axes("roll", axis)}
     return current().dispatch(_ROLL, x, params=params)
 
 
@@ -351,7 +351,7 @@ def split(x: Operand, indices_or_sections: int | Sequence[int], /, axis: int = 0
     else:
         cuts = checks.integers("split", "indices_or_sections", indices_or_sections)
     op = op_of_several("split", _split, len(cuts) + 1, infer=_infer_split, ns=0.001, view=True)
-    return current().dispatch_several(op, (x,), {"cuts": cuts, "axis": axis})
+    return dispatch_views(op, x, {"cuts": cuts, "axis": axis})
 
 
 def _unstack(x: Any, *, axis: int) -> Any:
@@ -378,4 +378,4 @@ def unstack(x: Operand, /, *, axis: int = 0) -> tuple[Handle, ...]:
     if length == 0:
         return ()
     op = op_of_several("unstack", _unstack, length, infer=_infer_unstack, ns=0.001, view=True)
-    return current().dispatch_several(op, (x,), {"axis": axis})
+    return dispatch_views(op, x, {"axis": axis})

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.arguments import fill
+from engine.base.op import Estimate, ShapeDtype
 from engine.errors import UnknownShapeError
 from engine.ops import costs
 from engine.ops.infer import Dim, Shape, dtype_of, outline, probe, shape_of, size_of
-from engine.planning.op import Cost, ShapeDtype
+from engine.ops.numpy_binding import bind, first_name
+from handles.base import Handle
 
 INTP = np.dtype(np.intp)
 
@@ -20,7 +22,7 @@ INTP = np.dtype(np.intp)
 class Known(NamedTuple):
     """What the engine knows of a NumPy function."""
 
-    cost: Cost
+    cost: Estimate
     infer: Callable[..., Any]
     """Of the operands and the arguments with slots in their place, as the op has them."""
 
@@ -56,10 +58,10 @@ def _same_shape(function: Callable[..., Any], dtype: np.dtype[Any] | None = None
     """Of a function along an axis that keeps the shape; without an axis it flattens."""
 
     def infer(*operands: Any, call: Any) -> Any:
-        args, kwargs = fill(call, operands)
-        x = args[0]
-        axis = args[1] if len(args) > 1 else kwargs.get("axis", -1 if last else None)
-        asked = None if last else args[2] if len(args) > 2 else kwargs.get("dtype")
+        given = bind(function, *fill(call, operands)) or {}
+        x = given[first_name(function)]
+        axis = given.get("axis", -1 if last else None)
+        asked = given.get("dtype")
         shape: Shape = (size_of(shape_of(x)),) if axis is None else shape_of(x)
         return ShapeDtype(shape, dtype or (np.dtype(asked) if asked is not None else probe(function, dtype_of(x))))
 
@@ -134,35 +136,45 @@ KNOWN: dict[Any, Known] = {
     np.copy: Known(costs.each(1), _unchanged),
     **{
         function: Known(costs.each(0.001), _viewed(function))
-        for function in (np.swapaxes, np.rollaxis, np.fliplr, np.flipud, np.rot90, np.diagonal)
+        for function in (
+            np.atleast_1d,
+            np.atleast_2d,
+            np.atleast_3d,
+            np.diagonal,
+            np.fliplr,
+            np.flipud,
+            np.rollaxis,
+            np.rot90,
+            np.swapaxes,
+        )
     },
 }
 
 
 def known(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Known | None:
-    """What is known of this call; nothing where it may write to its operands, or where lists are among them."""
+    """What is known of this call; nothing where it has operands in lists, or parameters that only values tell."""
     found = KNOWN.get(function)
-    if found is None or "overwrite_input" in kwargs or "optimize" in kwargs:
+    if found is None or "optimize" in kwargs:
         return None
-    values = [*args[:1], *args[2:], *(value for name, value in kwargs.items() if name != "axis")]
-    second = args[1] if len(args) > 1 and function in _SECOND_OPERAND else None
-    return None if any(isinstance(value, list | tuple) for value in (*values, second)) else found
+    if function is np.einsum:
+        args, subscripts = _split_subscripts(args)
+        if any(isinstance(each, _ARRAYS) for each in subscripts):
+            return None
+    given = bind(function, args, kwargs) or {str(place): value for place, value in enumerate(args)} | kwargs
+    for name, value in given.items():
+        if isinstance(value, _ARRAYS if name in _NO_OPERANDS else list | tuple):
+            return None
+    return found
 
 
-_SECOND_OPERAND = frozenset(
-    {
-        np.allclose,
-        np.array_equal,
-        np.array_equiv,
-        np.dot,
-        np.einsum,
-        np.inner,
-        np.isclose,
-        np.nanpercentile,
-        np.nanquantile,
-        np.percentile,
-        np.quantile,
-        np.vdot,
-    }
-)
-"""Functions whose second argument is an operand, not an axis."""
+_ARRAYS = Handle | np.ndarray
+_NO_OPERANDS = frozenset({"axes", "axis", "axis1", "axis2", "k", "offset", "start"})
+"""Parameters whose values decide the shape of the result."""
+
+
+def _split_subscripts(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The operands of `einsum`, and its subscripts: one string, or a list after each operand and one of the result."""
+    if not args or isinstance(args[0], str):
+        return args[1:], args[:1]
+    pairs = len(args) // 2 * 2
+    return args[:pairs:2], (*args[1:pairs:2], *args[pairs:])

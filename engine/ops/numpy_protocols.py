@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
 
 from engine.arguments import fill, take
-from engine.context import current
+from engine.base.op import Op, ShapeDtype
 from engine.ops.creation import asarray, astype
-from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without
+from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without as without_axes
+from engine.ops.numpy_binding import bind, first_name, named, parameters, without
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_known import known
 from engine.ops.numpy_results import Several, several
+from engine.ops.numpy_writes import (
+    IGNORES_OUT,
+    arrays_of,
+    change_first,
+    cost_of_arrays,
+    function_into,
+    host,
+    mutate,
+    mutator_op,
+    name_of,
+)
 from engine.ops.rows import BY_NUMPY
-from engine.planning.op import Op, ShapeDtype
+from engine.runtime.current import current
 from handles.base import Handle
 from handles.operators import rebind
+from handles.symbol import Symbol
+from handles.views import refresh
 
 # ---------------------------------------------------------------------------------------------------------------------
 # __array_ufunc__
@@ -29,6 +43,7 @@ from handles.operators import rebind
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Dispatch a ufunc, or a method of one. `out=` handles are rebound; an `out=` array is written to, which waits."""
     if kwargs:
+        kwargs = _with_axis(kwargs)
         outs = kwargs.get("out")
         if outs is not None:
             return _call_into(ufunc, method, inputs, kwargs, outs)
@@ -45,6 +60,14 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
     call = take((inputs, kwargs), operands)
     handles = current().dispatch_several(method_op(ufunc, method), tuple(operands), {"call": call})
     return handles[0] if len(handles) == 1 else handles
+
+
+def _with_axis(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords with the value of an axis that is an array or a handle: the shape of the result depends on it."""
+    axis = kwargs.get("axis")
+    if not isinstance(axis, Handle | np.ndarray) or axis.shape != () or axis.dtype.kind not in "iu":
+        return kwargs
+    return {**kwargs, "axis": index(axis)}
 
 
 def _nanoseconds(ufunc: np.ufunc) -> float | None:
@@ -83,7 +106,7 @@ def method_op(ufunc: np.ufunc, method: str, into: bool = False) -> Op:
         kernel,
         infer=_infer_out if into else _infer_method(ufunc, method),
         ns=ns,
-        cost=None if ns is None else _outer_cost(ns) if method == "outer" else _method_cost(ns),
+        cost=None if ns is None else _outer_cost(ns) if method == "outer" else cost_of_arrays(ns),
         outputs=ufunc.nout if method == "__call__" else 1,
     )
 
@@ -100,25 +123,9 @@ def _become(operand: Any, outs: Sequence[Any], results: Sequence[Any]) -> Any:
     return operand
 
 
-def _arrays(values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    return [value for value in values if isinstance(value, np.ndarray)]
-
-
-def _method_cost(ns: float) -> Callable[[Sequence[Any], dict[str, Any]], float]:
-    def cost(values: Sequence[Any], params: dict[str, Any]) -> float:
-        arrays = _arrays(values)
-        try:
-            size = math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
-        except ValueError:
-            size = 0
-        return ns * max([size, *(array.size for array in arrays)])
-
-    return cost
-
-
 def _outer_cost(ns: float) -> Callable[[Sequence[Any], dict[str, Any]], float]:
     def cost(values: Sequence[Any], params: dict[str, Any]) -> float:
-        return ns * math.prod(array.size for array in _arrays(values))
+        return ns * math.prod(array.size for array in arrays_of(values))
 
     return cost
 
@@ -167,7 +174,7 @@ def _outer_shape(a: Any, b: Any, **kwargs: Any) -> Any:
 
 def _reduce_shape(a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False, **_: Any) -> Any:
     shape = shape_of(a)
-    return without(shape, normalize_axes(axis, len(shape)), keepdims=keepdims)
+    return without_axes(shape, normalize_axes(axis, len(shape)), keepdims=keepdims)
 
 
 def _accumulate_shape(a: Any, axis: int = 0, *_: Any, **__: Any) -> Any:
@@ -227,7 +234,7 @@ def _at(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> None:
 
 @functools.cache
 def _at_op(ufunc: np.ufunc) -> Op:
-    return _mutator_op(f"{ufunc.__name__}.at", ufunc.at, _nanoseconds(ufunc))
+    return mutator_op(f"{ufunc.__name__}.at", ufunc.at, _nanoseconds(ufunc))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -241,15 +248,23 @@ def call_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
         return special(function, args, kwargs)
     form = FORMS.get(function)
     if form is not None:
-        fitted = form.fit(args, kwargs)
+        fitted = form.fit(bind(function, args, kwargs))
         if fitted is not None:
             return form.row(*fitted[0], **fitted[1])
-    args, kwargs = _out_by_name(function, args, kwargs)
-    out = kwargs.get("out")
-    if out is not None:
-        return _function_into(function, args, kwargs, out)
+    return dispatched(function, args, kwargs)
+
+
+def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Dispatch a call of a NumPy function as an op of its own. An `out` is written to."""
+    args, kwargs = named(function, args, kwargs, "out")
+    if kwargs.get("out") is not None:
+        if function not in IGNORES_OUT:
+            return function_into(function, args, kwargs)
+        kwargs = without(kwargs, "out")
     operands: list[Any] = []
     result = several(function, args, kwargs)
+    if result is not None and not result.arrays:
+        return result.build(())
     call = take((args, kwargs), operands)
     facts = known(function, args, kwargs) if result is None else None
     op = Op(
@@ -260,18 +275,12 @@ def call_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
         cost=None if facts is None else facts.cost,
         outputs=1 if result is None else result.arrays,
         view=True,
+        computes=not any(map(callable, (*args, *kwargs.values()))),
     )
     handles = current().dispatch_several(op, tuple(operands), {"call": call})
     if result is None:
         return handles[0]
     return result.build(handles)
-
-
-def name_of(function: Any) -> str:
-    """The name of a NumPy function as users type it, without `numpy.`."""
-    module = str(getattr(function, "__module__", "") or "").removeprefix("numpy").lstrip(".")
-    name = str(getattr(function, "__name__", function))
-    return f"{module}.{name}" if module else name
 
 
 def _opaque(function: Callable[..., Any], result: Several | None) -> Callable[..., Any]:
@@ -286,92 +295,71 @@ def _opaque(function: Callable[..., Any], result: Several | None) -> Callable[..
     return kernel
 
 
+# Functions that may write to what they read
+
+
+def _nan_to_num(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`copy=False` rebinds the handle: its value may be read by others, and is not written to."""
+    args, kwargs = named(function, args, kwargs, "copy")
+    if kwargs.get("copy", True):
+        return dispatched(function, args, without(kwargs, "copy"))
+    target = args[0] if args else kwargs[first_name(function)]
+    if isinstance(target, Handle):
+        refresh(target)
+    result = dispatched(function, args, without(kwargs, "copy"))
+    return rebind(target, result) if isinstance(target, Handle) else result
+
+
+def _keeping_its_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`overwrite_input=True` allows NumPy to write to the operand, and does not ask for it."""
+    args, kwargs = named(function, args, kwargs, "overwrite_input")
+    return dispatched(function, args, without(kwargs, "overwrite_input"))
+
+
+_WRITTEN = {np.apply_along_axis: "arr", np.apply_over_axes: "a", np.rot90: "k"}
+"""The argument that is written to: by the function that is called back, or, in `rot90`, by NumPy itself."""
+
+
+def _with_a_copy_to_write_to(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    place = parameters(function).names.index(_WRITTEN[function])
+    written = args[place] if len(args) > place else kwargs.get(_WRITTEN[function])
+    return dispatched(function if isinstance(written, int | None) else _copying(function), args, kwargs)
+
+
+def _copy(value: Any) -> Any:
+    return value.copy(order="K") if isinstance(value, np.ndarray) else value
+
+
 @functools.cache
-def _place_of_out(function: Callable[..., Any]) -> int | None:
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None
-    return names.index("out") if "out" in names else None
+def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that hands a copy of the argument that is written to on to the wrapped one."""
+    name = _WRITTEN[function]
+    place = parameters(function).names.index(name)
 
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > place:
+            args = (*args[:place], _copy(args[place]), *args[place + 1 :])
+        else:
+            kwargs[name] = _copy(kwargs[name])
+        return function(*args, **kwargs)
 
-def _out_by_name(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """An `out` that was given by position, taken out of it."""
-    if len(args) < 2:
-        return args, kwargs
-    place = _place_of_out(function)
-    if place is None or len(args) != place + 1:
-        return args, kwargs
-    return args[:place], {**kwargs, "out": args[place]}
-
-
-def _function_into(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-    if not isinstance(out, Handle):
-        plain_args, plain_kwargs = host((args, kwargs), f"np.{name_of(function)}(out=an ndarray)")
-        function(*plain_args, **{**plain_kwargs, "out": out})
-        return out
-
-    def kernel(*operands: Any, call: Any) -> Any:
-        args, kwargs = fill(call, operands)
-        return function(*args, **{**kwargs, "out": np.array(kwargs["out"])})
-
-    operands: list[Any] = []
-    call = take((args, kwargs), operands)
-    op = Op(name_of(function), kernel, infer=_infer_keyword_out, ns=None)
-    return rebind(out, current().dispatch_several(op, tuple(operands), {"call": call})[0])
-
-
-def _infer_keyword_out(*operands: Any, call: Any) -> Any:
-    return fill(call, operands)[1]["out"]
-
-
-# Functions that change an argument
-
-
-def _mutator_op(name: str, function: Callable[..., Any], ns: float | None = None) -> Op:
-    def kernel(*operands: Any, call: Any) -> Any:
-        args, kwargs = fill(call, operands)
-        target = np.array(args[0], order="K")
-        function(target, *args[1:], **kwargs)
-        return target
-
-    cost = None if ns is None else _method_cost(max(ns, 10.0))
-    return Op(name, kernel, infer=lambda target, *_, call: target, ns=ns, cost=cost)
-
-
-def mutate(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Dispatch what would change the first argument, and rebind it to the result."""
-    operands: list[Any] = []
-    call = take((args, kwargs), operands)
-    rebind(args[0], current().dispatch_several(op, tuple(operands), {"call": call})[0])
-
-
-def _change_first(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if not args:
-        first = next(iter(inspect.signature(function).parameters))
-        args, kwargs = (kwargs[first],), {name: value for name, value in kwargs.items() if name != first}
-    if isinstance(args[0], Handle):
-        mutate(_mutator_op(name_of(function), function), args, kwargs)
-        return
-    args, kwargs = host((args, kwargs), f"np.{name_of(function)}() of an ndarray")
-    function(*args, **kwargs)
+    return call
 
 
 # Functions that return no array
 
 
-def host(value: Any, what: str) -> Any:
-    """The arguments with values in place of handles; an implicit sync point."""
-    operands: list[Any] = []
-    call = take(value, operands)
-    return fill(call, [each._sync(what) if isinstance(each, Handle) else each for each in operands])
-
-
 def _answer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args, kwargs = host((args, kwargs), f"np.{name_of(function)}()")
     return function(*args, **kwargs)
+
+
+def _answer_in_eager_code(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A plain bool, as NumPy's; in a graph, where there is no value yet, a symbol."""
+    if any(isinstance(each, Symbol) for each in (*args, *kwargs.values())):
+        return dispatched(function, args, kwargs)
+    return _answer(function, args, kwargs)
 
 
 def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -389,12 +377,13 @@ def _outline(handle: Handle) -> Any:
 
 
 def _answer_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    a = args[0] if args else kwargs.get("a")
+    given = bind(function, args, kwargs) or {}
+    a = given.get("a")
     if isinstance(a, Handle) and None in a.shape:
         if function is np.shape:
             return a.shape
         if function is np.size:
-            axis = args[1] if len(args) > 1 else kwargs.get("axis")
+            axis = given.get("axis")
             return a.size if axis is None else math.prod(a.shape[each] or 0 for each in np.atleast_1d(axis))
     return _describe(function, args, kwargs)
 
@@ -426,8 +415,15 @@ SPECIAL: dict[Any, Special] = {
     ),
     **dict.fromkeys(
         (np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask),
-        _change_first,
+        change_first,
     ),
+    np.array_equiv: _answer_in_eager_code,
+    np.nan_to_num: _nan_to_num,
+    **dict.fromkeys(
+        (np.median, np.nanmedian, np.nanpercentile, np.nanquantile, np.percentile, np.quantile),
+        _keeping_its_input,
+    ),
+    **dict.fromkeys(_WRITTEN, _with_a_copy_to_write_to),
 }
 
 
@@ -449,6 +445,6 @@ _ASTYPE = Op(
     "astype",
     _astype,
     infer=lambda x, call: ShapeDtype(shape_of(x), call[1]["dtype"]),
-    cost=_method_cost(1.0),
+    cost=cost_of_arrays(1.0),
     view=True,
 )

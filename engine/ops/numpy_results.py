@@ -51,26 +51,21 @@ def _unique(
     )
 
 
-def _parts(length: int | None, sections: Any) -> int:
-    if isinstance(sections, Handle):
-        raise TypeError("the places to split at must be known at the call: pass a list, or await the handle")
-    try:
-        return len(sections) + 1
-    except TypeError:
-        return int(sections)
-
-
 def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Several:
-    shape = _shape(ary)
-    return Several(_parts(shape[axis] if shape else None, indices_or_sections), list)
+    try:
+        return Several(len(indices_or_sections) + 1, list)
+    except TypeError:
+        return Several(max(1, int(indices_or_sections)), list)  # where there are none, NumPy has the last word
 
 
-def _split_along(ary: Any, indices_or_sections: Any) -> Several:
-    return Several(_parts(None, indices_or_sections), list)
-
-
-def _unstack(x: Any, /, *, axis: int = 0) -> int:
-    length = _shape(x)[axis]
+def _unstack(x: Any, /, *, axis: Any = 0) -> int:
+    shape = _shape(x)
+    if not shape:
+        raise ValueError("unstack: x must have at least one dimension")
+    axes = np.lib.array_utils.normalize_axis_tuple(axis, len(shape))
+    if len(axes) != 1:
+        raise ValueError(f"unstack: axis must be one axis, but got {axis!r}")
+    length = shape[axes[0]]
     if length is None:
         raise ValueError("unstack: the length of the axis is not known yet; await the handle first")
     return length
@@ -78,7 +73,7 @@ def _unstack(x: Any, /, *, axis: int = 0) -> int:
 
 def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> int | None:
     axes = _ndim(f) if axis is None else 1 if np.ndim(axis) == 0 else len(axis)
-    return axes if axes > 1 else None
+    return axes if axes != 1 else None
 
 
 def _where(condition: Any, *rest: Any, **params: Any) -> int | None:
@@ -87,6 +82,10 @@ def _where(condition: Any, *rest: Any, **params: Any) -> int | None:
 
 def _nonzero(a: Any) -> int:
     return _ndim(a)
+
+
+def _diag_indices_from(arr: Any) -> int:
+    return _ndim(arr)
 
 
 def _polyfit(
@@ -162,13 +161,13 @@ COUNTS: dict[Any, Counter] = {
     np.atleast_3d: _of_all_or_one,
     np.average: _average,
     np.broadcast_arrays: _of_all,
-    np.diag_indices_from: _nonzero,
-    np.dsplit: _split_along,
+    np.diag_indices_from: _diag_indices_from,
+    np.dsplit: _split,
     np.gradient: _gradient,
     np.histogram: _always(2),
     np.histogram2d: _always(3),
     np.histogramdd: _histogramdd,
-    np.hsplit: _split_along,
+    np.hsplit: _split,
     np.intersect1d: _intersect1d,
     np.ix_: _of_all,
     np.linalg.eig: _named(_type_of(np.linalg.eig(np.eye(1)))),
@@ -189,7 +188,7 @@ COUNTS: dict[Any, Counter] = {
     np.triu_indices_from: _always(2),
     np.unique: _unique,
     np.unravel_index: _unravel,
-    np.vsplit: _split_along,
+    np.vsplit: _split,
     np.where: _where,
 }
 for _unique_form in ("unique_all", "unique_counts", "unique_inverse"):

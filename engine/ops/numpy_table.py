@@ -10,8 +10,8 @@ from engine.ops import creation, elementwise, fft, indexing, linalg, manipulatio
 from engine.ops.numpy_forms import form
 from handles.base import Handle
 
-_TYPED = "a / axis dtype -out keepdims -initial -where"
-_PLAIN = "a / axis -out keepdims -initial -where"
+_TYPED = "a / axis:axes dtype -out keepdims -initial -where"
+_PLAIN = "a / axis:axes -out keepdims -initial -where"
 
 form(np.sum, statistics.sum, _TYPED)
 form(np.prod, statistics.prod, _TYPED)
@@ -19,14 +19,14 @@ form(np.max, statistics.max, _PLAIN)
 form(np.min, statistics.min, _PLAIN)
 form(np.amax, statistics.max, _PLAIN)
 form(np.amin, statistics.min, _PLAIN)
-form(np.all, statistics.all, "a / axis -out keepdims -where")
-form(np.any, statistics.any, "a / axis -out keepdims -where")
-form(np.mean, statistics.mean, "a / axis -dtype -out keepdims -where")
-form(np.std, statistics.std, "a / axis -dtype -out ddof=correction keepdims -where -mean correction")
-form(np.var, statistics.var, "a / axis -dtype -out ddof=correction keepdims -where -mean correction")
+form(np.all, statistics.all, "a / axis:axes -out keepdims -where")
+form(np.any, statistics.any, "a / axis:axes -out keepdims -where")
+form(np.mean, statistics.mean, "a / axis:axes -dtype -out keepdims -where")
+form(np.std, statistics.std, "a / axis:axes -dtype -out ddof=correction keepdims -where -mean correction")
+form(np.var, statistics.var, "a / axis:axes -dtype -out ddof=correction keepdims -where -mean correction")
 form(np.argmax, sorting.argmax, "a / axis -out keepdims")
 form(np.argmin, sorting.argmin, "a / axis -out keepdims")
-form(np.count_nonzero, sorting.count_nonzero, "a / axis keepdims")
+form(np.count_nonzero, sorting.count_nonzero, "a / axis:axes keepdims")
 form(np.nonzero, sorting.nonzero, "a /")
 form(np.searchsorted, sorting.searchsorted, "a v / side sorter")
 form(np.isin, sorting.isin, "element test_elements / -assume_unique=False invert -kind")
@@ -42,11 +42,11 @@ form(np.matrix_transpose, manipulation.matrix_transpose, "x /")
 form(np.linalg.matrix_transpose, manipulation.matrix_transpose, "x /")
 form(np.transpose, manipulation.permute_dims, "a / axes")
 form(np.permute_dims, manipulation.permute_dims, "a / axes")
-form(np.expand_dims, manipulation.expand_dims, "a / axis")
-form(np.squeeze, manipulation.squeeze, "a / axis")
+form(np.expand_dims, manipulation.expand_dims, "a / axis:list")
+form(np.squeeze, manipulation.squeeze, "a / axis:axes")
 form(np.broadcast_to, manipulation.broadcast_to, "array / shape -subok=False")
-form(np.flip, manipulation.flip, "m / axis")
-form(np.roll, manipulation.roll, "a / shift axis")
+form(np.flip, manipulation.flip, "m / axis:sequence")
+form(np.roll, manipulation.roll, "a / shift axis:sequence")
 form(np.moveaxis, manipulation.moveaxis, "a source destination /")
 form(np.tile, manipulation.tile, "A reps /")
 form(np.repeat, manipulation.repeat, "a repeats / axis")
@@ -54,13 +54,11 @@ form(np.concatenate, manipulation.concat, "arrays / axis -out -dtype -casting")
 form(np.concat, manipulation.concat, "arrays / axis -out -dtype -casting")
 form(np.stack, manipulation.stack, "arrays / axis -out -dtype -casting")
 form(np.unstack, manipulation.unstack, "x / axis")
-form(np.broadcast_arrays, manipulation.broadcast_arrays, "-args /")
 
 form(np.where, indexing.where, "condition x y /")
 form(np.take, indexing.take, "a indices / axis -out -mode=raise")
 form(np.take_along_axis, indexing.take_along_axis, "arr indices / axis")
 
-form(np.clip, elementwise.clip, "a / a_min=min a_max=max -out min max")
 form(np.real, elementwise.real, "val /")
 form(np.imag, elementwise.imag, "val /")
 form(np.around, elementwise.round, "a / -decimals=0 -out")
@@ -72,12 +70,12 @@ form(np.full_like, creation.full_like, "a fill_value / dtype -order=K -subok=Tru
 form(np.empty_like, creation.empty_like, "prototype / dtype -order=K -subok=True -shape device")
 form(np.tril, creation.tril, "m / k")
 form(np.triu, creation.triu, "m / k")
-form(np.astype, creation.astype, "x dtype / copy device")
+form(np.astype, creation.astype, "x dtype:given / copy device")
 
 form(np.linalg.matmul, linalg.matmul, "x1 x2 /")
 form(np.linalg.vecdot, linalg.vecdot, "x1 x2 / axis")
-form(np.linalg.tensordot, linalg.tensordot, "x1 x2 / axes")
-form(np.tensordot, linalg.tensordot, "a b / axes")
+form(np.linalg.tensordot, linalg.tensordot, "x1 x2 / axes:pair")
+form(np.tensordot, linalg.tensordot, "a b / axes:pair")
 form(np.linalg.outer, linalg.outer, "x1 x2 /")
 form(np.linalg.cross, linalg.cross, "x1 x2 / axis")
 form(np.linalg.inv, linalg.inv, "a /")
@@ -88,7 +86,7 @@ form(np.linalg.solve, linalg.solve, "a b /")
 form(np.linalg.matrix_power, linalg.matrix_power, "a n /")
 form(np.linalg.diagonal, linalg.diagonal, "x / offset")
 form(np.linalg.trace, linalg.trace, "x / offset dtype")
-form(np.linalg.vector_norm, linalg.vector_norm, "x / axis keepdims ord")
+form(np.linalg.vector_norm, linalg.vector_norm, "x / axis:axes keepdims ord:number")
 form(np.linalg.matrix_norm, linalg.matrix_norm, "x / keepdims ord")
 form(np.linalg.eigh, linalg.eigh, "a / -UPLO=L")
 form(np.linalg.eigvalsh, linalg.eigvalsh, "a / -UPLO=L")
@@ -99,7 +97,7 @@ form(np.linalg.svd, linalg.svd, "a / full_matrices -compute_uv=True -hermitian=F
 for _name in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):
     form(getattr(np.fft, _name), getattr(fft, _name), "a / n axis norm -out")
 for _name in ("fftn", "ifftn", "rfftn", "irfftn"):
-    form(getattr(np.fft, _name), getattr(fft, _name), "a / s axes norm -out")
+    form(getattr(np.fft, _name), getattr(fft, _name), "a / s:only_sequence axes:only_sequence norm -out")
 form(np.fft.fftshift, fft.fftshift, "x / axes")
 form(np.fft.ifftshift, fft.ifftshift, "x / axes")
 
@@ -108,4 +106,19 @@ def _reshape(a: Any, shape: Any, copy: bool | None = None) -> Handle:
     return manipulation.reshape(a, shape, copy=copy)
 
 
-form(np.reshape, _reshape, "a shape / -order=C copy")
+form(np.reshape, _reshape, "a shape / -order=C copy:flag_or_none")
+
+
+def _clip(a: Any, **limits: Any) -> Handle:
+    if ("a_min" in limits) != ("a_max" in limits):
+        raise TypeError(
+            "np.clip(a, a_min, a_max) takes both limits, or min and max, by name, of which one may be missing"
+        )
+    if "a_min" in limits:
+        if len(limits) > 2:
+            raise ValueError("np.clip takes a_min and a_max, or min and max, not both")
+        return elementwise.clip(a, limits["a_min"], limits["a_max"])
+    return elementwise.clip(a, **limits)
+
+
+form(np.clip, _clip, "a / a_min a_max -out min max")

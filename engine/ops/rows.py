@@ -7,17 +7,21 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from engine.ambient import NOTHING, mode_in_force, scope_var
-from engine.context import current, defaults
-from engine.dispatch import note, user_frame
-from engine.kernels.lanes import in_lanes
+from engine.base.op import Op, ShapeDtype
+from engine.dispatch import note
+from engine.failures import user_frame
 from engine.loops import running_loop
 from engine.modes import ExecutionMode
 from engine.ops import checks
 from engine.ops.infer import described, elementwise, outline, reduced, shape_of
-from engine.planning.lanes import reducing
-from engine.planning.op import Op, ShapeDtype
+from engine.parallel.axes import reducing
+from engine.parallel.lanes import in_lanes
+from engine.runtime.current import current
+from engine.runtime.defaults import defaults
+from engine.settings.in_force import mode_in_force
+from engine.settings.scope import NOTHING, scope_var
 from handles.base import Handle
+from handles.views import Call, link
 
 Operand = Any
 """A handle, an array, a Python scalar, or a nested sequence of them."""
@@ -142,6 +146,24 @@ def op_of_several(
         return infer(*operands, **params)[0]
 
     return Op(name, only, infer=infer_only, **facts)
+
+
+def dispatch_view(op: Op, x: Operand, params: dict[str, Any] | None = None, *, read_only: bool = False) -> Handle:
+    """Dispatch an op whose result NumPy may give as a view of its operand: what is written into it reaches that."""
+    handle = current().dispatch(op, x, params=params)
+    if isinstance(x, Handle):
+        # As `Call(...)`, in a third of the time.
+        link(handle, x, tuple.__new__(Call, (op.kernel, (), params or {}, None, read_only)))
+    return handle
+
+
+def dispatch_views(op: Op, x: Operand, params: dict[str, Any]) -> tuple[Handle, ...]:
+    """The same for an op of several results."""
+    handles = current().dispatch_several(op, (x,), params)
+    if isinstance(x, Handle):
+        for number, handle in enumerate(handles):
+            link(handle, x, Call(op.kernel, (), params, number if op.outputs > 1 else None))
+    return handles
 
 
 def check_operands(op: Op, *operands: Any, **params: Any) -> None:

@@ -7,8 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from engine.context import current
-from engine.kernels.lanes import in_lanes
+from engine.base.op import Op, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import (
     axis_of_scalar,
@@ -22,8 +21,9 @@ from engine.ops.infer import (
     without,
 )
 from engine.ops.rows import Axis, Operand, SearchRow, named, op_of_several
-from engine.planning.lanes import along_axis, in_order
-from engine.planning.op import Op, ShapeDtype
+from engine.parallel.axes import along_axis, in_order
+from engine.parallel.lanes import in_lanes
+from engine.runtime.current import current
 from handles.base import Handle
 
 INTP = np.dtype(np.intp)

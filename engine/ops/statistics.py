@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.context import current
-from engine.kernels.composed import deviation, difference, variance
-from engine.kernels.lanes import in_lanes
+from engine.base.op import Op, Parallel, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import dtype_of, normalize_axis, probe, reduced, replaced, shape_of, total
 from engine.ops.rows import Axis, CumulativeRow, Operand, SpreadRow, named, reduction, typed_reduction
-from engine.planning.lanes import along_axis, reducing
-from engine.planning.op import Op, Parallel, ShapeDtype
+from engine.parallel.axes import along_axis, reducing
+from engine.parallel.composed import deviation, difference, variance
+from engine.parallel.lanes import in_lanes
+from engine.runtime.current import current
 from handles.base import Handle
 
 sum = typed_reduction("sum", np.sum, "Sum of the elements over the axes.")

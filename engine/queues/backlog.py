@@ -1,210 +1,495 @@
-"""What is in flight on one device of one executor: records that wait, are parked, or run; and how they are settled."""
+"""The backlog of one device: which records wait for what, and which of them goes next. Pure.
+
+Purpose: to decide. Events come in (a record was set aside, became ready, was started, ended; an operand arrived; a
+task demands a handle, or does so no longer), and what may be done now comes out. There are no threads, no clock and no
+event loop here, so that every decision can be tested by itself.
+
+Invariants (`check` tells whether they hold):
+
+* A record is in one state of `TRANSITIONS`, and goes from one to the next along that table only. A record that is
+  still on the device's queue, where dispatch put it, has no entry here: its state is QUEUED.
+* A PARKED record waits for at least one operand; whoever ends that operand takes the record to the records that have
+  arrived. A READY record stands in the line of its lane, and in that of each demand for it.
+* Demands of one priority take turns, higher ones go first. What no task waits for gets at least one turn in
+  `PATIENCE` + 1, and so does a demand of a lower priority.
+
+All of it is guarded by the lock of the queue, but `arrived`, which any thread may append to.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
-from time import perf_counter, sleep
-from typing import Any, Protocol
+from collections.abc import Hashable, Iterator
+from enum import Enum
 
-from engine.devices.base import Backend, Device
-from engine.loops import AbstractEventLoop
-from engine.planning.op import Op
-from engine.queues import forking
-from engine.queues.base import Owner, Queue
-from engine.queues.bell import Bell
-from engine.queues.execution import finish
-from handles.cell import PENDING, Cell, Failure
+from engine.queues.demand import Demand
+from engine.queues.records import NEVER, entry_of, pending_operands
+from engine.threads.slots import BACKGROUND, PATIENCE, Slots
+from handles.cell import PENDING, Cell
 
-SLICE = 0.000_25
-"""Seconds that a drive may hold a loop."""
-
-BARRIER = Op("synchronize", lambda: None)
-"""The op of a marker: done when all that was dispatched to the queue before it is."""
+IN_ORDER = 4
+"""Slices in which records on the queue are run in order before what is demanded is looked for among them."""
+SHARED = 64
+"""Demands that a record remembers; further ones of no higher priority rely on those."""
 
 
-class Records(asyncio.Queue[Cell]):
-    """An unbounded queue that nobody waits on, so that putting a record is one append."""
+class State(Enum):
+    """What is being done with a record."""
 
-    def _init(self, maxsize: int) -> None:
-        self._queue: deque[Cell] = deque()
-        self.pending = self._queue
-        self.put_nowait = self._queue.append  # type: ignore[assignment, method-assign]
+    __hash__ = object.__hash__  # members are single objects; that of an enumeration is a Python function
+
+    QUEUED = "queued"
+    """Where dispatch put it; no slice has come to it."""
+    PARKED = "parked"
+    """It waits for an operand."""
+    READY = "ready"
+    """Its operands are there; it waits for a slot."""
+    LAUNCHED = "launched"
+    """A backend has it, and will complete it."""
+    RUNNING = "running"
+    """A worker computes it, or it is a task of the loop."""
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
-class ForkableOwner(Owner, Protocol):
-    """An executor as a queue that survives a fork sees it."""
+_ENDS = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
-    def start_over(self) -> None:
-        """In a forked child: no thread holds a lock."""
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.PARKED, State.READY, State.RUNNING, *_ENDS}),
+    State.PARKED: frozenset({State.READY, State.LAUNCHED, State.RUNNING, *_ENDS}),
+    State.READY: frozenset({State.LAUNCHED, State.RUNNING, *_ENDS}),
+    State.LAUNCHED: frozenset({State.READY, State.PARKED, *_ENDS}),
+    State.RUNNING: frozenset({State.PARKED, State.READY, *_ENDS}),
+    State.DONE: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+"""From each state those that may follow.
+
+A PARKED record may be launched together with what it waits for. Back to READY, or to PARKED, goes what an interrupt or
+a fork kept from being done.
+"""
 
 
-class Backlog(Queue):
-    """The records of a queue by what is being done with them. Sets change under the lock; dispatch only appends."""
+Grant = tuple[Slots, int]
+"""Slots of one kind, and how many."""
 
-    owner: ForkableOwner
 
-    def __init__(
-        self,
-        owner: ForkableOwner,
-        device: Device,
-        backend: Backend,
-        loop: AbstractEventLoop | None,
-        *,
-        width: int,
-        threads: int,
-        split: int,
-    ) -> None:
-        super().__init__(owner, device, backend)
-        self.records = Records()
-        self.pending = self.records.pending
-        self.push: Callable[[Cell], None] = self.records.put_nowait
-        self.scheduled = False
-        """Whether a pump or an attendant is on its way."""
-        self.room = 0
-        """Records that may be pending before dispatch has to ask."""
-        self.threads = threads
-        """Threads of BLAS that one op may use."""
-        self.split = split
-        """Threads that one run may be split over, as far as cores are idle."""
-        self.completed = 0
-        self.failed = 0
-        self.cancelled = 0
-        self._loop = loop
-        self._width = width
-        self._turn_ends = 0.0
-        self._lock = threading.Lock()
-        self._ready: deque[Cell] = deque()
-        self._parked: set[Cell] = set()
-        self._running: set[Cell] = set()
-        self._taken: set[Cell] = set()  # records that run together with one that counts as running
-        self._overwriting: set[Cell] = set()  # those of them whose run writes over its operands
-        self._lost: set[Cell] = set()  # those that a fork left half done
-        self._tasks: set[Cell] = set()
-        self._listeners: set[Bell] = set()
-        self._guests: set[object] = set()
-        self._attended = False
-        forking.queues.add(self)
+class Entry:
+    """A record that was set aside, and what is being done with it."""
 
-    # What is in flight
+    __slots__ = (
+        *("before", "behind", "demands", "dependents", "grants", "lane"),
+        *("missing", "number", "record", "relying", "state"),
+    )
 
-    def in_flight(self) -> int:
-        """Records dispatched and not finished."""
-        waiting = len(self.pending) + len(self._ready) + len(self._parked)
-        return waiting + len(self._running) + len(self._taken) + len(self._tasks)
+    def __init__(self, record: Cell, number: int) -> None:
+        self.record = record
+        self.number = number
+        """How many records were set aside before it."""
+        self.state = State.QUEUED
+        self.before: Entry | None = None
+        """The record that was set aside before this one, of those that have not ended."""
+        self.behind: Entry | None = None
+        """The one that was set aside after it."""
+        self.lane: Lane | None = None
+        self.missing: Cell | None = None
+        """The record of the operand that it is parked for."""
+        self.dependents: list[Entry] | None = None
+        """Records of the same device that are parked for this one."""
+        self.demands: list[Demand] = []
+        """The demands that need it."""
+        self.relying: dict[int, dict[Demand, None]] = {}
+        """Further ones, by priority, which rely on those."""
+        self.grants: list[Grant] = []
+        """Slots that it holds."""
 
-    def running(self) -> int:
-        """Ops that run on workers or on the loop now."""
-        return len(self._running) + len(self._taken) + len(self._tasks)
+    @property
+    def rank(self) -> int:
+        """The highest priority of the demands that need it."""
+        return max((demand.priority for demand in self.demands if demand.alive), default=BACKGROUND)
 
-    def counts(self) -> tuple[int, int, int]:
-        """Ops that ended with a value, with an error, and that were cancelled."""
-        ends = perf_counter() + 2 * SLICE
-        while self._lock.locked() and perf_counter() < ends:
-            sleep(SLICE / 8)  # a slice counts when it ends
-        return max(0, self.completed - self.failed), self.failed, self.cancelled
 
-    def blocked_outside(self) -> bool:
-        """Whether what is in flight waits for code that only the dispatching thread may get to run."""
-        return bool(self._tasks) or any(cell.op.external for cell in self._running.copy())
+class Lane:
+    """The ready records of one kind, which want slots of the same kind, and whose turn it is."""
 
-    def moves(self) -> bool:
-        """Whether something can run here, or runs and will end without anybody's help."""
-        return self.runnable() or any(not cell.op.external for cell in self._running.copy())
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.passed = 0
+        """Records that were started out of turn since the one that waits longest had its turn."""
+        self._by_age: deque[Entry] = deque()
+        self._turns: dict[int, deque[Demand]] = {}
 
-    def parked(self) -> list[Cell]:
-        """The records whose operands are still being computed elsewhere."""
-        return list(self._parked.copy())
+    def add(self, entry: Entry) -> None:
+        """Take a record that is ready."""
+        self._by_age.append(entry)
+        for demand in entry.demands:
+            self.want(entry, demand)
 
-    def unfinished(self) -> list[Cell]:
-        """The records in flight, oldest first where that is known."""
-        with self._lock:
-            return [*self._running, *self._taken, *self._tasks, *self._parked, *self._ready, *self.pending.copy()]
+    def want(self, entry: Entry, demand: Demand) -> None:
+        """A ready record is demanded."""
+        line = demand.line(self.key)
+        line.append(entry)
+        if len(line) == 1:
+            self._turns.setdefault(demand.priority, deque()).append(demand)
 
-    def has_unsettled(self) -> bool:
-        """Whether anything is in flight that was not abandoned."""
-        return bool(self.in_flight()) and any(cell.value is PENDING for cell in self.unfinished())
+    def next(self, everything: int | None = None) -> Entry | None:
+        """The record that is to be started next; None where there is none.
 
-    def runnable(self) -> bool:
-        """Whether the next record can be dealt with now."""
-        return len(self._running) < self._width and bool(self._ready or self.pending)
+        `everything` is the priority of a task that waits for all records there are: the line by age then takes turns
+        with the demands of that priority, and goes before those of a lower one.
+        """
+        oldest = self._first(self._by_age)
+        if oldest is None:
+            return None
+        demand = self._next_demand()
+        if demand is None:
+            return oldest
+        owed = PATIENCE
+        if everything is not None and everything >= demand.priority:
+            owed = len(self._turns[demand.priority]) if everything == demand.priority else 0
+        return oldest if self.passed >= owed else demand.line(self.key)[0]
 
-    # What happens to a record
+    def started(self, entry: Entry) -> None:
+        """A record of this lane was started: the next demand has its turn."""
+        if self._by_age and self._by_age[0] is entry:
+            self.passed = 0
+        else:
+            self.passed += 1
+        for turns in self._turns.values():
+            if turns[0] in entry.demands:
+                turns.rotate(-1)
 
-    @abstractmethod
-    def kick(self) -> None:
-        """Call for a drive."""
+    def _next_demand(self) -> Demand | None:
+        for priority in sorted(self._turns, reverse=True):
+            turns = self._turns[priority]
+            while turns:
+                demand = turns[0]
+                if demand.alive and self._first(demand.line(self.key)) is not None:
+                    return demand
+                turns.popleft()
+            del self._turns[priority]
+        return None
 
-    def _hold(self, cell: Cell) -> None:
-        cell.extend().running = True
-        self._running.add(cell)
-        self.room = min(self.room, 0)
+    def _first(self, line: deque[Entry]) -> Entry | None:
+        """The first record of a line that is still ready."""
+        while line:
+            if line[0].state is State.READY:
+                return line[0]
+            line.popleft()
+        return None
 
-    def _let_go(self, cell: Cell) -> None:
-        """Take `_hold` back."""
-        self._running.discard(cell)
-        cell.extend().running = False
 
-    def _finish(self, cell: Cell, outcome: Any) -> None:
-        """Settle a record; a failure is entered in the ledger before anybody can see it."""
-        if outcome.__class__ is Failure:
-            self.failed += 1
-            self.owner.ledger.add(self.device, outcome)
-        finish(cell, outcome)
+class Backlog:
+    """The records of a device that were set aside, by what is being done with them."""
 
-    def _conclude(self, cell: Cell, outcome: Any) -> None:
-        """Settle a record that ran elsewhere, unless it was abandoned."""
-        if cell.value is not PENDING:
+    def __init__(self) -> None:
+        self.arrived: deque[Entry] = deque()
+        """Records whose operand has ended, to be looked at again."""
+        self.lanes: dict[Hashable, Lane] = {}
+        self.running: set[Entry] = set()
+        """RUNNING and LAUNCHED ones."""
+        self.everything: list[int] = []
+        """The priorities of the tasks that wait for all records there are."""
+        self.aside = 0
+        """Records that were set aside and have not ended."""
+        self.slices = 0
+        """Slices that were begun."""
+        self.walking: dict[int, deque[Demand]] = {}
+        self._walks_from = 0
+        self._counts = dict.fromkeys(State, 0)
+        self._made = 0
+        self._first: Entry | None = None
+        self._last: Entry | None = None
+
+    # Events: what happens to a record
+
+    def park(self, record: Cell, missing: Cell, demand: Demand | None = None, *, here: bool) -> Entry:
+        """A record waits for the record of an operand; `here` says that this one is of the same device."""
+        entry = self._entry(record, demand)
+        if entry.state is not State.PARKED:
+            self._move(entry, State.PARKED)
+        entry.missing = missing
+        if here:
+            source: Entry = entry_of(missing)
+            if source.dependents is None:
+                source.dependents = [entry]
+            else:
+                source.dependents.append(entry)
+        return entry
+
+    def ready(self, record: Cell, key: Hashable, demand: Demand | None = None) -> Entry:
+        """A record's operands are there, and it wants a slot."""
+        entry = self._entry(record, demand)
+        self._move(entry, State.READY)
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key)
+        entry.lane = lane
+        lane.add(entry)
+        return entry
+
+    def start(self, entry: Entry, state: State = State.RUNNING) -> None:
+        """A record is computed from now on."""
+        if entry.lane is not None and entry.state is State.READY:
+            entry.lane.started(entry)
+        self._move(entry, state)
+        self.running.add(entry)
+
+    def join(self, entry: Entry, lane: Lane) -> None:
+        """A parked record is launched together with what it waits for."""
+        entry.missing = None  # what refers to a record keeps its result
+        entry.lane = lane
+        self._move(entry, State.LAUNCHED)
+        self.running.add(entry)
+
+    def put_back(self, entry: Entry) -> None:
+        """What was started did not begin: an interrupt or a fork came."""
+        self.running.discard(entry)
+        if entry.lane is not None:
+            self._move(entry, State.READY)
+            entry.lane.add(entry)
+        else:  # it was taken into a group: what it needs may have been computed there, and be put back as well
+            self._move(entry, State.PARKED)
+            self.arrived.append(entry)
+
+    def park_again(self, entry: Entry, missing: Cell) -> None:
+        """What was launched together with an operand did not begin."""
+        self.running.discard(entry)
+        self.park(entry.record, missing, here=True)
+
+    def take(self, record: Cell) -> Entry:
+        """A record that has no slot of its own runs together with one that has."""
+        entry = self._entry(record, None)
+        entry.missing = None  # what refers to a record keeps its result
+        self._move(entry, State.RUNNING)
+        self.running.add(entry)
+        return entry
+
+    def settled(self, entry: Entry) -> None:
+        """A record has a value or an error: those that wait for it have arrived. What runs may go on running."""
+        dependents, entry.dependents = entry.dependents, None
+        if dependents is not None:
+            self.arrived.extend(dependents)
+
+    def end(self, entry: Entry, state: State) -> None:
+        """A record has ended, and nothing computes it any more."""
+        self.settled(entry)
+        self._move(entry, state)
+        self.running.discard(entry)
+        self._unlink(entry)
+        entry.record.extend().entry = None
+        entry.record = NEVER  # lines that it still stands in must not keep its result
+        entry.demands = []
+        entry.relying = {}
+        entry.missing = entry.lane = None
+
+    # Events: what tasks wait for
+
+    def demand(self, demand: Demand) -> None:
+        """A task waits for some records, and for all that they need; or for everything."""
+        if demand.everything and not demand.taken:
+            self.everything.append(demand.priority)
+        demand.taken = True
+        if not demand.stack:
             return
-        if outcome.__class__ is Failure and outcome.cancelled:
-            self.cancelled += 1
-            finish(cell, outcome)
+        if not self.walking:
+            self._walks_from = self.slices + IN_ORDER
+        self.walking.setdefault(demand.priority, deque()).append(demand)
+
+    def withdraw(self, demand: Demand) -> None:
+        """It waits no longer."""
+        demand.alive = False
+        if demand.everything and demand.taken:
+            self.everything.remove(demand.priority)
+        demand.taken = False
+        demand.stack = []
+        demand.entered = demand.ready = None
+        marked, demand.marked = demand.marked, None
+        for entry in marked or ():
+            if demand in entry.demands:
+                entry.demands.remove(demand)
+                self._promote(entry)
+            elif demand in (relying := entry.relying.get(demand.priority, ())):
+                self._rely_no_longer(entry, demand, relying)
+
+    def _promote(self, entry: Entry) -> None:
+        """Have one of the demands that relied on a withdrawn one, of the highest priority, look at a record itself."""
+        while entry.relying:
+            relying = entry.relying[max(entry.relying)]
+            other = next(iter(relying))
+            self._rely_no_longer(entry, other, relying)
+            if other.alive:
+                other.stack.append(entry.record)
+                if len(other.stack) == 1:
+                    self.demand(other)
+                return
+
+    def _rely_no_longer(self, entry: Entry, demand: Demand, relying: dict[Demand, None]) -> None:
+        del relying[demand]
+        if not relying:
+            del entry.relying[demand.priority]
+
+    # Decisions
+
+    def walks(self, *, in_order: bool) -> bool:
+        """Whether a demand has a step to do now.
+
+        `in_order` says that records are on the queue: then they are run in order for a while, which is cheaper and
+        settles most of what is demanded.
+        """
+        return bool(self.walking) and not (in_order and self.slices < self._walks_from)
+
+    def next_demand(self) -> Demand | None:
+        """The demand whose turn it is to walk; None where none has a step to do."""
+        for priority in sorted(self.walking, reverse=True):
+            turns = self.walking[priority]
+            while turns:
+                demand = turns[0]
+                if demand.alive and demand.stack:
+                    turns.rotate(-1)
+                    return demand
+                demand.entered = None  # what refers to a record keeps its result
+                turns.popleft()
+            del self.walking[priority]
+        return None
+
+    def walk(self, demand: Demand, home: object, steps: int) -> Cell | None:
+        """Let a demand do up to so many steps: the record that it comes to, if any.
+
+        A record that comes out is still queued, and what it needs was come to before.
+        """
+        stack, entered = demand.stack, demand.entered
+        if entered is None:
+            entered = demand.entered = set()
+        for _ in range(steps):
+            if not stack:
+                return None
+            record = stack[-1]
+            if record.value is not PENDING:
+                stack.pop()
+            elif record.home is not home:
+                demand.foreign = [*(demand.foreign or ()), stack.pop()]
+            elif (entry := entry_of(record)) is not None:
+                stack.pop()
+                self._mark(entry, demand)
+            elif record in entered:
+                entered.discard(stack.pop())
+                return record
+            else:
+                entered.add(record)
+                stack.extend(pending_operands(record))
+        return None
+
+    def _mark(self, entry: Entry, demand: Demand) -> None:
+        """A demand has come to a record that was set aside: it is demanded, and so is what it waits for."""
+        if demand in entry.demands:
+            return
+        demand.mark(entry)
+        if len(entry.demands) >= SHARED and entry.rank >= demand.priority:
+            entry.relying.setdefault(demand.priority, {})[demand] = None
+            return
+        entry.demands.append(demand)
+        if entry.state is State.READY:
+            assert entry.lane is not None
+            entry.lane.want(entry, demand)
+        else:  # one that runs may be put back, and in a group what it needs with it
+            demand.stack.extend(pending_operands(entry.record))
+
+    def top_priority(self) -> int | None:
+        """The highest priority of the tasks that wait for everything."""
+        return max(self.everything, default=None)
+
+    # What there is
+
+    def count(self, state: State) -> int:
+        """Records in this state, of those that were set aside."""
+        return self._counts[state]
+
+    def entries(self) -> Iterator[Entry]:
+        """All that have not ended, in the order in which they were set aside."""
+        entry = self._first
+        while entry is not None:
+            behind = entry.behind
+            yield entry
+            entry = behind
+
+    def after(self, entry: Entry) -> Iterator[Entry]:
+        """Those that were set aside after this one and have not been started."""
+        other = entry.behind
+        while other is not None:
+            behind = other.behind
+            if other.state is State.PARKED or other.state is State.READY:
+                yield other
+            other = behind
+
+    def check(self) -> None:
+        """Raise `AssertionError` unless the invariants hold; where no thread is in a slice."""
+        entries = list(self.entries())
+        for state in State:
+            if state not in _ENDS:
+                found = sum(entry.state is state for entry in entries)
+                assert self._counts[state] == found, f"{self._counts[state]} counted as {state.value}, {found} found"
+        for entry in entries:
+            self._check_entry(entry)
+        assert all(entry.state in (State.RUNNING, State.LAUNCHED) for entry in self.running)
+        assert all(demand.alive or not demand.stack for turns in self.walking.values() for demand in turns)
+
+    def _check_entry(self, entry: Entry) -> None:
+        record, state = entry.record, entry.state
+        assert entry_of(record) is entry, f"{entry} is not the entry of its record"
+        assert state is not State.QUEUED, f"{entry} was set aside and has no state"
+        assert (entry in self.running) == (state in (State.RUNNING, State.LAUNCHED)), f"{entry} is counted wrongly"
+        assert state in (State.RUNNING, State.LAUNCHED) or not entry.grants, f"{entry} holds slots"
+        if state is State.PARKED and entry not in self.arrived:
+            assert entry.missing is not None, f"{entry} waits for nothing"
+            assert entry.missing.value is PENDING, f"{entry} was not told that its operand has ended"
+        if state is State.READY:
+            assert entry.lane is not None, f"{entry} is in no lane"
+        assert record.value is PENDING or state in (State.RUNNING, State.LAUNCHED), f"{entry} has ended"
+        assert all(demand.alive for demand in entry.demands), f"{entry} is demanded by a task that waits no longer"
+
+    # How it is done
+
+    def _entry(self, record: Cell, demand: Demand | None) -> Entry:
+        rare = record.extend()
+        entry: Entry | None = rare.entry
+        if entry is None:
+            entry = rare.entry = Entry(record, self._made)
+            self._made += 1
+            self._counts[State.QUEUED] += 1
+            self._link(entry)
+        if demand is not None and demand.alive and demand not in entry.demands:
+            entry.demands.append(demand)
+            demand.mark(entry)
+        return entry
+
+    def _link(self, entry: Entry) -> None:
+        self.aside += 1
+        entry.before = self._last
+        if self._last is None:
+            self._first = entry
         else:
-            self.completed += 1
-            self._finish(cell, outcome)
+            self._last.behind = entry
+        self._last = entry
 
-    def _poison(self, cell: Cell, failure: Failure) -> None:
-        """Settle a record whose operand failed."""
-        if cell.value is PENDING:
-            finish(cell, failure)
-            self.completed += 1
-            self.failed += 1
-
-    def listen(self, bell: Bell, listening: bool) -> None:
-        if listening:
-            self._listeners.add(bell)
+    def _unlink(self, entry: Entry) -> None:
+        self.aside -= 1
+        before, behind = entry.before, entry.behind
+        if before is None:
+            self._first = behind
         else:
-            self._listeners.discard(bell)
+            before.behind = behind
+        if behind is None:
+            self._last = before
+        else:
+            behind.before = before
+        entry.before = entry.behind = None
 
-    def _wake_listeners(self) -> None:
-        if self._listeners:
-            for bell in list(self._listeners):
-                bell.ring()
-
-    # Fork
-
-    def hold_still(self) -> bool:
-        return self._lock.acquire(timeout=1.0)
-
-    def go_on(self) -> None:
-        self._lock.release()
-
-    def start_over(self) -> None:
-        self._lock = threading.Lock()
-        self._loop = None
-        self.scheduled = self._attended = False
-        self._lost |= self._overwriting
-        self._overwriting.clear()
-        self.owner.start_over()
-        for lost in (self._running, self._taken, self._tasks):
-            for cell in lost:
-                rare = cell.extend()
-                rare.running, rare.task = False, None
-                rare.context = rare.context and rare.context.copy()  # the parent's thread never leaves this one
-            self._ready.extend(lost)
-            lost.clear()
-        self._listeners.clear()
-        self._guests.clear()
+    def _move(self, entry: Entry, state: State) -> None:
+        if state not in TRANSITIONS[entry.state]:
+            raise AssertionError(f"a record cannot go from {entry.state.value} to {state.value}: {entry.record.op}")
+        self._counts[entry.state] -= 1
+        self._counts[state] += 1
+        entry.state = state

@@ -1,22 +1,23 @@
-"""What every queue is: the home of the cells dispatched to it, on one device of one executor."""
+"""The home of cells: what both kinds of queues have in common, and who may block where."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from engine.ambient import may_block, program, scope_var
+from engine.base.inference import infer_cell
+from engine.base.op import ShapeDtype
 from engine.devices.base import Backend, Device
 from engine.errors import BlockingSyncError
 from engine.failures import Ledger, describe, throw
 from engine.loops import running_loop
-from engine.planning.inference import infer_cell
-from engine.planning.op import ShapeDtype
-from engine.queues.bell import Bell
-from handles.cell import PENDING, CancelOutcome, Cell, Unready
+from engine.queues import reading
+from engine.settings.in_force import may_block
+from engine.settings.scope import scope_var
+from engine.settings.switch import program
+from handles.cell import PENDING, Cell, Unready
 
 ARRAY = np.ndarray  # of a module with a `__getattr__`, where a look-up takes long
 
@@ -32,65 +33,42 @@ class Owner(Protocol):
         """The function that unpickles a handle."""
 
 
-class Queue(ABC):
-    """A home of cells. The inline queue has run an op when it has taken it; the device queue takes it and goes on."""
+class Queue:
+    """The home of cells on one device of one executor: what it takes to read one that is settled."""
 
-    def __init__(self, owner: Owner, device: Device, backend: Backend) -> None:
+    any_elsewhere = False
+    """Whether this process ever had a queue of a device that is not the host's."""
+
+    def __init__(self, owner: Owner, device: Device, backend: Backend[Any]) -> None:
         self.owner = owner
         self.device = device
         self.backend = backend
         self.on_host = backend.on_host
+        self.lost: str | None = None
+        """Why the device is gone; None where it is not."""
+        if not self.on_host:
+            Queue.any_elsewhere = True
         self.namespace = program.namespace
-
-    def assist(self, cell: Cell) -> None:
-        """Help with a cell that is about to be awaited."""
-        return
-
-    def help(self, cell: Cell) -> bool:
-        """Settle a cell that is about to be awaited, where this turn of the loop has time for that."""
-        return False
-
-    @abstractmethod
-    def wait(self, cell: Cell) -> Generator[Any, None, None]: ...
-
-    @abstractmethod
-    def cancel(self, cell: Cell) -> CancelOutcome: ...
-
-    @abstractmethod
-    def nudge(self, cell: Cell) -> None: ...
-
-    @abstractmethod
-    def block(self, cell: Cell, timeout: float | None, what: str) -> None: ...
-
-    def waiting_for(self, cell: Cell) -> list[Cell]:
-        """The cells that a record has been set aside for; none when it is up to this queue to run it."""
-        return []
-
-    def awaited_by(self, cell: Cell) -> Cell:
-        """The op to name when waiting for a cell took too long: the cell's own, or the oldest one before a marker."""
-        return cell
-
-    def drive(self, seconds: float, until: Cell | None = None, *, patient: bool = False) -> bool:
-        """Run what can run now; whether anything was done."""
-        return False
-
-    def listen(self, bell: Bell, listening: bool) -> None:
-        """Have `bell` rung whenever an op of this queue ends, or no longer."""
-        return
-
-    def hurry(self, guest: object, waiting: bool) -> None:
-        """While a guest, somebody who is not on this queue's loop, waits: have workers drive this queue."""
-        return
-
-    def check_can_end(self, record: Cell) -> None:
-        """Raise `BlockingSyncError` when the record cannot end while this thread is blocked."""
-        return
 
     def host(self, cell: Cell) -> np.ndarray[Any, Any]:
         value = cell.value
-        if value.__class__ is not ARRAY and isinstance(value, Unready):
-            _raise(cell)
+        if value.__class__ is not ARRAY:
+            if isinstance(value, Unready):
+                _raise(cell)
+            if not self.on_host:
+                array = reading.peek(cell)
+                return array if array is not None else reading.block(self, cell, self.owner.timeout)
         return self.backend.to_host(value)
+
+    def fetch(self, cell: Cell) -> Generator[Any, None, np.ndarray[Any, Any]]:
+        """Suspend until a settled value of a device is on the host, and return it."""
+        if isinstance(cell.value, Unready):
+            _raise(cell)
+        return (yield from reading.fetch(self, cell, self.owner.timeout))
+
+    def peek(self, cell: Cell) -> np.ndarray[Any, Any] | None:
+        """A settled value, None where reading it would take time."""
+        return self.host(cell) if self.on_host else reading.peek(cell)
 
     def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
         return infer_cell(cell, tell=tell)
@@ -98,6 +76,8 @@ class Queue(ABC):
     def reduce(self, cell: Cell) -> tuple[Any, ...]:
         if cell.value is PENDING:
             raise ValueError(f"only ready handles can be pickled; await this one first: {describe(cell)}")
+        if not self.on_host and reading.peek(cell) is None:
+            check_may_block(cell, "pickling")
         return self.owner.restorer(), (self.host(cell), str(self.device))
 
 

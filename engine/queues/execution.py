@@ -1,49 +1,48 @@
-"""Running one kernel: in its context, with its BLAS threads, and with its result made safe to keep."""
+"""Running one kernel: in its context, and with its result made safe to keep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import replace
 from functools import partial
-from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
 
 import numpy as np
 
-from engine.ambient import scope_var
-from engine.devices.base import Backend, Device
-from engine.devices.blas import blas_threads, core_count
-from engine.devices.cpu import checked
+from engine.devices.base import Array, Backend, Device
+from engine.devices.cpu import HOST, checked
 from engine.errors import OpCancelledError
 from engine.failures import failed
-from engine.kernels.buffers import unlocked
-from engine.kernels.lanes import place_for
-from engine.loops import CancelledError, run_apart
+from engine.fusion.liveness import is_whole
+from engine.loops import CancelledError, done_elsewhere, run_apart
+from engine.memory.buffers import unlocked
+from engine.memory.references import HELD_BY_CELL, HELD_BY_INPUTS, others
 from engine.modes import ExecutionMode
-from engine.planning.liveness import is_whole
-from engine.references import others
+from engine.parallel.lanes import place_for
+from engine.queues.reading import MOVE, checked_value, is_elsewhere
+from engine.settings.scope import scope_var
+from engine.threads.offload import offload
+from engine.threads.slots import Slots
 from handles.base import Handle
 from handles.cell import Cell, Failure, settle
 
-_HELD = 2
-"""References to a kernel's result while it is adopted: from `adopt_results`, and from its caller or the tuple."""
 
-
-def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, threads: int) -> Any:
+def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
     """Run the op of `cell`: its value, a tuple of them, or the `Failure`. Interrupts of this thread pass through."""
     try:
-        return _results(cell, _call(cell, values, device, backend, threads), backend)
+        if not backend.on_host:
+            return _through_host(cell, values, device, backend)
+        return _results(cell, _call(cell, values))
     except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
         return failed(cell, error)
 
 
-def execute_guarded(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, threads: int) -> Any:
+def execute_guarded(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
     """As `execute`, on a thread of the engine's own: what else is raised there is the op's doing too."""
     try:
-        return execute(cell, values, device, backend, threads)
+        return execute(cell, values, device, backend)
     except CancelledError as error:
         # A reader must not take it for a cancellation of its own task.
         cancelled = OpCancelledError(f"the kernel of {cell.op.name!r} raised CancelledError")
@@ -53,15 +52,14 @@ def execute_guarded(cell: Cell, values: Sequence[Any], device: Device, backend: 
         return failed(cell, error)
 
 
-def run_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, threads: int) -> Any:
+def run_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
     """Run an async op to its end on a loop of its own, where there is no loop to run it on."""
-    op = cell.op
     context = (cell.rare and cell.rare.context) or copy_context()
     context.run(enter_kernel, cell)
     try:
-        coroutine = context.run(op.kernel, *kernel_values(values, device, backend), **cell.params or {})
+        coroutine = context.run(start_coroutine, cell, values, device, backend)
         result = run_apart(coroutine, context)
-        return adopt_results(cell, result, backend)
+        return adopt_results(cell, result) if backend.on_host else result
     except Exception as error:  # noqa: BLE001
         return failed(cell, error)
 
@@ -81,50 +79,60 @@ def finish(cell: Cell, outcome: Any) -> bool:
     return settle(cell, outcome if failed else ())
 
 
+holding: ContextVar[frozenset[Slots]] = ContextVar("eagerloop_holding", default=frozenset())
+"""The limits of the functions whose calls this code is inside of: a call of itself is part of the call."""
+
+
 def enter_kernel(cell: Cell) -> None:
     """In the context of a kernel: ops run inline there, and waiting for the engine is refused."""
+    _hold(cell)
     scope_var.set(replace(scope_var.get(), mode=ExecutionMode.SYNC, kernel=cell, group=None, graph=None))
+
+
+def is_part_of_call(cell: Cell) -> bool:
+    """Whether an op was dispatched inside a call of its own function, and so is a part of that call."""
+    context = cell.rare.context if cell.rare is not None else None
+    return context is not None and cell.op.limit in context.get(holding, ())
+
+
+def _hold(cell: Cell) -> None:
+    if cell.op.limit is not None:
+        holding.set(holding.get() | {cell.op.limit})
 
 
 def enter_async_kernel(cell: Cell) -> None:
     """In the context of an async kernel: ops stay what they are, but it must not wait for itself."""
+    _hold(cell)
     scope_var.set(replace(scope_var.get(), kernel=cell, group=None, graph=None))
 
 
-def kernel_values(values: Sequence[Any], device: Device, backend: Backend) -> list[Any]:
+def kernel_values(values: Sequence[Any]) -> list[Any]:
     """The operands as code that we do not know gets them: arrays that it cannot write to."""
-    if not backend.on_host:
-        return list(values)
-    return [backend.to_host(value) if value.__class__ is np.ndarray else value for value in values]
+    return [HOST.to_host(value) if value.__class__ is np.ndarray else value for value in values]
 
 
-def _call(cell: Cell, values: Sequence[Any], device: Device, backend: Backend, threads: int) -> Any:
+def _call(cell: Cell, values: Sequence[Any]) -> Any:
     op, params = cell.op, cell.params or {}
     kernel = op.kernel
-    if not backend.on_host:
-        kernel = backend.kernel(op.name, kernel)
-        values = [backend.from_host(device, value) if isinstance(value, np.ndarray) else value for value in values]
-    elif op.overwrite is not None and _is_given_up(cell, values):
-        kernel, values = op.overwrite, [unlocked(values[0]), *values[1:]]
-    elif op.into is not None and (place := place_for(op, values, params)) is not None:
-        kernel = partial(op.into, out=place)
-    limited = (op.blas or not op.known) and threads < core_count()
+    if op.memory.overwrite is not None and _is_given_up(cell, values):
+        kernel, values = op.memory.overwrite, [unlocked(values[0]), *values[1:]]
+    elif op.memory.into is not None and (place := place_for(op, values, params)) is not None:
+        kernel = partial(op.memory.into, out=place)
     context: Any = cell.rare.context if cell.rare is not None else None
-    with blas_threads.limited(threads) if limited else nullcontext():
-        if op.known:
-            return kernel(*values, **params) if context is None else context.run(kernel, *values, **params)
-        return context.run(_enter_and_call, cell, kernel, kernel_values(values, device, backend), params)
+    if op.known:
+        return kernel(*values, **params) if context is None else context.run(kernel, *values, **params)
+    return context.run(_enter_and_call, cell, kernel, kernel_values(values), params)
 
 
 def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
     """Whether nothing but this record refers to its first operand, nor to the memory of it."""
     first = cell.args[0] if cell.args else None
-    if first.__class__ is not Cell or others(first, 1):
+    if first.__class__ is not Cell or others(first, HELD_BY_CELL):
         return False
     value = values[0]
     return (
         value.__class__ is np.ndarray
-        and not others(value, 2)  # the cell and the values
+        and not others(value, HELD_BY_CELL + HELD_BY_INPUTS)
         and is_whole(value)
         and getweakrefcount(first) == 0  # a copy on another device, which its original still finds
     )
@@ -135,32 +143,104 @@ def _enter_and_call(cell: Cell, kernel: Any, values: list[Any], params: dict[str
     return kernel(*values, **params)
 
 
-def _results(cell: Cell, result: Any, backend: Backend) -> Any:
+def _results(cell: Cell, result: Any) -> Any:
     op = cell.op
     if op.known and op.outputs == 1:
-        return result if result.__class__ is np.ndarray or not backend.on_host else checked(np.asarray(result))
+        return result if result.__class__ is np.ndarray else checked(np.asarray(result))
     if op.known:
-        return tuple(np.asarray(each) if backend.on_host else each for each in result)
-    return adopt_results(cell, result, backend)
+        return tuple(np.asarray(each) for each in result)
+    return adopt_results(cell, result)
 
 
-def adopt_results(cell: Cell, result: Any, backend: Backend) -> Any:
+def adopt_results(cell: Cell, result: Any) -> Any:
     """What unknown code returned, which the caller refers to once, as values that only the engine can write to."""
     op = cell.op
     if op.outputs == 1:
         if isinstance(result, Handle):
             return _value_of(result)
-        return backend.adopt(result, _HELD)
+        return HOST.adopt(result)
     if not isinstance(result, tuple | list) or len(result) != op.outputs:
         got = f"{len(result)} of them" if isinstance(result, tuple | list) else f"{type(result).__name__}"
         raise TypeError(
             f"{op.name!r} was declared with num_outputs={op.outputs} and must return a tuple, but gave {got}"
         )
-    held = _HELD if getrefcount(result) <= _HELD + 1 else 0  # a list that somebody keeps gives its arrays away, too
-    return tuple(_value_of(each) if isinstance(each, Handle) else backend.adopt(each, held) for each in result)
+    sole = not others(result, 1)  # a list that its function keeps gives its arrays away, too
+    return tuple(_value_of(each) if isinstance(each, Handle) else HOST.adopt(each, sole=sole) for each in result)
 
 
 def _value_of(handle: Handle) -> Any:
     cell = handle._cell
-    cell.home.host(cell)  # raises what failed
-    return cell.value
+    array = cell.home.host(cell)  # raises what failed
+    return cell.value if cell.home.on_host else array
+
+
+# On behalf of a device that is not the host's
+
+
+def _through_host(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
+    """Compute, on a worker, what is moved to a device or what its backend does not compute."""
+    op = cell.op
+    if op is MOVE:
+        return op.kernel(*values, **cell.params or {})
+    arrays = _on_host(values, backend)
+    result = call_elsewhere(cell, op.kernel, arrays, cell.params or {}, cell.extend().context)
+    return _on_device(cell, result, device, backend)
+
+
+def _on_host(values: Sequence[Any], backend: Backend[Any]) -> list[Any]:
+    return [HOST.to_host(backend.to_host(value)) if is_elsewhere(value) else value for value in values]
+
+
+def _on_device(cell: Cell, result: Any, device: Device, backend: Backend[Any]) -> Any:
+    """The results of a kernel of the host as values of a device."""
+    if cell.op.outputs == 1:
+        return checked_value(device, backend.from_host(device, HOST.to_host(result)))
+    return tuple(checked_value(device, backend.from_host(device, HOST.to_host(each))) for each in result)
+
+
+def call_elsewhere(
+    cell: Cell, kernel: Any, arrays: Sequence[Any], params: dict[str, Any], context: Context | None
+) -> Array | tuple[Array, ...]:
+    """Call a kernel on arrays that are no operands of the host: an ndarray, or a tuple of them."""
+    return _results(cell, _call_plainly(cell, kernel, arrays, params, context))  # type: ignore[no-any-return]
+
+
+def _call_plainly(cell: Cell, kernel: Any, arrays: Sequence[Any], params: dict[str, Any], context: Any) -> Any:
+    if cell.op.known:
+        return kernel(*arrays, **params) if context is None else context.run(kernel, *arrays, **params)
+    values = [_read_only(each) if isinstance(each, np.ndarray) else each for each in arrays]
+    return (context or copy_context()).run(_enter_and_call, cell, kernel, values, params)
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def start_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
+    """The coroutine of an async op; its operands come to the host, and its results go to the device."""
+    if backend.on_host:
+        return cell.op.kernel(*kernel_values(values), **cell.params or {})
+    return _coroutine_through_host(cell, values, device, backend)
+
+
+async def _coroutine_through_host(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
+    kernel, params = cell.op.kernel, cell.params or {}
+    arrays = await done_elsewhere(offload.submit, partial(_on_host, values, backend))
+    results = adopt_results(cell, await kernel(*arrays, **params))
+    return await done_elsewhere(offload.submit, partial(_on_device, cell, results, device, backend))
+
+
+def wrong_value(cell: Cell, device: Device, value: Any) -> TypeError | None:
+    """What is wrong with what a backend gave for a record; None where nothing is."""
+    outputs = cell.op.outputs
+    if outputs != 1 and (not isinstance(value, tuple | list) or len(value) != outputs):
+        got = f"{len(value)} of them" if isinstance(value, tuple | list) else type(value).__name__
+        return TypeError(f"the backend of {device} must give {outputs} values for {cell.op.name!r}, but gave {got}")
+    try:
+        for each in (value,) if outputs == 1 else value:
+            checked_value(device, each)
+    except TypeError as error:
+        return error
+    return None

@@ -6,12 +6,17 @@ import os
 import weakref
 from typing import Protocol
 
+from handles.cell import Cell
+
 
 class Forkable(Protocol):
     """A queue as a fork sees it."""
 
     def hold_still(self) -> bool:
         """Let no thread be in the middle of a slice; False when one does not end."""
+
+    def unfinished(self) -> list[Cell]:
+        """The records in flight, oldest first where that is known."""
 
     def go_on(self) -> None:
         """In the parent, after `hold_still`."""

@@ -5,23 +5,46 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+from weakref import ref
 
-from engine.ambient import scope_var
 from engine.errors import BlockingSyncError, OpCancelledError
 from engine.failures import describe
-from engine.planning.op import Op
-from engine.queues.base import Queue
 from engine.queues.bell import Bell
-from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, remove_waiter
+from engine.queues.demand import Demand
+from engine.queues.records import NEVER, pending_operands, record_of
+from engine.settings.scope import scope_var
+from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 
 SLICE = 0.005
 """Seconds that a blocked thread drives a queue before it looks at its deadline."""
 RECHECK = 0.1
 """Seconds after which a blocked thread looks again, whatever it was told."""
 
-NEVER = pending_cell(Op("never", lambda: None), (), None, None, None, 0)  # type: ignore[arg-type]
-"""An operand that never comes: a record that has it is set aside when its turn comes."""
+
+class Drivable(Protocol):
+    """A queue whose cells a thread can wait for."""
+
+    def waiting_for(self, cell: Cell) -> list[Cell]: ...
+
+    def awaited_by(self, cell: Cell) -> Cell: ...
+
+    def drive(self, seconds: float, until: Cell | None = None, *, patient: bool = False) -> bool: ...
+
+    def listen(self, bell: Bell, listening: bool) -> None: ...
+
+    def check_can_end(self, record: Cell) -> None: ...
+
+    def demand(
+        self, cells: Iterable[Cell], priority: int | None = None, *, guest: bool | None = None
+    ) -> Demand | None: ...
+
+    def withdraw(self, demand: Demand | None) -> None: ...
+
+
+def queue_of(cell: Cell) -> Drivable:
+    """The queue of a cell that is not settled: only those of device queues are ever seen so."""
+    return cell.home  # type: ignore[return-value]
 
 
 class Countdown:
@@ -61,39 +84,37 @@ class Settled:
             yield from self._cell.home.wait(self._cell)
 
 
-def record_of(cell: Cell) -> Cell:
-    """The record that settles a cell."""
-    rare = cell.rare
-    return cell if rare is None or rare.record is None else rare.record
+class Need(NamedTuple):
+    """A record that a waiting thread needs, and why: because of another one, up to the record that it waits for.
 
+    The references are weak, because the thread looks later than records end: their results must not wait for that.
+    """
 
-def pending_operands(record: Cell) -> list[Cell]:
-    """The records that a record needs and that have not been settled."""
-    return [record_of(each) for each in record.args if each.__class__ is Cell and each.value is PENDING]
+    record: ref[Cell]
+    because_of: Need | None
 
 
 def blockers(*cells: Cell) -> list[Cell]:
     """The records whose queues have to move before the cells can be settled."""
-    return _walk([record_of(cell) for cell in cells], {})
+    return [record for record, _ in _walk([_needed(record_of(cell)) for cell in cells])]
 
 
-def _walk(stack: list[Cell], needed_by: dict[Cell, Cell]) -> list[Cell]:
-    """The records that those on the stack wait for in the end; `needed_by` is told how each was found."""
+def _needed(record: Cell, because_of: Need | None = None) -> tuple[Cell, Need]:
+    return record, Need(ref(record), because_of)
+
+
+def _walk(stack: list[tuple[Cell, Need]]) -> list[tuple[Cell, Need]]:
+    """The records that those on the stack wait for in the end."""
     seen, found = set(), []
     while stack:
-        record = stack.pop()
+        record, need = stack.pop()
         if record in seen or record is NEVER:
             continue
         seen.add(record)
-        home = record.home
-        assert isinstance(home, Queue)
-        waits_for = home.waiting_for(record)
+        waits_for = queue_of(record).waiting_for(record)
         if not waits_for:
-            found.append(record)
-        for each in map(record_of, waits_for):
-            if each not in seen:
-                needed_by[each] = record
-                stack.append(each)
+            found.append((record, need))
+        stack.extend(_needed(each, need) for each in map(record_of, waits_for) if each not in seen)
     return found
 
 
@@ -104,29 +125,34 @@ class Blockers:
     with the square of the length of a chain.
     """
 
-    __slots__ = ("_cell", "_found", "_needed_by")
+    __slots__ = ("_cell", "_needs")
 
     def __init__(self, cell: Cell) -> None:
         self._cell = record_of(cell)
-        self._found = [self._cell]
-        self._needed_by: dict[Cell, Cell] = {}
+        self._needs: list[Need] = []
 
     def look(self) -> list[Cell]:
-        self._found = _walk([self._unsettled(record) for record in self._found], self._needed_by)
-        return self._found
+        """The records, as they are now."""
+        found = _walk([self._unsettled(need) for need in self._needs] or [_needed(self._cell)])
+        self._needs = [need for _, need in found]
+        return [record for record, _ in found]
 
-    def _unsettled(self, record: Cell) -> Cell:
+    def _unsettled(self, need: Need) -> tuple[Cell, Need]:
         """The record, or where it is settled, the next one on the way to the cell that is not."""
-        while record.value is not PENDING and record is not self._cell:
-            record = self._needed_by.pop(record, self._cell)  # forgotten, so that its result can be let go of
-        return record
+        while True:
+            record = need.record()
+            if need.because_of is None:
+                return self._cell, need
+            if record is not None and record.value is PENDING:
+                return record, need
+            need = need.because_of
 
 
 def block_until(cell: Cell, seconds: float | None) -> None:
     """Block this thread until the cell is settled, driving the queues that it waits for."""
     deadline = None if seconds is None else monotonic() + seconds
     bell = Bell()
-    homes: set[Queue] = set()
+    homes: set[Drivable] = set()
     ahead = Blockers(cell)
 
     def wake(_: Cell) -> None:
@@ -134,6 +160,8 @@ def block_until(cell: Cell, seconds: float | None) -> None:
 
     if not add_waiter(cell, wake):
         return
+    home = queue_of(cell)
+    demand = home.demand([cell], guest=False)  # this thread drives
     try:
         while cell.value is PENDING:
             if not _drive(ahead.look(), bell, homes) and cell.value is PENDING:
@@ -144,16 +172,16 @@ def block_until(cell: Cell, seconds: float | None) -> None:
                 raise TimeoutError(timed_out(cell, seconds))
     finally:
         remove_waiter(cell, wake)
-        for home in homes:
-            home.listen(bell, False)
+        home.withdraw(demand)
+        for each in homes:
+            each.listen(bell, False)
 
 
-def _drive(records: list[Cell], bell: Bell, homes: set[Queue]) -> bool:
+def _drive(records: list[Cell], bell: Bell, homes: set[Drivable]) -> bool:
     """Drive the queues of the records that hold a cell up; whether anything was done."""
     done = False
     for record in records:
-        home = record.home
-        assert isinstance(home, Queue)
+        home = queue_of(record)
         if home not in homes:
             homes.add(home)
             home.listen(bell, True)
@@ -164,9 +192,7 @@ def _drive(records: list[Cell], bell: Bell, homes: set[Queue]) -> bool:
 
 
 def timed_out(cell: Cell, seconds: float | None) -> str:
-    home = cell.home
-    assert isinstance(home, Queue)
-    awaited = home.awaited_by(cell)
+    awaited = queue_of(cell).awaited_by(cell)
     return f"not ready after {seconds:.3g} s: {describe(awaited)}; it is {awaited.state}"
 
 

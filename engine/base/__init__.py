@@ -1,0 +1,1 @@
+"""Base: what an op is, and what its result will look like."""

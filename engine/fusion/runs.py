@@ -1,0 +1,426 @@
+"""Runs: chains of elementwise records over one shape, planned to be executed together, block by block. Pure.
+
+A run is collected from what is pending on a device when its first op is about to start. It takes along every later
+record that is elementwise over the same broadcast shape and whose operands are ready or computed within the run;
+what it leaves out does not depend on it, so each result is as if ops ran one by one. A result that nothing outside
+the run refers to is never written to memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.base.op import Op
+from engine.fusion.blocks import cast
+from engine.memory.layout import Shape, broadcast_strides, coalesce, copy_order, iteration_order, strip_axis
+from handles.cell import PENDING, Cell
+
+LOOKAHEAD = 256
+"""Records that are looked at for one run."""
+LONGEST = 64
+"""Steps that one run has at most: planning holds the interpreter, and results come when the whole run has ended."""
+LEFT_OUT = 64
+"""Records that do not fit, after which the run is closed: looking at them is not free."""
+_KINDS = "biufcmM"
+"""The kinds of dtypes that runs compute with: fixed-size numbers, which uninitialized memory is a valid value of."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """An operand that an earlier step of the run computes."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An operand that is there when the run begins."""
+
+    index: int
+
+
+@dataclass(slots=True)
+class Step:
+    """One op of a run. `operands` are registers, inputs, and scalars as they are."""
+
+    cell: Cell
+    op: Op
+    operands: tuple[Any, ...]
+    dtype: np.dtype[Any]
+    order: tuple[int, ...]
+    """The axes of the result, from the slowest to the fastest in memory."""
+    reduction: str | None = None
+    axes: tuple[int, ...] | None = None
+    """The axes that are reduced, None for all of them."""
+    keep: bool = True
+    """Whether anything outside the run refers to the result."""
+    over: int | None = None
+    """The input whose memory becomes the result's."""
+
+
+@dataclass(slots=True)
+class Run:
+    """Steps in dispatch order, over one shape."""
+
+    shape: Shape
+    context: Context | None
+    """The context of the dispatch, where NumPy's error state was another than the default one."""
+    steps: list[Step] = field(default_factory=list)
+    inputs: list[Array] = field(default_factory=list)
+    entry: Any = None
+    """What the backlog keeps of the record that begins the run."""
+    whole: frozenset[int] = frozenset()
+    """The axes that some step reduces, apart from others: blocks are not cut across them."""
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether results are written over operands: such a run cannot be done again."""
+        return any(step.over is not None for step in self.steps)
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [step.cell for step in self.steps]
+
+
+REDUCTIONS: dict[Callable[..., Any], str] = {
+    np.sum: "add",
+    np.mean: "mean",
+    np.max: "maximum",
+    np.min: "minimum",
+    np.any: "logical_or",
+    np.all: "logical_and",
+    np.count_nonzero: "count",
+}
+"""Reductions that can end a run: block by block they give the very bits that NumPy gives for the whole."""
+
+
+def can_begin(op: Op) -> bool:
+    """Whether a run can begin with this op."""
+    return op.fusion.fusable or (op.known and op.kernel in REDUCTIONS)
+
+
+class Chooser(Protocol):
+    """Which records may be offered to a run."""
+
+    def allows(self, cell: Cell) -> bool: ...
+
+    def joined(self, cell: Cell) -> None: ...
+
+
+def collect(head: Cell, later: Iterable[Cell], chooser: Chooser | None = None) -> Run | None:
+    """The run that begins with `head`, whose operands are ready; None when it has to run by itself."""
+    collector = Collector()
+    if not collector.add(head, head=True):
+        return None
+    assert collector.run is not None
+    left_out = 0
+    for cell in later:
+        added = (chooser is None or chooser.allows(cell)) and collector.add(cell)
+        left_out += not added
+        if added and chooser is not None:
+            chooser.joined(cell)
+        if left_out == LEFT_OUT or len(collector.run.steps) == LONGEST:
+            break
+    return collector.run
+
+
+class Collector:
+    """A run that grows while records are offered to it in dispatch order."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self._steps: dict[Cell, int] = {}
+        self._inputs: dict[int, int] = {}
+        self._reduces = False
+        """Whether the run has a reduction: it is cut where NumPy's summation cuts it."""
+        self._complex = False
+        """Whether the run has complex numbers: then every operand is one long row, cut between vectors."""
+        self._one_row = False
+        """Whether every operand has to be one long row."""
+        self._context: Context | None = None
+
+    def add(self, cell: Cell, *, head: bool = False) -> bool:
+        """Take the record along if it fits."""
+        op = cell.op
+        if cell.value is not PENDING or not can_begin(op):
+            return False
+        rare = cell.rare
+        if rare is not None and (rare.outputs or (rare.running and not head)):
+            return False
+        context = None if rare is None else rare.context
+        if head:
+            self._context = context
+        elif _errstate(context) is not _errstate(self._context):
+            return False
+        operands = [self._operand(value) for value in cell.args]
+        if any(each is None for each in operands):
+            return False
+        if not op.fusion.fusable:
+            return self._add_reduction(cell, operands[0])
+        return self._add_elementwise(cell, operands)
+
+    def _operand(self, value: Any) -> Any:
+        """A register, an array, or a scalar; None where it is not there yet."""
+        if value.__class__ is Cell:
+            step = self._steps.get(value)
+            if step is not None:
+                return Register(step)
+            value = value.value
+            if value.__class__ is not np.ndarray:
+                return None
+        return value
+
+    def _add_elementwise(self, cell: Cell, operands: list[Any]) -> bool:
+        shape, described = self._described(operands)
+        if shape is None or math.prod(shape) <= 1 or (self.run is not None and shape != self.run.shape):
+            return False
+        op = cell.op.fused_as(described, operands, cell.params)
+        if op is None:
+            return False
+        if op.fusion.block is None:
+            operands, described = operands[: op.kernel.nin], described[: op.kernel.nin]  # a root needs no exponent
+        dtype = op.result_dtype(described, cell.params)
+        if dtype is None or not _computable(op, dtype, described, operands):
+            return False
+        if self.run is None:
+            self.run = Run(shape, self._context)
+        strides = [self._strides(each, shape) for each in operands if _is_array(each)]
+        likewise = copy_order(strides[0], len(shape)) if strides else ()
+        order = likewise if op.fusion.block is cast else iteration_order(strides, len(shape))
+        arrays = [each for each in operands if isinstance(each, np.ndarray)]
+        if cell.op.fusion.updates:
+            like = (self._shape_of(operands[0]), described[0], likewise) == (shape, dtype, order)
+            if not like or min(strides[0], default=0) < 0:
+                return False  # it would be cast, or laid out in another way
+        if not self._walks_like(order) or not self._keeps_loops(op, [dtype, *described], arrays):
+            return False
+        self._append(Step(cell, op, tuple(map(self._stored, operands)), dtype, order))
+        return True
+
+    def _walks_like(self, order: tuple[int, ...]) -> bool:
+        """Whether the result is laid out as the other results of the run: NumPy walks all of them in one order."""
+        assert self.run is not None
+        shape, steps = self.run.shape, self.run.steps
+        return not steps or strides_of(shape, order) == strides_of(shape, steps[0].order)
+
+    def _keeps_loops(self, op: Op, types: list[Any], arrays: list[Array]) -> bool:
+        """Whether each element is computed by the loop that computes it in one call.
+
+        NumPy multiplies complex numbers with other instructions at the end of a row than within it, and the bits
+        differ. In one long row blocks end where whole vectors end; otherwise such an op has to run by itself. Some
+        functions have other instructions for operands that are not contiguous, or are one element repeated; most have
+        others for operands that are walked backwards, which NumPy decides for the whole.
+        """
+        is_complex = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
+        if is_complex and self._reduces:
+            return False
+        rounded = op.fusion.block is None and op.kernel not in _EXACT
+        if rounded and any(stride < 0 for array in arrays for stride in array.strides):
+            return False
+        is_half = any(isinstance(each, np.dtype) and each.char == "e" for each in types)
+        of_two_minds = op.kernel in _OF_TWO_MINDS or (rounded and is_half)
+        if of_two_minds and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
+            return False  # to be cast, it would be written out, and not be one element repeated any more
+        one_row = self._one_row or is_complex or of_two_minds
+        if one_row and ((self.run is not None and self.run.whole) or not self._is_flat(arrays)):
+            return False
+        self._one_row, self._complex = one_row, self._complex or is_complex
+        return True
+
+    def _add_reduction(self, cell: Cell, operand: Any) -> bool:
+        kind, params = REDUCTIONS[cell.op.kernel], cell.params or {}
+        if params.get("dtype") is not None or not _PLAIN.issuperset(params):
+            return False
+        if params.get("axis") is not None:
+            return isinstance(operand, Register) and self._add_along(cell, kind, operand, params["axis"])
+        if self.run is not None and self.run.whole:
+            return False
+        if isinstance(operand, Register):
+            assert self.run is not None
+            dtype, order = self.run.steps[operand.step].dtype, self.run.steps[operand.step].order
+            if self.run.steps[operand.step].reduction is not None:
+                return False
+        elif isinstance(operand, np.ndarray) and self.run is None and operand.size > 1 and operand.flags.aligned:
+            self.run = Run(operand.shape, self._context)
+            strides = broadcast_strides(operand, operand.shape)
+            dtype, order = operand.dtype, iteration_order([strides], operand.ndim)
+        else:
+            return False
+        arrays = [operand] if isinstance(operand, np.ndarray) else []
+        fits = reduces_exactly(kind, dtype) and not self._complex and self._is_flat(arrays)
+        if fits:
+            self._append(Step(cell, cell.op, (self._stored(operand),), dtype, order, reduction=kind))
+            self._reduces = self._one_row = True
+        return fits
+
+    def _add_along(self, cell: Cell, kind: str, operand: Register, axis: Any) -> bool:
+        """A reduction along some axes: each block has all elements along them."""
+        assert self.run is not None
+        run, source = self.run, self.run.steps[operand.step]
+        ndim = len(run.shape)
+        if self._one_row or source.reduction is not None or source.order != tuple(range(ndim)):
+            return False
+        try:
+            axes = np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+        except ValueError:
+            return False
+        whole = run.whole.union(axes)
+        if not reduces_exactly(kind, source.dtype) or strip_axis(run.shape, whole) is None:
+            return False
+        self._append(Step(cell, cell.op, (operand,), source.dtype, source.order, reduction=kind, axes=axes))
+        run.whole = whole
+        return True
+
+    def _is_flat(self, more: list[Array]) -> bool:
+        """Whether all operands can be walked as one long row: then NumPy adds them up as one."""
+        assert self.run is not None
+        shape = self.run.shape
+        strides = [broadcast_strides(array, shape) for array in (*self.run.inputs, *more)]
+        strides += [strides_of(shape, step.order) for step in self.run.steps[:1]]  # the others are laid out likewise
+        order = iteration_order(strides, len(shape))
+        walked = [tuple(each[axis] for axis in order) for each in strides]
+        return len(coalesce(tuple(shape[axis] for axis in order), walked)[0]) == 1
+
+    def _append(self, step: Step) -> None:
+        assert self.run is not None
+        self._steps[step.cell] = len(self.run.steps)
+        self.run.steps.append(step)
+
+    def _stored(self, operand: Any) -> Any:
+        if not isinstance(operand, np.ndarray):
+            return operand
+        assert self.run is not None
+        index = self._inputs.get(id(operand))
+        if index is None:
+            index = self._inputs[id(operand)] = len(self.run.inputs)
+            self.run.inputs.append(operand)
+        return Input(index)
+
+    def _described(self, operands: list[Any]) -> tuple[Shape | None, list[Any]]:
+        """The broadcast shape, and for each operand what its dtype is promoted by."""
+        shapes, types = [], []
+        for operand in operands:
+            if isinstance(operand, Register):
+                assert self.run is not None
+                source = self.run.steps[operand.step]
+                if source.reduction is not None:
+                    return None, []
+                shapes.append(self.run.shape)
+                types.append(source.dtype)
+            else:
+                types.append(promoted_as(operand))
+                if isinstance(operand, np.ndarray | np.generic):
+                    shapes.append(operand.shape)
+        try:
+            return np.broadcast_shapes(*shapes), types
+        except ValueError:
+            return None, []
+
+    def _shape_of(self, operand: Any) -> Shape | None:
+        if isinstance(operand, Register):
+            assert self.run is not None
+            return self.run.shape
+        return getattr(operand, "shape", None)
+
+    def _strides(self, operand: Any, shape: Shape) -> tuple[int, ...]:
+        if isinstance(operand, Register):
+            assert self.run is not None
+            return strides_of(shape, self.run.steps[operand.step].order)
+        return broadcast_strides(operand, shape)
+
+
+def promoted_as(value: Any) -> Any:
+    """What decides the dtype of a result: a dtype, or the class of a Python scalar, which has none of its own."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype
+    return np.dtype(bool) if value.__class__ is bool else value.__class__
+
+
+_OF_TWO_MINDS = frozenset({np.power, np.arctan2})
+"""Ufuncs whose last bits depend on how operands lie in memory: they have vector instructions for some layouts only."""
+
+
+_EXACT = frozenset(
+    {
+        *(np.absolute, np.add, np.ceil, np.conjugate, np.copysign, np.divide, np.floor, np.floor_divide, np.maximum),
+        *(np.minimum, np.multiply, np.negative, np.positive, np.reciprocal, np.remainder, np.rint, np.sign, np.sqrt),
+        *(np.square, np.subtract, np.trunc, np._core.umath.clip),  # type: ignore[attr-defined]
+        *(np.equal, np.greater, np.greater_equal, np.less, np.less_equal, np.not_equal),
+        *(np.isfinite, np.isinf, np.isnan, np.signbit),
+        *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift),
+        *(np.logical_and, np.logical_not, np.logical_or, np.logical_xor),
+    }
+)
+"""Ufuncs with one right result, whatever the instructions."""
+
+
+def _is_repeated(array: Array) -> bool:
+    """Whether an array is, or may be walked as, one element again and again."""
+    return array.size == 1 or 0 in array.strides
+
+
+_PLAIN = frozenset({"axis", "dtype", "keepdims"})
+"""The parameters of a reduction that a run knows of."""
+_HALF_MAX = 65_504
+"""The largest number of float16, the narrowest dtype that a Python scalar may overflow."""
+
+
+def _computable(op: Op, dtype: np.dtype[Any], types: list[Any], operands: list[Any]) -> bool:
+    """Whether blocks give what NumPy gives for the whole, its warnings too.
+
+    What NumPy warns of apart from the op's own arithmetic, it would warn of for each block: that a Python scalar
+    overflows in becoming an operand, that a cast drops imaginary parts.
+    """
+    dtypes = [each for each in types if isinstance(each, np.dtype)]
+    if any(each.kind not in _KINDS for each in (dtype, *dtypes)):
+        return False
+    if op.fusion.block is not None and dtype.kind != "c" and any(each.kind == "c" for each in dtypes):
+        return False
+    scalars = [each for each in operands if each.__class__ in (int, float, complex)]
+    narrow = any(each.char in "efF" for each in (dtype, *dtypes))
+    return not narrow or all(abs(each) <= _HALF_MAX or each - each != 0 for each in scalars)
+
+
+def _is_array(operand: Any) -> bool:
+    return isinstance(operand, np.ndarray | Register)
+
+
+def strides_of(shape: Shape, order: Sequence[int]) -> tuple[int, ...]:
+    """The strides, in elements, of a contiguous array with this order of axes; 0 for axes of length 1."""
+    strides = [0] * len(shape)
+    stride = 1
+    for axis in reversed(order):
+        strides[axis] = 0 if shape[axis] == 1 else stride
+        stride *= shape[axis]
+    return tuple(strides)
+
+
+_ERRSTATE = np._core.umath._extobj_contextvar  # type: ignore[attr-defined]
+
+
+def _errstate(context: Context | None) -> object:
+    """What `numpy.errstate` set; None for the default."""
+    return None if context is None else context.get(_ERRSTATE)
+
+
+def reduces_exactly(kind: str, dtype: np.dtype[Any]) -> bool:
+    """Whether reducing block by block gives NumPy's bits: it adds some in another dtype, in chunks of its own."""
+    if not dtype.isnative:
+        return False  # swapped bytes are cast, too
+    if kind == "mean":
+        return dtype.char in "fd"
+    if kind == "add":
+        return dtype.char in "fd?bBhHiIlLqQ"
+    if kind == "count":
+        return dtype.kind in "biufc"
+    if kind in ("logical_or", "logical_and"):
+        return dtype.char == "?"
+    return dtype.char in "bBhHiIlLqQfd"

@@ -1,0 +1,134 @@
+"""Invoking a plan: as one op, step by step, on the queues as in ASYNC mode, or added to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from engine.devices.cpu import lock
+from engine.dispatch import AsyncDispatcher, Dispatcher, SyncDispatcher, handle_of
+from engine.failures import throw
+from engine.graph.graph import GraphDispatcher, Node, output_cells
+from engine.graph.inference import infer_node
+from engine.graph.optimizer import Plan
+from engine.graph.replay import Ready, Replay
+from engine.graph.running import Run
+from engine.operands import operand
+from engine.queues.device_queue import DeviceQueue
+from engine.queues.waiting import block_until
+from engine.settings.scope import scope_var
+from engine.settings.switch import program
+from handles.base import Handle
+from handles.cell import Cell, Failure, pending_cell
+from handles.eager import EagerHandle
+from handles.pending import AsyncHandle
+from handles.symbol import Symbol
+
+
+def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: bool) -> Sequence[Handle]:
+    """Compute the outputs of a plan on the executor in force; `apart` says that arguments may be on several devices."""
+    on_host = replay.follows_inputs and _is_on_host(replay, arrays, dispatcher)
+    if not on_host or (apart and _are_apart(arrays, dispatcher)):
+        return run_steps(replay.unmerged, arrays, dispatcher)
+    if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
+        return run_on_queues(replay.merged, arrays, dispatcher)
+    whole = replay.whole
+    if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
+        return run_steps(replay.merged, arrays, dispatcher)
+    operands = (*arrays, *[replay.plan.initial[slot] for slot in replay.captured])
+    if whole.outputs == 1:
+        return (dispatcher.dispatch_any(whole, operands),)
+    return dispatcher.dispatch_several(whole, operands)
+
+
+def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:
+    """Whether the host runs the steps, so that several may be made one: no other device has a part in it."""
+    core = dispatcher.core
+    if core.on_host:
+        return True
+    if dispatcher.device is not None:
+        backend = core.devices.get(dispatcher.device)
+        return backend is None or backend.on_host  # a missing device is CPU:0
+    cells = [each._cell for each in arrays if isinstance(each, Handle)]
+    cells += [replay.plan.initial[slot] for slot in replay.captured]
+    return all(cell.home.on_host for cell in cells)
+
+
+def _are_apart(arrays: list[Any], dispatcher: Dispatcher) -> bool:
+    """Whether the arguments are on several devices, and ops go to their first input's."""
+    if dispatcher.device is not None:
+        return False
+    return len({each._cell.home.device for each in arrays if isinstance(each, Handle)}) > 1
+
+
+def run_steps(ready: Ready, arrays: list[Any], dispatcher: Dispatcher) -> list[Handle]:
+    """Dispatch steps one by one."""
+    slots = ready.initial.copy()
+    for index, array in enumerate(arrays):
+        value = operand(array, keep=True)
+        if value.__class__ is np.ndarray:
+            lock(value)
+        slots[index] = value
+    run = Run(dispatcher, ready.schedule, slots)
+    try:
+        run.push_all()
+    except BaseException:
+        run.cancel("a later op of its function could not be dispatched")
+        raise
+    cls = AsyncHandle if isinstance(dispatcher, AsyncDispatcher) else EagerHandle
+    computed = range(len(arrays), len(slots))
+    return [
+        handle_of(slots[slot], cls)
+        if slot in computed and ready.initial[slot] is None
+        else program.namespace.asarray(arrays[slot] if slot not in computed else ready.initial[slot])
+        for slot in ready.outputs
+    ]
+
+
+def may_use_queues(dispatcher: Dispatcher) -> bool:
+    """Whether a SYNC replay may go through the queues: not in a kernel, nor behind what may wait for this thread."""
+    return scope_var.get().kernel is None and dispatcher.core.in_flight() == 0
+
+
+def run_on_queues(ready: Ready, arrays: list[Any], dispatcher: Dispatcher) -> list[Handle]:
+    """Run steps as in ASYNC mode, which fuses chains of large ops, and wait for their results."""
+    core = dispatcher.core
+    queued = run_steps(ready, arrays, AsyncDispatcher(core, dispatcher.policy, dispatcher.device, dispatcher.group))
+    results: list[Handle] = []
+    for handle in queued:
+        cell = handle._cell
+        block_until(cell, core.timeout)
+        if isinstance(cell.value, Failure):
+            throw(cell.value)
+        if isinstance(handle, AsyncHandle) and isinstance(cell.home, DeviceQueue):
+            done = pending_cell(cell.op, (), None, core.inline[cell.home.device], cell.code, cell.lasti)
+            done.value = cell.value
+            handle = handle_of(done, EagerHandle)
+        results.append(handle)
+    return results
+
+
+def inline(plan: Plan, arrays: list[Any], dispatcher: GraphDispatcher, frame: FrameType) -> list[Handle]:
+    """Add the steps of a plan to the current graph; their outputs there."""
+    graph = dispatcher.graph
+    slots = plan.initial.copy()
+    for value in slots:
+        if value.__class__ is Cell and isinstance(value.home, Node):
+            graph.adopt(value)
+    slots[: len(arrays)] = map(dispatcher.operand, arrays)
+    graph.begin(frame)
+    for step in plan.steps:
+        operands = list(step.getter(slots))
+        inferred = infer_node(step.op, operands, step.params)
+        device = step.device or dispatcher.device
+        record = graph.add(step.op, operands, step.params, device, step.code, step.lasti, inferred)
+        slots[step.slot : step.slot + step.op.outputs] = output_cells(record)
+    return [
+        handle_of(slots[slot], Symbol)
+        if slots[slot].__class__ is Cell and isinstance(slots[slot].home, Node)
+        else program.namespace.asarray(arrays[slot] if slot < len(arrays) else slots[slot])
+        for slot in plan.outputs
+    ]

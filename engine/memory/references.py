@@ -1,0 +1,56 @@
+"""Counting what else refers to an object: whether a result has to be kept, and whose memory may be written over.
+
+All counting is done here, and each number that it is compared with is measured at import, by functions of the shape of
+those that count: newer interpreters lend arguments and names instead of counting them. A number that is too low makes
+the engine copy, or keep, what it need not; where measuring gives no sense, everything counts as referred to.
+"""
+
+from __future__ import annotations
+
+from sys import getrefcount
+
+HELD_BY_GROUP = 2
+"""Places of the engine that refer to a record of a fusion group: the step, and the entry of the backlog."""
+HELD_BY_INPUTS = 1
+"""The list of the inputs of a group, or of the operands that a worker was given."""
+HELD_BY_CELL = 1
+"""The cell of a value, or the tuple of operands of a record."""
+
+
+def others(thing: object, known: int) -> bool:
+    """Whether anything refers to a thing but `known` places and the one name that the caller has for it."""
+    return getrefcount(thing) > _OWN + known
+
+
+def _of_one_name() -> int:
+    """How many references a call of `others` counts where the caller's name is all there is."""
+    thing = object()
+    return _count(thing)
+
+
+def _count(thing: object) -> int:
+    return getrefcount(thing)
+
+
+def _of_a_result() -> int:
+    """How many references `others` counts, in the function that adopts a kernel's result, to one that is sole."""
+    result = object()
+    return _passed_on(result)
+
+
+def _passed_on(result: object) -> int:
+    return _adopted(result)
+
+
+def _adopted(result: object) -> int:
+    owner = result
+    return _count(owner)
+
+
+def _measured(count: int) -> int:
+    return count if 0 < count < 100 else -(1 << 30)
+
+
+_OWN = _measured(_of_one_name())
+HELD_BY_ADOPTERS = _of_a_result() - _OWN
+"""References to a sole result inside `adopt`, apart from the one name: another name there, and those of two callers."""

@@ -1,0 +1,1 @@
+"""Parallel: ops that several threads compute, each some part of the result."""

@@ -1,1 +1,0 @@
-"""Planning: pure functions from pending records to what to do with them."""

@@ -1,0 +1,187 @@
+"""The driver: which thread works on a queue next.
+
+The executor's loop does in a callback (not a task: there is nothing to cancel at shutdown, and nothing in
+`asyncio.all_tasks()`), an `await` does before it suspends, a thread that blocks in a sync does, a worker that has just
+ended an op does. Where there is no loop, or a task or thread outside it waits, a worker is sent as an attendant.
+
+Guarantee: a thread that leaves work behind that could be done has called for the next drive, so progress never needs
+one particular thread to be free. Guarded by the queue's lock: the slice; the rest are flags that any thread sets.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import Context
+from threading import get_ident
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from engine.loops import AbstractEventLoop, call_soon, running_loop
+from engine.queues.slice import SLICE
+from engine.settings.scope import DEFAULT_ERRSTATE, errstate
+from engine.threads.pool import workers
+from handles.cell import Cell
+
+if TYPE_CHECKING:
+    from engine.queues.device_queue import DeviceQueue
+
+GRACE = 0.001
+"""Seconds that an attendant leaves a thread without a loop to get to a sync point by itself."""
+
+
+class Driver:
+    """Sends a thread to a queue that has work, and bounds what it does there."""
+
+    def __init__(self, queue: DeviceQueue, loop: AbstractEventLoop | None) -> None:
+        self.loop = loop
+        self._admission = queue.owner.admission
+        self.turn_ends = 0.0
+        """When this turn of the loop has been the engine's for a slice."""
+        self._queue = queue
+        self._guests: set[object] = set()
+        """Tasks and threads outside the loop that wait for this queue."""
+        self._attended = False
+        self._going_on: set[int] = set()
+        """Workers that have ended an op and will look at the queue again, by their threads."""
+
+    # Calling for a drive
+
+    def kick(self) -> None:
+        """Call for a drive: on the loop, or on a worker where there is none, or where the loop may be blocked."""
+        if self._guests:
+            self._call_attendant()
+        queue = self._queue
+        if queue.scheduled:
+            return
+        queue.scheduled = True
+        try:
+            loop = self.loop
+            if loop is not None and call_soon(loop, self._pump):
+                self.turn_ends = perf_counter() + SLICE
+            else:
+                workers.submit(self._attend)
+        except BaseException:  # an interrupt: whoever comes next calls again
+            queue.scheduled = False
+            raise
+
+    def woken(self) -> None:
+        """An operand that another queue computed is there, or a record was told so: call for a drive."""
+        self._queue.bells.ring()
+        self.kick()
+
+    def slot_free(self) -> None:
+        """A slot that the queue waits for is free: a worker starts what wants it, whatever the loop does meanwhile."""
+        self._queue.starting.called()
+        if not self._going_on:
+            self._call_attendant()
+
+    def pass_on(self) -> None:
+        """Call for the next drive where there is something to do."""
+        if self._queue.runnable():
+            self.kick()
+
+    def _call_attendant(self) -> None:
+        if self._queue.runnable() and not self._attended:
+            self._attended = True
+            workers.submit(self._attend_at_once)
+
+    # Those who wait outside the loop
+
+    def welcome(self, guest: object) -> None:
+        """A task or thread outside the loop waits from now on: workers drive, as the loop may be blocked."""
+        self._guests.add(guest)
+        self._call_attendant()
+
+    def has_guests(self) -> bool:
+        """Whether a task or thread outside the loop waits."""
+        return bool(self._guests)
+
+    def nudged(self) -> None:
+        """A caller polls, perhaps in a loop that never awaits."""
+        loop = self.loop
+        if loop is None or loop.is_closed():
+            self._queue.detach()
+            self.kick()
+        elif loop is not running_loop():
+            self._call_attendant()
+        elif self.turn_is_over():
+            self.drive(SLICE)
+
+    def dismiss(self, guest: object) -> None:
+        """It waits no longer."""
+        self._guests.discard(guest)
+
+    def detach(self) -> None:
+        """The loop is gone; what is pending stays for those who ask for it."""
+        self.loop = None
+        self._queue.scheduled = False
+        if self._guests:
+            self._call_attendant()
+
+    def start_over(self) -> None:
+        """In a forked child: no loop, no worker and no guest is left."""
+        self.loop = None
+        self._queue.scheduled = self._attended = False
+        self._going_on.clear()
+        self._guests.clear()
+
+    # Driving
+
+    def drive(self, seconds: float, until: Cell | None = None, *, patient: bool = False) -> bool:
+        """Work on the queue for so long, or until a cell is settled; whether anything was done.
+
+        When another thread drives, `patient` waits for its slice to end; otherwise there is nothing to do.
+        """
+        return (patient or not self._queue.lock.locked()) and self.drive_now(seconds, until)
+
+    def drive_now(self, seconds: float, until: Cell | None, now: float | None = None) -> bool:
+        """Drive, once the thread that drives now, if any, has ended its slice."""
+        queue = self._queue
+        # Taken by `with` only: an interrupt between a call of `acquire` and a `try` would leave it locked for good.
+        try:
+            with queue.lock:
+                ends = (now or perf_counter()) + seconds
+                if errstate() is DEFAULT_ERRSTATE:
+                    return queue.slice.run(ends, until)
+                # The error state of the thread is not that of the ops: those without a context have the default.
+                return Context().run(queue.slice.run, ends, until)
+        finally:
+            if queue.pending or queue.backlog.aside or queue.requests or queue.outcomes or queue.starting.wanted:
+                self.pass_on()
+            if self._admission.waiting:
+                self._admission.look()
+
+    def turn_is_over(self) -> bool:
+        """Whether this turn of the loop has been the engine's for a slice."""
+        return self._queue.scheduled and perf_counter() >= self.turn_ends
+
+    def _pump(self) -> None:
+        self._queue.scheduled = False
+        self.drive(SLICE)
+
+    def _attend(self) -> None:
+        time.sleep(GRACE)
+        self._queue.scheduled = False
+        self._drive_out()
+
+    def _attend_at_once(self) -> None:
+        self._drive_out()
+        self._attended = False
+        if self._guests or self._queue.starting.wanted:
+            self._call_attendant()
+
+    def _drive_out(self) -> None:
+        while self._queue.runnable() and self.drive(SLICE, patient=True):
+            pass
+
+    # Workers that go on
+
+    def leaving_slots(self) -> None:
+        """A worker gives slots back and will look at the queue itself: no attendant is needed for them."""
+        self._going_on.add(get_ident())
+
+    def looked(self) -> None:
+        """It has looked; a slot that came free since is for an attendant."""
+        self._going_on.discard(get_ident())
+        if self._queue.starting.wanted:
+            self._call_attendant()

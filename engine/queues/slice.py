@@ -1,0 +1,393 @@
+"""The slice: a bounded time in which one thread works on a queue.
+
+Purpose: run every record that can run without a worker, have the others started, and come back after a quarter of a
+millisecond, so that the loop is never held longer.
+
+In a slice the thread takes turns between what tasks demand and what stands on the queue, in dispatch order: a demand
+walks some steps, then the records on the queue have a moment. Small ops run in place in either. Ops that a worker has
+to run are set aside until there is a slot for them.
+
+All of it runs under the queue's lock, so one thread at a time is in a slice of a queue; dispatch takes no lock and
+appends to `pending` meanwhile.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter, thread_time_ns
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.base.op import SMALL_NS, WATCHED, Op
+from engine.devices.cpu import checked
+from engine.failures import failed
+from engine.operands import SCALARS
+from engine.queues.backlog import State
+from engine.queues.demand import Demand
+from engine.queues.execution import execute
+from engine.queues.hooks import hooks
+from engine.queues.records import BARRIER, NEVER, entry_of, record_of
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
+
+if TYPE_CHECKING:
+    from engine.queues.device_queue import DeviceQueue
+    from engine.queues.launch import Job
+
+SLICE = 0.000_25
+"""Seconds that a drive may hold a loop."""
+IN_PLACE = True
+"""Whether small ops run in place; tests that want every op on a worker say no."""
+STEPS = 64
+"""Steps that a demand walks in its turn."""
+A_FEW = range(8)
+"""Records between two looks at the clock."""
+UNREADY = (Pending, Failure)
+ARRAY = np.ndarray  # of a module with a `__getattr__`, where a look-up takes long
+
+
+class Costs:
+    """How much slower than estimated the ops of one device have turned out to be."""
+
+    __slots__ = ("slow",)
+
+    def __init__(self) -> None:
+        self.slow: dict[Op, float] = {}
+
+    def is_large(self, op: Op, values: list[Any], params: dict[str, Any] | None) -> bool:
+        """Whether an op is a worker's. Where operands make no sense to the estimate, the kernel says what is wrong."""
+        try:
+            return self.slow.get(op, 1.0) * op.cost.estimate(values, params or {}) > SMALL_NS
+        except Exception:  # noqa: BLE001
+            return not op.known
+
+    def took(self, op: Op, nanoseconds: float) -> None:
+        """Learn from an op that ran in place and took much longer than it may: next time it is a worker's."""
+        if nanoseconds > 2 * SMALL_NS:
+            self.slow[op] = self.slow.get(op, 1.0) * min(nanoseconds / SMALL_NS, 16.0)
+
+    def took_elsewhere(self, op: Op, nanoseconds: float) -> None:
+        """Learn from a worker, which ran what could have run in place: something else had made the op slow once."""
+        factor = self.slow.get(op)
+        if factor is not None and nanoseconds < SMALL_NS:
+            factor *= max(nanoseconds / SMALL_NS, 0.25)
+            if factor > 1.0:
+                self.slow[op] = factor
+            else:
+                del self.slow[op]
+
+
+class Slice:
+    """What a thread does in a slice of one queue."""
+
+    def __init__(self, queue: DeviceQueue) -> None:
+        self._queue = queue
+        self._pending = queue.pending
+        self._backlog = queue.backlog
+        self._completions = queue.completions
+        self.costs = Costs()
+        self.early: set[int] = set()
+        """Records that were demanded and dealt with, and still stand on the queue: their identities."""
+
+    def run(self, ends: float, until: Cell | None = None, jobs: list[Job] | None = None) -> bool:
+        """Work on the queue until then, or until a cell is settled; whether anything was done.
+
+        `jobs` is where a worker wants the next large op, to run it itself: the slice is over once it has one.
+        """
+        queue, pending = self._queue, self._pending
+        before = self._completions.completed
+        moved = False
+        if until is None:  # what is run for one task that awaits does not count
+            self._backlog.slices += 1
+        backlog = self._backlog
+        in_place = IN_PLACE and queue.on_host and not hooks.listeners
+        while not queue.held:
+            if backlog.aside or backlog.walking or queue.requests or queue.outcomes or queue.starting.wanted:
+                moved = self._take_events(ends, jobs) or moved
+                if jobs or (until is not None and until.value is not PENDING):
+                    break
+            if pending and not (queue.strict and queue.is_taken()):
+                moved = True
+                if in_place and self._run_brief(ends, until):
+                    break
+                if pending and self._take_one(until):
+                    break
+            elif not (backlog.arrived or queue.starting.wanted or queue.can_walk()):
+                break
+            if perf_counter() > ends:
+                break
+        if self.early:
+            self._take_off_early()
+        return moved or self._completions.completed > before
+
+    def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
+        """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
+
+        A device that is not the host gets its records when all that is pending was looked at, as it may like several.
+        """
+        queue = self._queue
+        moved = False
+        if queue.requests:
+            queue.take_requests()
+        if queue.outcomes:
+            moved = True
+            queue.take_outcomes()
+        if self._backlog.arrived:
+            moved = True
+            self._look_at_arrived()
+        if queue.can_walk(before_start=queue.starting.wanted):
+            moved = True
+            self._walk(min(ends, perf_counter() + SLICE / 2))
+            queue.starting.wanted = True  # what was demanded may be the next now
+        if queue.starting.wanted and (queue.on_host or queue.starting.is_worthwhile()):
+            moved = queue.starting.start_ready(jobs) or moved
+        return moved
+
+    # Records on the queue, in dispatch order
+
+    def _take_one(self, until: Cell | None) -> bool:
+        """Deal with what stands first on the queue; whether that settled what the thread drives for."""
+        pending, early = self._pending, self.early
+        while pending and pending[0].value is not PENDING and pending[0].waiters is None:
+            early.discard(id(pending[0]))
+            pending.popleft()  # it was demanded, or cancelled
+        if not pending:
+            return False
+        cell = pending[0]  # taken off only when it is dealt with: an interrupt loses nothing
+        self.deal_with(cell)
+        early.discard(id(cell))
+        pending.popleft()
+        return cell is until and cell.value is not PENDING
+
+    def _take_off_early(self) -> None:
+        """Take what was demanded and dealt with off the front of the queue, which would keep its result.
+
+        A worker that goes from one op of a chain to the next does not come to what stands there, nor does a thread that
+        has what it waits for.
+        """
+        pending, early = self._pending, self.early
+        for _ in range(STEPS):
+            if not pending or id(pending[0]) not in early or pending[0].waiters is not None:
+                return
+            early.discard(id(pending[0]))
+            pending.popleft()
+
+    def _run_brief(self, ends: float, until: Cell | None) -> bool:  # noqa: C901 - a call costs as much as its half
+        """Run records as long as they are what nearly all are: a kernel, one or two small operands, nothing else.
+
+        Returns whether the time is up, or `until` is settled.
+        """
+        source, array, slow = self._pending, ARRAY, self.costs.slow
+        done = 0
+        try:
+            while True:
+                for _ in A_FEW:
+                    if not source:
+                        return False
+                    cell = source[0]
+                    op = cell.op
+                    args = cell.args
+                    if len(args) == 2:
+                        left, right = args
+                        if right.__class__ is Cell:
+                            right = right.value
+                        if right.__class__ is array:
+                            size = right.size
+                        elif right.__class__ in SCALARS:
+                            size = 1
+                        else:
+                            return False
+                    elif len(args) == 1:
+                        left = args[0]
+                        size = 1
+                    else:
+                        return False
+                    if left.__class__ is Cell:
+                        left = left.value
+                    if left.__class__ is array:
+                        size *= left.size
+                    elif left.__class__ not in SCALARS:
+                        return False
+                    params = cell.params
+                    if size > op.brief or cell.rare is not None or cell.value is not PENDING or (slow and op in slow):
+                        return False
+                    kernel = op.kernel
+                    try:
+                        if params is not None:
+                            value = kernel(left, right, **params) if len(args) == 2 else kernel(left, **params)
+                        elif len(args) == 2:
+                            value = kernel(left, right)
+                        else:
+                            value = kernel(left)
+                        if value.__class__ is not array:
+                            value = checked(np.asarray(value))
+                    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                        done += 1
+                        self._completions.complete(cell, failed(cell, error))
+                    else:
+                        cell.value = value
+                        done += 1  # here, where no interrupt comes in between
+                        cell.args = ()
+                        cell.params = None
+                        if cell.waiters is not None:
+                            call_waiters(cell)
+                    source.popleft()
+                    if cell is until:
+                        return True
+                if perf_counter() > ends:
+                    return True
+        finally:
+            self._completions.completed += done
+
+    # One record of any kind
+
+    def deal_with(self, cell: Cell, demand: Demand | None = None) -> None:
+        """Run a record in place, or set it aside; one that was dealt with before is skipped."""
+        if cell.value is not PENDING:  # cancelled while it was queued, or settled when an interrupt came
+            if cell.waiters is not None:
+                call_waiters(cell)
+            return
+        if entry_of(cell) is not None:
+            return
+        if cell.op is BARRIER:
+            self._queue.settle_later(cell)
+            return
+        self._look_at(cell, demand)
+
+    def _look_at(self, cell: Cell, demand: Demand | None = None) -> None:
+        """Run a record whose operands may be there, or say what it waits for."""
+        values, work = self._values_of(cell)
+        if values is None:
+            self._park(cell, demand)
+        elif self._is_a_workers(cell, values, work):
+            self._queue.room -= 1  # it leaves the queue, and is still in flight
+            self._queue.starting.add(cell, demand)
+        else:
+            self._run_in_place(cell, values, work)
+            self._completions.completed += 1
+
+    def _is_a_workers(self, cell: Cell, values: list[Any], work: int) -> bool:
+        if not (IN_PLACE and self._queue.on_host):
+            return True
+        if work <= cell.op.cost.small and not self.costs.slow:
+            return False
+        return self.costs.is_large(cell.op, values, cell.params)
+
+    def _values_of(self, cell: Cell) -> tuple[list[Any] | None, int]:
+        """The operands of a record, None where one is not there or failed; and the product of their sizes."""
+        values: list[Any] = []
+        work = 1
+        for operand in cell.args:
+            if operand.__class__ is Cell:
+                value = operand.value
+                if value.__class__ in UNREADY:
+                    return None, 0
+                operand = value
+            if operand.__class__ is ARRAY:
+                work *= operand.size
+            values.append(operand)
+        return values, work
+
+    def _run_in_place(self, cell: Cell, values: list[Any], work: int) -> None:
+        """Run a small op of any kind; one that may have been estimated wrongly is timed."""
+        if hooks.listeners:
+            hooks.started(cell)
+        if work <= WATCHED and cell.op.simple and (cell.rare is None or cell.rare.context is None):
+            self._run_simple(cell, values)
+            return
+        queue = self._queue
+        began = thread_time_ns() if work > WATCHED else 0
+        self._completions.complete(cell, execute(cell, values, queue.device, queue.backend))
+        if work > WATCHED:
+            self.costs.took(cell.op, thread_time_ns() - began)
+
+    def run_in_place(self, cell: Cell, values: list[Any]) -> None:
+        """Run an op whose cost is that of a small one, whatever its operands."""
+        self._run_in_place(cell, values, 1)
+        self._completions.completed += 1
+
+    def _run_simple(self, cell: Cell, values: list[Any]) -> None:
+        """What `execute` and `complete` do, for what most ops are: one result, on the host, nothing kept aside."""
+        try:
+            value = cell.op.kernel(*values, **cell.params or {})
+            if value.__class__ is not ARRAY:
+                value = checked(np.asarray(value))
+        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+            value = failed(cell, error)
+        self._completions.complete(cell, value)
+
+    # What has to wait
+
+    def _park(self, cell: Cell, demand: Demand | None) -> None:
+        """Fail a record whose operand failed; park one whose operand is not there yet."""
+        missing: Cell | None = None
+        for operand in cell.args:
+            if operand.__class__ is Cell:
+                value = operand.value
+                if value.__class__ is Failure:
+                    self._completions.poison(cell, value)
+                    return
+                if value is PENDING and missing is None:
+                    missing = operand
+        if missing is None or missing is NEVER:
+            self._look_at(cell, demand)  # it came meanwhile
+            return
+        record = record_of(missing)
+        if record.home is self._queue:
+            if entry_of(record) is None:  # it was demanded, or stands behind this one: look at it first
+                self.deal_with(record)
+                if record.value is not PENDING or entry_of(record) is None:
+                    self._look_at(cell, demand)
+                    return
+            self._queue.room -= 1
+            self._backlog.park(cell, record, demand, here=True)
+        else:
+            self._wait_for_other_queue(cell, record, demand)
+
+    def _wait_for_other_queue(self, cell: Cell, missing: Cell, demand: Demand | None) -> None:
+        self._queue.room -= 1
+        entry = self._backlog.park(cell, missing, demand, here=False)
+        backlog, queue = self._backlog, self._queue
+
+        def arrive(_: Cell) -> None:
+            backlog.arrived.append(entry)
+            queue.driver.woken()
+
+        if add_waiter(missing, arrive):
+            queue.ask_other_queue(entry, missing)
+        else:
+            backlog.arrived.append(entry)
+
+    def _look_at_arrived(self) -> None:
+        arrived = self._backlog.arrived
+        while arrived:
+            entry = arrived[0]  # taken off only when it is dealt with
+            if entry.state is State.PARKED and (entry.missing is None or entry.missing.value is not PENDING):
+                entry.missing = None
+                self._look_at(entry.record)
+            arrived.popleft()
+
+    # What tasks wait for
+
+    def _walk(self, ends: float) -> None:
+        """Let demands go on, one turn each: what they come to is run, or set aside as demanded."""
+        first = demand = self._backlog.next_demand()
+        while demand is not None:
+            self._walk_on(demand, ends)
+            if perf_counter() > ends:
+                return
+            demand = self._backlog.next_demand()
+            if demand is first:
+                return
+
+    def _walk_on(self, demand: Demand, ends: float) -> None:
+        for _ in range(STEPS):
+            record = self._backlog.walk(demand, self._queue, STEPS)
+            if record is None:
+                break
+            self.deal_with(record, demand)
+            self.early.add(id(record))
+            if perf_counter() > ends:
+                break
+        foreign, demand.foreign = demand.foreign, None
+        for record in foreign or ():
+            self._queue.ask_for(demand, record)

@@ -1,0 +1,166 @@
+"""The executor that users make: eager execution inside a block, whatever the program enabled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from engine.config import Config, check_config
+from engine.devices.base import Device
+from engine.devices.registry import make_devices
+from engine.errors import MAKE_ANOTHER, BlockingSyncError, ExecutorClosedError
+from engine.executor import Core, State, Statistics
+from engine.loops import AbstractEventLoop, Task, current_task, running_loop
+from engine.modes import DevicePolicy, ExecutionMode, check_mode, check_policy
+from engine.queues.waiting import Settled, block_until
+from engine.runtime.defaults import report_failures
+from engine.settings.scope import Block, dissolve, entered, forget_dispatchers
+from engine.settings.switch import Options, program
+
+
+class Executor:
+    """An executor of one's own: inside its block ops are eager and go to it, whatever the program enabled.
+
+    `async with` on a running event loop, `with` in plain code. Leaving the block waits for its work and raises what
+    failed and nobody saw, one error as itself, several as an `ExceptionGroup`. Leaving it by an exception cancels what
+    has not started. After that it refuses work with `ExecutorClosedError`.
+
+    Options that are None are those of the program where eager execution is enabled, else `Config()`, `SILENT` and
+    `SYNC`. Raises what `enable_eager_execution` raises for values that are not options.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        device_policy: DevicePolicy | None = None,
+        execution_mode: ExecutionMode | None = None,
+    ) -> None:
+        check_config(config)
+        check_policy(device_policy)
+        check_mode(execution_mode)
+        options = program.options or Options()
+        self._config = config or options.config
+        self._policy = device_policy or options.policy
+        self._mode = execution_mode or options.mode
+        self._core: Core | None = None
+        self._block: Block | None = None
+        self._task: Task[Any] | None = None
+        """The task that entered the block."""
+
+    @property
+    def state(self) -> str:
+        """`not entered yet`, `open` or `closed`."""
+        return State.NEW.value if self._core is None else self._core.state.value
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that ops can run on."""
+        return tuple(self._core.devices if self._core is not None else make_devices(self._config.device_count))
+
+    def statistics(self) -> Statistics:
+        """What the executor has done and is doing now."""
+        if self._core is None:
+            return Statistics(State.NEW.value, 0, 0, 0, 0, 0, 0)
+        return self._core.statistics()
+
+    @contextmanager
+    def as_default(self) -> Iterator[Self]:
+        """Ops inside the block go to this executor, which must be open; leaving the block does not close it.
+
+        For code that does not inherit the context in which the executor was entered: request handlers of a server
+        whose lifespan entered it, other threads, other notebook cells.
+        """
+        core = self._core
+        if core is None or core.state is not State.OPEN:
+            what_to_do = "enter it with `async with` or `with` first" if core is None else MAKE_ANOTHER
+            raise ExecutorClosedError(f"the executor is {self.state}: {what_to_do}")
+        with entered(**self._in_force(core)):
+            yield self
+
+    def _in_force(self, core: Core) -> dict[str, Any]:
+        """What is in force where ops go to this executor."""
+        options = {"executor": core, "mode": self._mode, "policy": self._policy}
+        return options | {"device": None, "group": None, "graph": None, "priority": 0}
+
+    def _open(self, loop: AbstractEventLoop | None) -> None:
+        if self._core is not None:
+            enter_again = "to use it elsewhere, `with executor.as_default():`"
+            what_to_do = enter_again if self._core.state is State.OPEN else MAKE_ANOTHER
+            raise ExecutorClosedError(f"an executor is entered once, and this one is {self.state}: {what_to_do}")
+        self._core = core = Core(self._config, loop)
+        self._task = current_task(loop) if loop is not None else None
+        self._block = Block(**self._in_force(core), session=None)
+
+    def _leave(self) -> tuple[Core, Block]:
+        assert self._core is not None
+        assert self._block is not None
+        self._block.leave()
+        return self._core, self._block
+
+    def _is_left_behind(self, error: BaseException | None) -> bool:
+        """Whether the loop closes an async generator that held the block, while its consumer goes on.
+
+        The consumer's ops came here too, so what is in flight is its work: it is finished, not dropped.
+        """
+        task = self._task
+        return isinstance(error, GeneratorExit) and task is not None and task is not current_task() and not task.done()
+
+    def __enter__(self) -> Self:
+        loop = running_loop()
+        if loop is not None and self._mode is ExecutionMode.ASYNC:
+            raise BlockingSyncError("leaving this block would block the running event loop: use `async with`")
+        self._open(None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        core, block = self._leave()
+        try:
+            while error is None and (barriers := core.barriers()):
+                for barrier in barriers:
+                    block_until(barrier, core.timeout)
+        finally:
+            _close(core, block, "its executor was closed")
+        if error is None:
+            core.raise_failures()
+
+    async def __aenter__(self) -> Self:
+        self._open(running_loop())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        core, block = self._leave()
+        loop = core.loop
+        finishes = error is None or self._is_left_behind(error)
+        try:
+            while finishes and (barriers := core.barriers()):
+                for barrier in barriers:
+                    await Settled(barrier)
+        except BaseException:
+            _close(core, block, "its executor was closed")
+            report_failures(core, loop)
+            raise
+        _close(core, block, "its executor was left by an exception")
+        if error is None:
+            core.raise_failures()
+        report_failures(core, loop)
+
+
+def _close(core: Core, block: Block, why: str) -> None:
+    """Close an executor whose block has been left. Where it is still in force, ops go to the executor around it.
+
+    Where there is none around, they are refused, as they would make a graph.
+    """
+    core.cancel_pending(why)
+    core.close()
+    scope = block.scope
+    around = scope.outer
+    if around is not None and (around.executor is not None or program.options is not None):
+        dissolve(scope)
+    else:
+        forget_dispatchers(scope)

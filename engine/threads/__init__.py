@@ -1,0 +1,1 @@
+"""Threads: the pool of workers, the slots that ops wait for, and the cores that they share."""

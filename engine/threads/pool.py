@@ -1,0 +1,147 @@
+"""Threads that run kernels: one cache for the process, so that idle executors hold none.
+
+A worker belongs to whoever submitted its job, and goes back to the cache when the job ends. When the last executor has
+let go of the cache, idle workers end at once and busy ones when their job does. Threads are daemons: a kernel that
+never ends cannot keep the interpreter from exiting.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+
+from engine.threads.cores import allowed_cores, apart
+
+Job = Callable[[], None]
+
+
+def _stay() -> None:
+    """Where the system has no such call, its scheduler decides alone."""
+
+
+give_way: Callable[[], None] = getattr(os, "sched_yield", _stay)
+"""Let another thread have this core if one waits for it.
+
+A thread that has just been woken keeps its core for milliseconds: the event loop, when all cores compute, would wake
+as late. Called between blocks it costs a fraction of a microsecond.
+"""
+
+
+class Worker:
+    """One thread and the box that its next job is put into; None ends it."""
+
+    __slots__ = ("ending", "inbox", "thread")
+
+    def __init__(self, pool: Workers, number: int) -> None:
+        self.ending = False
+        """Whether it was told to end with its job, and takes no further one."""
+        self.inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self.thread = threading.Thread(target=pool.serve, args=(self,), name=f"eagerloop-{number}", daemon=True)
+        self.thread.start()
+
+
+class Workers:
+    """The cache of workers."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)  # threads do not survive a fork
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()  # an executor may be collected, and let go of the cache, inside any of this
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._abandoned: set[Worker] = set()
+        """Workers that were busy when their executor let go: nobody waits for them."""
+        self._started = 0
+
+    def retain(self) -> None:
+        """An executor will submit jobs."""
+        with self._lock:
+            self._users += 1
+
+    def release(self, *, wait: bool) -> None:
+        """That executor is done. `wait` says that none of its jobs runs, and to wait for the threads if it is the last.
+
+        Threads that are busy with what another executor has abandoned are not waited for.
+        """
+        with self._lock:
+            if not wait:
+                self._abandoned |= self._all.difference(self._idle)
+            self._users -= 1
+            if self._users > 0:
+                return
+            idle, self._idle = self._idle, []
+            workers = list(self._all - self._abandoned) if wait else []
+            for worker in workers:  # one that went back to the cache could be waited for forever
+                worker.ending = True
+        for worker in idle:
+            worker.inbox.put(None)
+        for worker in workers:
+            if worker.thread is not threading.current_thread():
+                worker.thread.join()
+
+    def submit(self, job: Job) -> None:
+        """Run `job` on a worker."""
+        with self._lock:
+            if self._idle:
+                self._idle[-1].inbox.put(job)  # first of all: an interrupt must not lose the worker
+                self._idle.pop()
+                return
+            self._started += 1
+            number = self._started
+        # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
+        worker = Worker(self, number)
+        worker.inbox.put(job)
+        with self._lock:
+            self._all.add(worker)
+
+    def serve(self, worker: Worker) -> None:
+        while (job := worker.inbox.get()) is not None:
+            with self._lock:
+                if worker in self._idle:  # an interrupt came when the job had been put into the box
+                    self._idle.remove(worker)
+            try:
+                job()
+            except BaseException:  # noqa: BLE001 - a defect of the engine: show it, keep the worker
+                sys.excepthook(*sys.exc_info())
+            del job
+            with self._lock:
+                self._abandoned.discard(worker)
+                if self._users <= 0 or worker.ending:
+                    break
+                self._idle.append(worker)
+        with self._lock:
+            self._all.discard(worker)
+
+
+workers = Workers()
+
+
+def together(work: Job, threads: int) -> None:
+    """Call `work`, which must not raise, on this thread and on `threads - 1` workers; returns when all calls have."""
+    finished = threading.Semaphore(0)
+    shared = allowed_cores()
+
+    def help_out(number: int) -> None:
+        try:
+            apart(work, number, threads, shared)
+        finally:
+            finished.release()
+
+    helpers = 0
+    try:
+        with suppress(RuntimeError):  # the system has no more threads: those that there are do it all
+            for number in range(1, threads):
+                workers.submit(partial(help_out, number))
+                helpers += 1
+        apart(work, 0, threads, shared)
+    finally:
+        for _ in range(helpers):
+            finished.acquire()

@@ -1,0 +1,381 @@
+"""Views: handles that show part of another, so that a write into them reaches that one, as it does in NumPy.
+
+`row = b[0]` has a link to `b`: weak, because a handle that the program has let go of cannot be seen to change. The link
+says how the array of `row` comes from that of `b`, and which value `b` had then. A write into `row` is done on what
+`b` has now, and rebinds both. Whether NumPy gives a view or a copy is left to NumPy: the op that writes through asks
+it. Handles made from an old value keep it, views among them, until they are written to.
+
+A link is made by whoever makes a view, in one tuple, and looked at when a handle is written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from handles.base import Handle
+
+Array = np.ndarray[Any, Any]
+
+Link = tuple[Any, Any, Any, Any, bool]
+"""Weak references to the source and to the cell that it had; the step from its array; the source's own link; whether
+the view has been rebound, so that its memory may have no gaps where that of NumPy's view has some."""
+
+
+class Call(NamedTuple):
+    """A step: the function that gives the view, its arguments after the array, which of its results it is."""
+
+    function: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    number: int | None = None
+    read_only: bool = False
+
+
+class Key(NamedTuple):
+    """A step: an index with slots in place of its handles, and these."""
+
+    template: Any
+    operands: tuple[Handle, ...]
+    fill: Any
+    """Puts values into the template."""
+
+
+_STEPS = (Call, Key)
+
+
+def _gone() -> None:
+    """What the weak reference to a handle gives that the program no longer has."""
+    return
+
+
+_GAPS: Link = (_gone, _gone, None, None, False)
+"""Stands for the links of handles that are gone: the array is part of another."""
+
+_PACKED: Link = (_gone, _gone, None, None, True)
+"""The same, where the handle that it is made from was written to."""
+
+_NO_OWNER = (None, _GAPS, _PACKED)
+
+
+class Owner(NamedTuple):
+    """The nearest handle above a view that the program still has."""
+
+    handle: Handle
+    steps: tuple[Any, ...]
+    """From its array to that of the view."""
+    cell: Any
+    """The cell that it had when the view was made, None where that is gone."""
+
+
+def link(view: Handle, source: Handle, step: Any) -> Handle:
+    """Note that a handle may show part of another, and return it."""
+    cell = source._cell
+    above = link_above(source) if cell.op.memory.view or cell.rare is not None else None
+    view._link = (ref(source), ref(cell), step, above, False)
+    return view
+
+
+def link_above(source: Handle) -> Link | None:
+    """The link that the link of a view goes on with; those of handles that are gone are left out."""
+    above = link_of(source)
+    if above is not None and above[0]() is None and any(above[3] is each for each in _NO_OWNER):
+        return (_PACKED if above[4] else _GAPS) if _may_have_gaps(above) else None
+    return above
+
+
+def forget(view: Handle) -> Handle:
+    """Note that a handle is no view, whatever made it; returns it."""
+    view._link = None
+    return view
+
+
+def link_of(handle: Handle) -> Link | None:
+    """The link of a handle that a view op made, or that has been written to; of others there is none."""
+    cell = handle._cell
+    if not (cell.op.memory.view or cell.rare is not None):
+        return None
+    try:
+        return handle._link
+    except AttributeError:
+        handle._link = None
+        return None
+
+
+def owner_of(handle: Handle) -> Owner | None:
+    """The handle that a write into this one reaches too, None where the program has none."""
+    above = link_of(handle)
+    steps: list[Any] = []
+    while above is not None:
+        source, cell, step, above, _ = above
+        steps.append(step)
+        found = source()
+        if found is not None:
+            return Owner(found, tuple(reversed(steps)), cell())
+    return None
+
+
+def refresh(handle: Handle) -> Owner | None:
+    """Before a handle is written to: show what its owner has there now, if that was written to meanwhile."""
+    owner = owner_of(handle)
+    if owner is None:
+        return None
+    source, steps, cell = owner
+    refresh(source)
+    if source._cell is not cell and _unknown(steps) is None:
+        new = source._cell.home.namespace.operators.seen(source, handle, steps)
+        handle._cell, handle.__class__ = new._cell, new.__class__
+        _link_again(handle, source, steps)
+    return owner
+
+
+def write_through(handle: Handle, new: Handle, *, update: bool) -> None:
+    """Before a handle is rebound to a new value: write that to where it is part of another handle.
+
+    An `update` is `handle op= other`, which in NumPy makes a new object of a scalar; anything else refuses one.
+    Raises `ValueError` where the write is to read-only memory in NumPy, or may be to a copy; `TypeError` for a scalar.
+    """
+    above = link_of(handle)
+    if above is None:
+        return
+    owner = owner_of(handle)
+    if owner is None:
+        packed = _loses_gaps(handle, above)
+        handle._link = _PACKED if packed else None
+        if packed:
+            new._cell.extend()  # says that there is a link
+        return
+    source, steps, _ = owner
+    if _is_scalar(handle, steps):
+        if not update:
+            raise TypeError(f"{_words(steps)} is a scalar, which cannot be written to: write handle[key] = value")
+        handle._link = None
+        return
+    _check(steps, above)
+    packed = _loses_gaps(handle, above)
+    handle._link = None  # it must not keep the source's value from being written over
+    rebind(source, source._cell.home.namespace.operators.written(source, new, steps, strict=not update))
+    new._cell.extend()  # says that there is a link
+    _link_again(handle, source, steps, packed=packed)
+
+
+def rebind(handle: Any, new: Any, *, update: bool = False) -> Any:
+    """Have a handle show another result; handles made from the old one keep it. Returns the handle.
+
+    Where the handle is a view of another, as NumPy has it, that one is written to as well.
+    """
+    cell = handle._cell
+    if cell.op.memory.view or cell.rare is not None:
+        write_through(handle, new, update=update)
+    handle._cell = new._cell
+    if handle.__class__ is not new.__class__:
+        # A concrete handle written to in ASYNC mode becomes a non-ready one, and the other way round.
+        handle.__class__ = new.__class__
+    return handle
+
+
+_BASIC = frozenset({int, slice, type(None), type(...)})
+
+
+def shows(value: Handle, source: Handle, key: Any) -> bool:
+    """Whether a handle is `source[key]` as it is now, so that `source[key] = value` changes nothing.
+
+    Python calls that after `source[key] op= other`, which has been written through by then.
+    """
+    found = link_of(value)
+    if found is None or found[0]() is not source or found[1]() is not source._cell or found[2].__class__ in _STEPS:
+        return False
+    if not (key.__class__ in _BASIC or (key.__class__ is tuple and all(each.__class__ in _BASIC for each in key))):
+        return False
+    return bool(found[2] == key) and bool(ndim_of(value))  # what has no dimensions was not written through
+
+
+def ndim_of(handle: Handle) -> int | None:
+    """The number of dimensions, None where it is not known without waiting, or the op fails: the reader is told."""
+    cell = handle._cell
+    try:
+        shape: Any = cell.home.infer(cell, tell=False).shape  # of a symbol it may be None
+    except Exception:  # noqa: BLE001 - of whatever op
+        return None
+    return None if shape is None else len(shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Functions of NumPy that give views
+
+_MAYBE = frozenset(
+    {
+        *(np.reshape, np.ravel, np.transpose, np.swapaxes, np.rollaxis, np.moveaxis, np.squeeze, np.expand_dims),
+        *(np.atleast_1d, np.atleast_2d, np.atleast_3d, np.flip, np.fliplr, np.flipud, np.rot90, np.matrix_transpose),
+        *(np.linalg.matrix_transpose, np.permute_dims, np.real, np.imag, np.real_if_close, np.diag, np.trim_zeros),
+        *(np.split, np.array_split, np.hsplit, np.vsplit, np.dsplit, np.astype),
+    }
+)
+"""What they give is a view of their first argument, or a copy: which of them, NumPy says when it is written to."""
+
+_READ_ONLY = frozenset({np.broadcast_to, np.diagonal, np.linalg.diagonal, np.lib.stride_tricks.sliding_window_view})
+"""What they give is a view of their first argument that cannot be written to."""
+
+_CHANGED = {
+    np.copyto: "dst",
+    np.fill_diagonal: "a",
+    np.place: "arr",
+    np.put: "a",
+    np.put_along_axis: "arr",
+    np.putmask: "a",
+}
+"""The argument that a function writes to, the first one."""
+
+CHANGES: Any = object()
+"""What `VIEWS` says of a function that writes to an argument."""
+
+VIEWS: dict[Any, Any] = {
+    **dict.fromkeys(_MAYBE, False),
+    **dict.fromkeys(_READ_ONLY, True),
+    **dict.fromkeys(_CHANGED, CHANGES),
+}
+"""The functions whose result is linked to their first argument, and whether it is read-only; and those that write."""
+
+
+def refresh_target(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refresh the handle that a function of NumPy is going to change."""
+    target: Any = args[0] if args else kwargs.get(_CHANGED[function])
+    if hasattr(target, "_cell"):
+        refresh(target)
+
+
+def link_results(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: Any) -> Any:
+    """Link what one of `VIEWS` gave for a handle to that handle; returns the results."""
+    source, rest, named = (args[0], args[1:], kwargs) if args else _first(kwargs)
+    if not hasattr(source, "_cell"):
+        return results
+    known = not any(map(_holds_handle, (*rest, *named.values())))
+    step = Call(function if known else None, rest if known else (function.__name__,), named)
+    step = step._replace(read_only=VIEWS[function])
+    if not isinstance(results, tuple | list):
+        return link(results, source, step)
+    for index, result in enumerate(results):
+        link(result, source, step._replace(number=index))
+    return results
+
+
+def _first(kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The array that a function was given by name, and what else."""
+    name = next((name for name, value in kwargs.items() if hasattr(value, "_cell")), None)
+    rest = {other: value for other, value in kwargs.items() if other != name}
+    return (None if name is None else kwargs[name]), (), rest
+
+
+def _holds_handle(value: Any) -> bool:
+    return hasattr(value, "_cell") or (isinstance(value, list | tuple) and any(map(_holds_handle, value)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Steps
+
+
+def follow(array: Any, steps: Sequence[Any], operands: Sequence[Any]) -> Any:
+    """What NumPy gives for the steps; `operands` are the values of the handles in their indices."""
+    left = list(operands)
+    for step in steps:
+        if step.__class__ is Call:
+            array = step.function(array, *step.args, **step.kwargs)
+            array = array if step.number is None else array[step.number]
+        elif step.__class__ is Key:
+            used, left = left[: len(step.operands)], left[len(step.operands) :]
+            # A handle of no dimensions stands for the scalar that NumPy would have there, and gives a view.
+            array = array[step.fill(step.template, [value[()] if value.ndim == 0 else value for value in used])]
+        else:
+            array = array[step]
+    return array
+
+
+_LAID_OUT_FREELY = frozenset({"reshape", "ravel"})
+"""Functions that give a view of an array without gaps, else a copy."""
+
+_WITHOUT_GAPS = _LAID_OUT_FREELY | {
+    *("transpose", "permute_dims", "matrix_transpose", "swapaxes", "moveaxis", "rollaxis", "squeeze", "expand_dims"),
+    *("atleast_1d", "atleast_2d", "atleast_3d", "cast", "astype"),
+}
+"""Functions that give an array without gaps for one without."""
+
+
+def _may_have_gaps(above: Link | None) -> bool:
+    """Whether the memory of a view, as NumPy has it, may be other than that of an array of its own."""
+    while above is not None:
+        step = above[2]
+        if step.__class__ is not Call or _name_of(step) not in _WITHOUT_GAPS:
+            return True
+        above = above[3]
+    return False
+
+
+def _loses_gaps(handle: Handle, above: Link) -> bool:
+    """Whether a view that is rebound to an array of its own may have had gaps, now or before."""
+    if above[4] or not _may_have_gaps(above):
+        return above[4]
+    value = handle._cell.value
+    return not (isinstance(value, np.ndarray) and (value.flags.c_contiguous or value.flags.f_contiguous))
+
+
+def _name_of(step: Call) -> str:
+    return str(step.args[0] if step.function is None else step.function.__name__.lstrip("_"))
+
+
+def _link_again(handle: Handle, source: Handle, steps: Sequence[Any], *, packed: bool = False) -> None:
+    first, *rest = steps
+    last = len(rest)
+    handle._link = (ref(source), ref(source._cell), first, link_of(source), packed and not last)
+    for number, step in enumerate(rest, 1):
+        handle._link = (_gone, _gone, step, handle._link, packed and number == last)
+
+
+def _unknown(steps: Sequence[Any]) -> Call | None:
+    """The step whose arguments are handles: whether it gives a view cannot be asked."""
+    return next((step for step in steps if step.__class__ is Call and step.function is None), None)
+
+
+def _is_uncertain(above: Link | None) -> bool:
+    """Whether NumPy may give a copy where the engine gives a view: it reshapes what was rebound as a view."""
+    reshaped = False
+    while above is not None:
+        if reshaped and above[4]:
+            return True
+        reshaped = reshaped or (above[2].__class__ is Call and _name_of(above[2]) in _LAID_OUT_FREELY)
+        above = above[3]
+    return False
+
+
+def _check(steps: Sequence[Any], above: Link) -> None:
+    if _unknown(steps) is not None or _is_uncertain(above):
+        raise ValueError(
+            f"{_words(steps)} may be part of another array or a copy of it, so it cannot be written to: write into the "
+            "array itself (handle[key] = value), or into a copy (.copy())"
+        )
+    if any(step.__class__ is Call and step.read_only for step in steps):
+        raise ValueError(
+            f"assignment destination is read-only: {_words(steps)} is a view of another array that cannot be written "
+            "to; write into the array itself (handle[key] = value), or into a copy (.copy())"
+        )
+
+
+def _is_scalar(handle: Handle, steps: Sequence[Any]) -> bool:
+    """Whether NumPy gives a scalar in place of a view: all axes were indexed by integers."""
+    last = steps[-1]
+    if last.__class__ is Call:
+        return False
+    key = last.template if last.__class__ is Key else last
+    if key is ... or (key.__class__ is tuple and any(each is ... for each in key)):
+        return False
+    return ndim_of(handle) == 0
+
+
+def _words(steps: Sequence[Any]) -> str:
+    last = steps[-1]
+    if last.__class__ is Call:
+        return f"the result of {_name_of(last)}()"
+    return f"handle[{'...' if last is ... else last if last.__class__ is not Key else 'index'}]"
