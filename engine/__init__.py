@@ -3,11 +3,8 @@
 import sys as _sys
 
 from engine import devices as devices, ops as ops, random as random, testing as testing
-from engine.base.op import ShapeDtype
-from engine.config import Config
-from engine.custom import op
-from engine.devices.base import Device
-from engine.errors import (
+from engine.base.config import Config
+from engine.base.errors import (
     BlockingSyncError,
     DeviceLostError,
     DevicePlacementError,
@@ -20,7 +17,20 @@ from engine.errors import (
     UnknownDeviceError,
     UnknownShapeError,
 )
-from engine.executor import Statistics
+from engine.base.modes import (
+    ASYNC,
+    DEVICE_PLACEMENT_EXPLICIT,
+    DEVICE_PLACEMENT_SILENT,
+    DEVICE_PLACEMENT_SILENT_FOR_INT32,
+    DEVICE_PLACEMENT_WARN,
+    SYNC,
+    DevicePolicy,
+    ExecutionMode,
+)
+from engine.base.op import ShapeDtype
+from engine.custom.functions import op
+from engine.devices.base import Device
+from engine.dispatch.executor import Statistics
 from engine.failures import INTERNAL as _INTERNAL
 from engine.graph.function import FunctionStatistics, function
 from engine.graph.graph import (
@@ -33,16 +43,6 @@ from engine.graph.graph import (
 )
 from engine.graph.session import Session
 from engine.memory.buffers import BufferStatistics, buffer_statistics, clear_buffers
-from engine.modes import (
-    ASYNC,
-    DEVICE_PLACEMENT_EXPLICIT,
-    DEVICE_PLACEMENT_SILENT,
-    DEVICE_PLACEMENT_SILENT_FOR_INT32,
-    DEVICE_PLACEMENT_WARN,
-    SYNC,
-    DevicePolicy,
-    ExecutionMode,
-)
 from engine.runtime.executor import Executor
 from engine.scopes import scope
 from engine.settings.in_force import executing_eagerly, get_config, get_device_policy, get_execution_mode, list_devices

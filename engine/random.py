@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.arguments import fill, take
+from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
 from engine.ops import checks
 from engine.ops.infer import broadcast, shape_of

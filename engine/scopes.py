@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from engine.errors import OpCancelledError
-from engine.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
+from engine.base.errors import OpCancelledError
+from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import timed_out
 from engine.runtime.current import queueing_core

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.errors import BlockingSyncError
+from engine.base.loops import Waiter, asyncio_loop
 from engine.devices.base import Device
-from engine.errors import BlockingSyncError
-from engine.executor import Core
-from engine.loops import Waiter, asyncio_loop
+from engine.dispatch.executor import Core
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
 from engine.queues.device_queue import DeviceQueue

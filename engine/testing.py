@@ -10,8 +10,8 @@ from typing import Any
 from engine.base.op import Op
 from engine.devices.base import Device
 from engine.devices.registry import forget_backends
-from engine.dispatch import warned
-from engine.executor import inline_places
+from engine.dispatch.dispatcher import warned
+from engine.dispatch.executor import inline_places
 from engine.graph.graph import Graph, graphs
 from engine.runtime.current import current, current_core
 from engine.runtime.defaults import reset_defaults

@@ -23,27 +23,25 @@ PACKAGES = ("engine", "handles")
 # below it, unless a longer entry says otherwise; a bare one is that package's `__init__` alone.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("handles", "handles.*"),
-    ("engine.arguments", "engine.config", "engine.errors", "engine.modes"),
     ("engine.threads",),
     ("engine.base", "engine.memory"),
     ("engine.fusion",),
     ("engine.parallel",),
-    ("engine.devices", "engine.placement"),
+    ("engine.devices",),
     ("engine.settings",),
-    ("engine.failures", "engine.libraries", "engine.loops"),
-    ("engine.operands",),
+    ("engine.failures",),
     ("engine.queues",),
-    ("engine.executor",),
     ("engine.dispatch",),
     ("engine.runtime",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
     ("engine.observe", "engine.testing"),
+    ("engine.asgi",),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
 )
 
 # Patterns of the modules that may import asyncio.
-ASYNCIO_MODULES = ("engine.queues.*", "engine.loops", "engine.demo.*")
+ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
 
 # (module, what it imports inside a function): optional backends only.
 LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()

@@ -18,6 +18,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.base.errors import DeviceLostError
 from engine.devices import (
     Array,
     Backend,
@@ -29,7 +30,6 @@ from engine.devices import (
     register_backend,
     registered,
 )
-from engine.errors import DeviceLostError
 from engine.queues.device_queue import DeviceQueue
 from handles import CancelOutcome, Handle
 

@@ -10,7 +10,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from engine.loops import kept_turning
+from engine.base.loops import kept_turning
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 30

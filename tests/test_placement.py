@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from engine.base.errors import DevicePlacementError
+from engine.base.modes import DevicePolicy
 from engine.devices.base import Device
-from engine.errors import DevicePlacementError
-from engine.modes import DevicePolicy
-from engine.placement import Placement, check_copies, describe_copy, place
+from engine.dispatch.placement import Placement, check_copies, describe_copy, place
 
 CPU0, CPU1, CPU2 = Device("CPU:0"), Device("CPU:1"), Device("CPU:2")
 NOWHERE = None

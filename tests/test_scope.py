@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.executor import Core
+from engine.dispatch.executor import Core
 from engine.settings.scope import scope_var
 from engine.testing import GateOp
 

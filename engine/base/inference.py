@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.errors import UnknownShapeError
 from engine.base.op import ShapeDtype
-from engine.errors import UnknownShapeError
 from handles.cell import PENDING, Cell, Failure
 
 

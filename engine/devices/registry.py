@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Backend, Device
 from engine.devices.cpu import CpuBackend
-from engine.errors import DeviceLostError, UnknownDeviceError
 
 Factory = Callable[[], Backend[Any]]
 

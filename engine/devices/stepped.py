@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.errors import DeviceLostError
 from engine.devices.base import Array, Backend, Device, Record
-from engine.errors import DeviceLostError
 
 COMPUTED: Any = object()
 """Stands for the value that a record has when it is computed."""

@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass
 from types import FunctionType, MethodType
 from typing import Any, overload
 
-from engine.dispatch import Dispatcher
+from engine.dispatch.dispatcher import Dispatcher
 from engine.failures import site, user_frame
 from engine.graph.attributes import (
     Bound,

@@ -15,19 +15,19 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
+from engine.base.errors import MAKE_ANOTHER, SymbolError
+from engine.base.modes import DevicePolicy
 from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
 from engine.devices.cpu import CpuBackend, lock, snapshot
-from engine.dispatch import TRANSFER, Dispatcher, handle_of
-from engine.errors import MAKE_ANOTHER, SymbolError
-from engine.executor import Core, State
+from engine.dispatch.dispatcher import TRANSFER, Dispatcher, handle_of
+from engine.dispatch.executor import Core, State
 from engine.failures import Ledger, site, user_frame
 from engine.graph.drawing import nodes_of, to_dot, to_svg
 from engine.graph.inference import infer_node
 from engine.graph.steps import Step
-from engine.modes import DevicePolicy
-from engine.operands import operand
 from engine.queues.base import Queue
+from engine.queues.operands import operand
 from engine.queues.records import record_of
 from engine.runtime.current import current
 from engine.runtime.defaults import defaults

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.errors import UnknownShapeError
 from engine.base.inference import infer_cell
 from engine.base.op import Op, ShapeDtype
-from engine.errors import UnknownShapeError
 from handles.cell import Cell
 
 UNKNOWN = ShapeDtype(None, None)  # type: ignore[arg-type]

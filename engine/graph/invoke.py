@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from engine.devices.cpu import lock
-from engine.dispatch import AsyncDispatcher, Dispatcher, SyncDispatcher, handle_of
+from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher, handle_of
 from engine.failures import throw
 from engine.graph.graph import GraphDispatcher, Node, output_cells
 from engine.graph.inference import infer_node
 from engine.graph.optimizer import Plan
 from engine.graph.replay import Ready, Replay
 from engine.graph.running import Run
-from engine.operands import operand
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.operands import operand
 from engine.queues.waiting import block_until
 from engine.settings.scope import scope_var
 from engine.settings.switch import program

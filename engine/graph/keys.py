@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.errors import FeedError
 from engine.base.op import ShapeDtype
-from engine.errors import FeedError
 from engine.graph.attributes import BOUND, has_state
 from engine.graph.graph import DEFAULT_DEVICE, placeholder_shape
 from engine.graph.inference import UNKNOWN
 from engine.graph.pytree import map_leaves
 from engine.graph.session import check_fit, feed_value
-from engine.operands import holds_handle
+from engine.queues.operands import holds_handle
 from engine.settings.switch import program
 from handles.base import Handle
 from handles.cell import Cell

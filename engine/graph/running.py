@@ -8,8 +8,8 @@ from types import CodeType
 from typing import Any
 
 from engine.devices.base import Device
-from engine.dispatch import TRANSFER, AsyncDispatcher, Dispatcher
-from engine.executor import Core, State
+from engine.dispatch.dispatcher import TRANSFER, AsyncDispatcher, Dispatcher
+from engine.dispatch.executor import Core, State
 from engine.graph.steps import Schedule, Slots, Step
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.records import pending_operands, record_of

@@ -11,12 +11,14 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
+from engine.base.config import Config, check_config
+from engine.base.errors import BlockingSyncError, FeedError, SymbolError, UnknownShapeError
+from engine.base.loops import running_loop
+from engine.base.modes import DevicePolicy, ExecutionMode
 from engine.base.op import ShapeDtype
-from engine.config import Config, check_config
 from engine.devices.cpu import lock, plain, snapshot
-from engine.dispatch import AsyncDispatcher
-from engine.errors import BlockingSyncError, FeedError, SymbolError, UnknownShapeError
-from engine.executor import Core
+from engine.dispatch.dispatcher import AsyncDispatcher
+from engine.dispatch.executor import Core
 from engine.failures import site, user_frame
 from engine.graph.graph import PLACEHOLDER, Graph, Node, Operation, get_default_graph, slot_of
 from engine.graph.inference import UNKNOWN
@@ -24,8 +26,6 @@ from engine.graph.pruning import prune
 from engine.graph.pytree import flatten, pack
 from engine.graph.running import Run
 from engine.graph.steps import Schedule, Step
-from engine.loops import running_loop
-from engine.modes import DevicePolicy, ExecutionMode
 from engine.queues.slice import SLICE
 from engine.queues.waiting import Settled, block_until
 from engine.runtime.current import current_core

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.base.errors import SymbolError
 from engine.base.op import ShapeDtype
 from engine.devices.base import Device
-from engine.dispatch import handle_of
-from engine.errors import SymbolError
+from engine.dispatch.dispatcher import handle_of
 from engine.graph.attributes import Look, contents
 from engine.graph.graph import DEFAULT_DEVICE, PLACEHOLDER, Graph, Node, slot_of
 from engine.graph.optimizer import optimize

@@ -13,13 +13,13 @@ from engine.devices.base import Device
 from engine.devices.cpu import borrow, checked, unmasked
 from engine.failures import user_frame
 from engine.fusion.blocks import cast
-from engine.libraries import meet_libraries
-from engine.operands import holds_handle
 from engine.ops import checks, costs
 from engine.ops.infer import broadcast, dtype_of, same, shape_of, size_of
 from engine.ops.manipulation import stack
 from engine.ops.rows import Operand, named, op_of_several
+from engine.queues.operands import holds_handle
 from engine.runtime.current import current
+from engine.settings.libraries import meet_libraries
 from engine.settings.scope import device as device_scope
 from handles.base import Handle
 from handles.views import Call, link

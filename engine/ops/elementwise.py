@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from engine.base.op import Op, ShapeDtype
-from engine.operands import SCALARS
 from engine.ops.infer import broadcast, sample, shape_of, typed
 from engine.ops.rows import Operand, binary, dispatch_view, unary
+from engine.queues.operands import SCALARS
 from engine.runtime.current import current
 from handles.base import Handle
 

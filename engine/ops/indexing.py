@@ -11,14 +11,14 @@ from weakref import ref
 
 import numpy as np
 
-from engine.arguments import Slot
+from engine.base.arguments import Slot
 from engine.base.op import Op, ShapeDtype
 from engine.fusion.blocks import select
-from engine.operands import is_array_like
 from engine.ops import checks, costs
 from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
 from engine.ops.rows import Operand, check_operands
 from engine.parallel.moves import selected, taken
+from engine.queues.operands import is_array_like
 from engine.runtime.current import current
 from handles.base import Handle
 from handles.views import Key, link, link_above, ndim_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.arguments import fill, take
+from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
 from engine.ops.creation import asarray, astype
 from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without as without_axes

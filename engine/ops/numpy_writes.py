@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.arguments import fill, take
+from engine.base.arguments import fill, take
 from engine.base.op import Estimate, Op
 from engine.ops.numpy_binding import Arguments, first_name, without
 from engine.runtime.current import current

@@ -15,9 +15,9 @@ import numpy as np
 from engine.base.op import Op, ShapeDtype
 from engine.devices.cpu import plain
 from engine.memory.layout import forwards
-from engine.operands import holds_handle
 from engine.ops.infer import broadcast, dtype_of, elementwise, shape_of
 from engine.ops.rows import dispatch_view, scope
+from engine.queues.operands import holds_handle
 from engine.runtime.current import current
 from engine.runtime.defaults import defaults
 from engine.settings.scope import NOTHING

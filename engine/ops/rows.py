@@ -7,11 +7,11 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from engine.base.loops import running_loop
+from engine.base.modes import ExecutionMode
 from engine.base.op import Op, ShapeDtype
-from engine.dispatch import note
+from engine.dispatch.dispatcher import note
 from engine.failures import user_frame
-from engine.loops import running_loop
-from engine.modes import ExecutionMode
 from engine.ops import checks
 from engine.ops.infer import described, elementwise, outline, reduced, shape_of
 from engine.parallel.axes import reducing

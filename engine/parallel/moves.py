@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from engine.arguments import Slot
+from engine.base.arguments import Slot
 from engine.base.op import Op
 from engine.memory.buffers import buffers
 from engine.memory.layout import pieces

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from engine.errors import QueueFullError
-from engine.loops import AbstractEventLoop, Waiter, asyncio_loop, call_soon
+from engine.base.errors import QueueFullError
+from engine.base.loops import AbstractEventLoop, Waiter, asyncio_loop, call_soon
 
 
 class Ticket:

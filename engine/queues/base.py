@@ -7,12 +7,12 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from engine.base.errors import BlockingSyncError
 from engine.base.inference import infer_cell
+from engine.base.loops import running_loop
 from engine.base.op import ShapeDtype
 from engine.devices.base import Backend, Device
-from engine.errors import BlockingSyncError
 from engine.failures import Ledger, describe, throw
-from engine.loops import running_loop
 from engine.queues import reading
 from engine.settings.in_force import may_block
 from engine.settings.scope import scope_var

@@ -25,11 +25,11 @@ from time import monotonic, perf_counter, sleep
 from typing import Any, Protocol
 
 from engine.base.inference import infer_cell
+from engine.base.loops import AbstractEventLoop, Waiter, asyncio_loop, current_task, running_loop
 from engine.base.op import ShapeDtype
 from engine.devices.base import Backend, Device
 from engine.devices.registry import losers, loss
 from engine.failures import failed
-from engine.loops import AbstractEventLoop, Waiter, asyncio_loop, current_task, running_loop
 from engine.queues import forking, reading
 from engine.queues.admission import Admission
 from engine.queues.backlog import Backlog, Entry, State

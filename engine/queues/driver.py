@@ -16,7 +16,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine.loops import AbstractEventLoop, call_soon, running_loop
+from engine.base.loops import AbstractEventLoop, call_soon, running_loop
 from engine.queues.slice import SLICE
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from engine.threads.pool import workers

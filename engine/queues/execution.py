@@ -11,15 +11,15 @@ from weakref import getweakrefcount
 
 import numpy as np
 
+from engine.base.errors import OpCancelledError
+from engine.base.loops import CancelledError, done_elsewhere, run_apart
+from engine.base.modes import ExecutionMode
 from engine.devices.base import Array, Backend, Device
 from engine.devices.cpu import HOST, checked
-from engine.errors import OpCancelledError
 from engine.failures import failed
 from engine.fusion.liveness import is_whole
-from engine.loops import CancelledError, done_elsewhere, run_apart
 from engine.memory.buffers import unlocked
 from engine.memory.references import HELD_BY_CELL, HELD_BY_INPUTS, others
-from engine.modes import ExecutionMode
 from engine.parallel.lanes import place_for
 from engine.queues.reading import MOVE, checked_value, is_elsewhere
 from engine.settings.scope import scope_var

@@ -10,9 +10,9 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import BlockingSyncError
+from engine.base.errors import BlockingSyncError
+from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
-from engine.loops import call_soon, running_loop, start_task
 from engine.queues.backlog import Entry
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
 from engine.queues.waiting import cancellation

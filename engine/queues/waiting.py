@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
-from engine.errors import BlockingSyncError, OpCancelledError
+from engine.base.errors import BlockingSyncError, OpCancelledError
 from engine.failures import describe
 from engine.queues.bell import Bell
 from engine.queues.demand import Demand

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from engine.dispatch import AsyncDispatcher, Dispatcher, SyncDispatcher
-from engine.errors import MAKE_ANOTHER, EagerNotEnabledError, ExecutorClosedError
-from engine.executor import Core, State
-from engine.loops import running_loop
-from engine.modes import ExecutionMode
+from engine.base.errors import MAKE_ANOTHER, EagerNotEnabledError, ExecutorClosedError
+from engine.base.loops import running_loop
+from engine.base.modes import ExecutionMode
+from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher
+from engine.dispatch.executor import Core, State
 from engine.runtime.defaults import defaults
 from engine.settings.in_force import mode_in_force
 from engine.settings.scope import NOTHING, Scope, scope_var

@@ -7,10 +7,10 @@ import threading
 import weakref
 from typing import Any
 
-from engine.config import Config
-from engine.dispatch import Dispatcher
-from engine.executor import Core
-from engine.loops import AbstractEventLoop, on_shutdown, report, running_loop, seat_of
+from engine.base.config import Config
+from engine.base.loops import AbstractEventLoop, on_shutdown, report, running_loop, seat_of
+from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.executor import Core
 from engine.settings.switch import Options, lock, program
 
 _NO_THREAD = object()

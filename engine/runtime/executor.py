@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from engine.config import Config, check_config
+from engine.base.config import Config, check_config
+from engine.base.errors import MAKE_ANOTHER, BlockingSyncError, ExecutorClosedError
+from engine.base.loops import AbstractEventLoop, Task, current_task, running_loop
+from engine.base.modes import DevicePolicy, ExecutionMode, check_mode, check_policy
 from engine.devices.base import Device
 from engine.devices.registry import make_devices
-from engine.errors import MAKE_ANOTHER, BlockingSyncError, ExecutorClosedError
-from engine.executor import Core, State, Statistics
-from engine.loops import AbstractEventLoop, Task, current_task, running_loop
-from engine.modes import DevicePolicy, ExecutionMode, check_mode, check_policy
+from engine.dispatch.executor import Core, State, Statistics
 from engine.queues.waiting import Settled, block_until
 from engine.runtime.defaults import report_failures
 from engine.settings.scope import Block, dissolve, entered, forget_dispatchers

@@ -17,7 +17,7 @@ from opcode import opmap
 from types import FrameType, coroutine
 from typing import Any
 
-from engine.loops import CancelledError, Task, current_task
+from engine.base.loops import CancelledError, Task, current_task
 
 _GROUPS_KEEP_THE_COUNT = sys.version_info < (3, 13)
 """Whether a group of asyncio that ends by a failure while it waits leaves its task's `cancelling()` one too high."""

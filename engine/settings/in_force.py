@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.config import Config
+from engine.base.config import Config
+from engine.base.modes import DevicePolicy, ExecutionMode
 from engine.devices.base import Device
 from engine.devices.registry import make_devices
-from engine.modes import DevicePolicy, ExecutionMode
 from engine.settings.scope import scope_var
 from engine.settings.switch import program
 

@@ -20,8 +20,8 @@ from weakref import WeakSet
 
 import numpy as np
 
+from engine.base.modes import DevicePolicy, ExecutionMode, check_policy
 from engine.devices.base import Device
-from engine.modes import DevicePolicy, ExecutionMode, check_policy
 from handles.cell import Cell
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from engine.config import Config, check_config
-from engine.modes import DevicePolicy, ExecutionMode, check_mode, check_policy
+from engine.base.config import Config, check_config
+from engine.base.modes import DevicePolicy, ExecutionMode, check_mode, check_policy
 
 
 @dataclass(frozen=True)

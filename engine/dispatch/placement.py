@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.base.errors import DevicePlacementError
+from engine.base.modes import DevicePolicy
 from engine.devices.base import Device
-from engine.errors import DevicePlacementError
-from engine.modes import DevicePolicy
 
 
 @dataclass(frozen=True, slots=True)

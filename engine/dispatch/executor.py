@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.config import Config
+from engine.base.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
+from engine.base.loops import AbstractEventLoop, running_loop
 from engine.base.op import Op
-from engine.config import Config
 from engine.devices.base import Device
 from engine.devices.registry import make_devices
-from engine.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
 from engine.failures import Ledger, raise_together, site, user_frame
-from engine.libraries import meet_libraries
-from engine.loops import AbstractEventLoop, running_loop
 from engine.queues.admission import Admission
 from engine.queues.backlog import State as Waits
 from engine.queues.bell import Bell
@@ -28,6 +27,7 @@ from engine.queues.inline import InlineQueue
 from engine.queues.records import BARRIER
 from engine.queues.slice import SLICE
 from engine.queues.waiting import RECHECK, blockers
+from engine.settings.libraries import meet_libraries
 from engine.threads.blas import core_count
 from engine.threads.pool import workers
 from engine.threads.slots import Slots

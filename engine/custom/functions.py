@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from engine.arguments import fill, take
+from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
 from engine.runtime.current import current
 from engine.threads.slots import Slots

@@ -15,19 +15,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engine.base.errors import ExecutorClosedError, UnknownShapeError
 from engine.base.inference import infer_cell
+from engine.base.modes import DevicePolicy
 from engine.base.op import Op
 from engine.devices.base import Device
 from engine.devices.cpu import checked
-from engine.errors import ExecutorClosedError, UnknownShapeError
-from engine.executor import Core, State
+from engine.dispatch.executor import Core, State
+from engine.dispatch.placement import Placement, check_copies, describe_copy, place
 from engine.failures import INTERNAL, describe_op, site, throw, user_frame
-from engine.modes import DevicePolicy
-from engine.operands import SCALARS, operand
-from engine.placement import Placement, check_copies, describe_copy, place
 from engine.queues.base import ARRAY, Queue, check_may_block
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.hooks import hooks
+from engine.queues.operands import SCALARS, operand
 from engine.queues.reading import MOVE, Move
 from engine.queues.waiting import block_until
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
