@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
+from engine.base.pytree import fill, take
 from engine.ops import checks
 from engine.ops.infer import broadcast, shape_of
 from engine.runtime.current import current

@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass
 from types import FunctionType, MethodType
 from typing import Any, overload
 
+from engine.base.pytree import LEAF, pack
 from engine.dispatch.dispatcher import Dispatcher
 from engine.failures import site, user_frame
 from engine.graph.attributes import (
@@ -35,7 +36,6 @@ from engine.graph.binding import Parameters
 from engine.graph.graph import GraphDispatcher
 from engine.graph.invoke import inline, invoke
 from engine.graph.keys import described, key_by_signature, key_of, specification, with_symbols
-from engine.graph.pytree import LEAF, pack
 from engine.graph.trace import Given, Kept, Traced, Tracer
 from engine.runtime.current import current
 from handles.base import Handle

@@ -16,6 +16,7 @@ from engine.base.errors import BlockingSyncError, FeedError, SymbolError, Unknow
 from engine.base.loops import running_loop
 from engine.base.modes import DevicePolicy, ExecutionMode
 from engine.base.op import ShapeDtype
+from engine.base.pytree import flatten, pack
 from engine.devices.cpu import lock, plain, snapshot
 from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.dispatch.executor import Core
@@ -23,7 +24,6 @@ from engine.failures import site, user_frame
 from engine.graph.graph import PLACEHOLDER, Graph, Node, Operation, get_default_graph, slot_of
 from engine.graph.inference import UNKNOWN
 from engine.graph.pruning import prune
-from engine.graph.pytree import flatten, pack
 from engine.graph.running import Run
 from engine.graph.steps import Schedule, Step
 from engine.queues.slice import SLICE
