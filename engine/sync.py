@@ -72,7 +72,7 @@ async def drain() -> None:
     As `StreamWriter.drain`: call it now and then in a loop that dispatches.
     """
     core = current_core()
-    while (cell := core.over_low_mark()) is not None:
+    while (cell := core.flow.over_low_mark()) is not None:
         await Settled(cell)
     await Turn(core)
 

@@ -11,7 +11,7 @@ from engine.base.op import Op
 from engine.devices.base import Device
 from engine.devices.registry import forget_backends
 from engine.dispatch.dispatcher import warned
-from engine.dispatch.executor import inline_places
+from engine.dispatch.flow import inline_places
 from engine.graph.graph import Graph, graphs
 from engine.runtime.current import current, current_core
 from engine.runtime.defaults import reset_defaults

@@ -7,10 +7,8 @@ fast path for what nearly every op is: operands that are handles of the same que
 from __future__ import annotations
 
 import logging
-import weakref
-from contextvars import copy_context
 from sys import _getframe as frame_at
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,17 +16,18 @@ import numpy as np
 from engine.base.errors import ExecutorClosedError, UnknownShapeError
 from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
-from engine.base.op import Op
+from engine.base.op import Op, Params
 from engine.devices.base import Device
 from engine.devices.cpu import checked
+from engine.dispatch.copies import TRANSFER, copying_op, keep_copy, living_copy
 from engine.dispatch.executor import Core, State
 from engine.dispatch.placement import Placement, check_copies, describe_copy, place
+from engine.dispatch.records import handle_of, handles_of, make_record, new
 from engine.failures import INTERNAL, describe_op, site, throw, user_frame
 from engine.queues.base import ARRAY, Queue, check_may_block
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS, operand
-from engine.queues.reading import MOVE, Move
 from engine.queues.waiting import block_until
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
 from handles.base import Handle
@@ -41,27 +40,9 @@ logger = logging.getLogger("engine.placement")
 BYTES_COUNTED = 4096
 """Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
 
-TRANSFER = Op(
-    "to_device",
-    lambda value: value,
-    infer=lambda value: value,
-    ns=1e-6,
-    view=True,
-)
-"""Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
-
-
-def _way(cell: Cell, target: Queue) -> tuple[Op, dict[str, Any] | None]:
-    """The op, and its parameters, that brings a value to a queue."""
-    if cell.home.on_host and target.on_host:
-        return TRANSFER, None
-    return MOVE, {"move": Move(cell, target)}
-
-
 ABSENT: Any = object()
 """Stands for the second operand of an op that has one only."""
 
-new = object.__new__
 OPEN = State.OPEN
 
 
@@ -178,24 +159,6 @@ def _is_int32(operand: Cell) -> bool:
         return True
 
 
-def living_copy(cell: Cell, *keys: Any) -> Cell | None:
-    """A copy that still lives and has not failed. One that was cancelled is of no use to anybody else."""
-    copies = cell.extend().copies
-    for key in keys if copies is not None else ():
-        copy: Cell | None = copies.get(key)
-        if copy is not None and copy.value.__class__ is not Failure:
-            return copy
-    return None
-
-
-def keep_copy(cell: Cell, key: Any, copy: Cell) -> None:
-    """Let later ops use the copy, as long as it lives."""
-    rare = cell.extend()
-    if rare.copies is None:
-        rare.copies = weakref.WeakValueDictionary()
-    rare.copies[key] = copy
-
-
 class AsyncDispatcher(Dispatcher):
     """Queues the op and returns a non-ready handle."""
 
@@ -247,13 +210,26 @@ class AsyncDispatcher(Dispatcher):
         operands, queue = self._all_on_one(args)
         if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
             return self.dispatch_slowly(op, args, params, frame)[0]
-        cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
-        if len(queue.pending) >= queue.room:
-            self.core.make_room(queue, op.name)
-        queue.push(cell)
+        cell = self.put(queue, op, operands, params, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
             queue.kick()
         return handle_of(cell, AsyncHandle)
+
+    def put(
+        self,
+        queue: DeviceQueue,
+        op: Op,
+        operands: tuple[object, ...],
+        params: Params | None,
+        code: CodeType | None,
+        lasti: int,
+    ) -> Cell:
+        """Put an op that needs nothing but its operands on a queue: `dispatch` has a copy of this on its fast path."""
+        cell = pending_cell(op, operands, params, queue, code, lasti)
+        if len(queue.pending) >= queue.room:
+            self.core.make_room(queue, op.name)
+        queue.push(cell)
+        return cell
 
     def _all_on_one(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
         """Any number of operands, and the queue that the handles among them are of; None where it is not as simple."""
@@ -278,11 +254,8 @@ class AsyncDispatcher(Dispatcher):
         check_open(self.core, op)
         operands = [operand(value, keep=True) for value in args]
         queue = self.core.queues[self._place(op, operands, frame)]
-        record = pending_cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
-        if not op.known or errstate() is not DEFAULT_ERRSTATE:
-            record.extend().context = copy_context()
-        if op.outputs != 1:
-            make_outputs(record)
+        context = not op.known or errstate() is not DEFAULT_ERRSTATE
+        record = make_record(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti, keeps_context=context)
         handles = handles_of(record, AsyncHandle)
         self._submit(record, queue, [each for each, given in zip(operands, args, strict=True) if each is not given])
         return handles
@@ -290,12 +263,12 @@ class AsyncDispatcher(Dispatcher):
     def _submit(self, record: Cell, queue: DeviceQueue, made: list[Any]) -> None:
         """Put the record on the queue; `made` are the operands that live only for it."""
         op: Op = record.op
-        if len(queue.pending) >= queue.room or self.core.pending_bytes >= self.core.config.max_pending_bytes:
+        if len(queue.pending) >= queue.room or self.core.flow.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
         nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
         try:
             if nbytes >= BYTES_COUNTED:
-                self.core.hold_bytes(record, nbytes)
+                self.core.flow.hold_bytes(record, nbytes)
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)
@@ -303,7 +276,7 @@ class AsyncDispatcher(Dispatcher):
                 hooks.dispatched(record)
             queue.push(record)
         except BaseException:  # an interrupt, a closed group
-            self.core.free_bytes(record)
+            self.core.flow.free_bytes(record)
             raise
         if not queue.scheduled:
             queue.kick()
@@ -316,10 +289,8 @@ class AsyncDispatcher(Dispatcher):
         # A copy made in a group is dropped with it, so nobody outside may depend on it.
         copy = living_copy(cell, (queue, self.group), (queue, None))
         if copy is None:
-            op, params = _way(cell, queue)
-            copy = pending_cell(op, (cell,), params, queue, frame.f_code, frame.f_lasti)
-            if not op.known:
-                copy.extend().context = copy_context()
+            op, params = copying_op(cell, queue)
+            copy = make_record(op, (cell,), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
             keep_copy(cell, (queue, self.group), copy)
             self._submit(copy, queue, [])
         return copy
@@ -415,11 +386,7 @@ class SyncDispatcher(Dispatcher):
         if not queue.on_host:
             operands = [operand(each, keep=True) for each in operands]  # a backend may keep what it gets
         values = [_ready_value(each, op) if each.__class__ is Cell else each for each in operands]
-        record = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
-        if not op.known:
-            record.extend().context = copy_context()
-        if op.outputs != 1:
-            make_outputs(record)
+        record = make_record(op, (), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
         self._log(op, queue.device)
         handles = handles_of(record, EagerHandle)
         queue.run(record, values)
@@ -435,10 +402,8 @@ class SyncDispatcher(Dispatcher):
         queue = self.core.inline[device]
         copy = living_copy(cell, (queue, None))
         if copy is None:
-            op, params = _way(cell, queue)
-            copy = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
-            if not op.known:
-                copy.extend().context = copy_context()
+            op, params = copying_op(cell, queue)
+            copy = make_record(op, (), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
             self._log(TRANSFER, device)
             queue.run(copy, [_ready_value(cell, TRANSFER)])
             if copy.value.__class__ is Failure:
@@ -464,30 +429,6 @@ def check_open(core: Core, op: Op) -> None:
     """Raise `ExecutorClosedError` unless the executor takes work."""
     if core.state is not OPEN:
         raise ExecutorClosedError(f"{op.name!r} was dispatched to an executor that is {core.state.value}")
-
-
-def make_outputs(record: Cell) -> None:
-    """Give a record with several results a cell for each."""
-    op: Op = record.op
-    outputs = []
-    for _ in range(op.outputs):
-        output = pending_cell(op, (record,), None, record.home, record.code, record.lasti)
-        output.extend().record = record
-        outputs.append(output)
-    record.extend().outputs = tuple(outputs)
-
-
-def handles_of(record: Cell, cls: type[Handle]) -> tuple[Handle, ...]:
-    """The handles of a record's results."""
-    rare = record.rare
-    cells = rare.outputs if rare is not None and rare.outputs else (record,)
-    return tuple(handle_of(cell, cls) for cell in cells)
-
-
-def handle_of(cell: Cell, cls: type[Handle]) -> Handle:
-    handle = new(cls)
-    handle._cell = cell
-    return handle
 
 
 def note(op: Op, device: Device, frame: FrameType) -> str:

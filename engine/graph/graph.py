@@ -20,8 +20,10 @@ from engine.base.modes import DevicePolicy
 from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
 from engine.devices.cpu import CpuBackend, lock, snapshot
-from engine.dispatch.dispatcher import TRANSFER, Dispatcher, handle_of
+from engine.dispatch.copies import TRANSFER
+from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.executor import Core, State
+from engine.dispatch.records import handle_of
 from engine.failures import Ledger, site, user_frame
 from engine.graph.drawing import nodes_of, to_dot, to_svg
 from engine.graph.inference import infer_node
@@ -412,7 +414,7 @@ def _way_back(cell: Cell) -> str:
 
 
 def _symbol(cell: Cell) -> Symbol:
-    return handle_of(cell, Symbol)  # type: ignore[return-value]
+    return handle_of(cell, Symbol)
 
 
 def _device_of(operands: list[Any]) -> Device:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from engine.devices.cpu import lock
-from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher, handle_of
+from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher
+from engine.dispatch.records import handle_of
 from engine.failures import throw
 from engine.graph.graph import GraphDispatcher, Node, output_cells
 from engine.graph.inference import infer_node
@@ -47,7 +48,7 @@ def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: 
 def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:
     """Whether the host runs the steps, so that several may be made one: no other device has a part in it."""
     core = dispatcher.core
-    if core.on_host:
+    if core.devices.on_host:
         return True
     if dispatcher.device is not None:
         backend = core.devices.get(dispatcher.device)

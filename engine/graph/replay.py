@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from engine.base.op import SMALL_NS, Op
-from engine.dispatch.dispatcher import TRANSFER
+from engine.dispatch.copies import TRANSFER
 from engine.graph.optimizer import Plan, scheduled
 from engine.graph.steps import Schedule, Slots, Step
 from engine.graph.straight import cost_of, merge

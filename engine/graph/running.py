@@ -8,7 +8,8 @@ from types import CodeType
 from typing import Any
 
 from engine.devices.base import Device
-from engine.dispatch.dispatcher import TRANSFER, AsyncDispatcher, Dispatcher
+from engine.dispatch.copies import TRANSFER
+from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher
 from engine.dispatch.executor import Core, State
 from engine.graph.steps import Schedule, Slots, Step
 from engine.queues.device_queue import DeviceQueue
@@ -64,7 +65,7 @@ class Run:
         most = core.config.max_pending_ops
         size = min(CHUNK, max(1, most // 4))
         for start in range(0, len(self._steps), size):
-            while core.in_flight() > most - size and (cell := core.over_low_mark()) is not None:
+            while core.in_flight() > most - size and (cell := core.flow.over_low_mark()) is not None:
                 yield cell
             if plain:
                 self._push(start, start + size)
@@ -78,7 +79,7 @@ class Run:
         """Count what was fed against the high-water mark until the last step has run."""
         core = self.core
         ticket = pending_cell(last.op, (), None, core.queues[core.default_device], None, 0)
-        core.hold_bytes(ticket, self._nbytes)
+        core.flow.hold_bytes(ticket, self._nbytes)
 
         def release(_: Cell) -> None:
             settle(ticket, None)

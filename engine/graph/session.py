@@ -131,8 +131,8 @@ class Session:
         """Bound what many runs at once have fed and dispatched."""
         core = self._core(blocking=False)
         config = core.config
-        while core.pending_bytes >= config.max_pending_bytes or core.in_flight() >= config.max_pending_ops:
-            cell = core.over_low_mark()
+        while core.flow.pending_bytes >= config.max_pending_bytes or core.in_flight() >= config.max_pending_ops:
+            cell = core.flow.over_low_mark()
             if cell is None:
                 return
             await Settled(cell)

@@ -12,7 +12,7 @@ from engine.base.errors import SymbolError
 from engine.base.op import ShapeDtype
 from engine.base.pytree import flatten
 from engine.devices.base import Device
-from engine.dispatch.dispatcher import handle_of
+from engine.dispatch.records import handle_of
 from engine.graph.attributes import Look, contents
 from engine.graph.graph import DEFAULT_DEVICE, PLACEHOLDER, Graph, Node, slot_of
 from engine.graph.optimizer import optimize
