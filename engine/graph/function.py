@@ -33,7 +33,7 @@ from engine.graph.attributes import (
     reference,
 )
 from engine.graph.binding import Parameters
-from engine.graph.graph import GraphDispatcher
+from engine.graph.dispatch import GraphDispatcher
 from engine.graph.invoke import inline, invoke
 from engine.graph.keys import described, key_by_signature, key_of, specification, with_symbols
 from engine.graph.trace import Given, Kept, Traced, Tracer
@@ -262,8 +262,8 @@ class Function:
             outputs = invoke(traced.replay, arrays, dispatcher, apart=traced.apart)
         if traced.outline is LEAF:
             (result,) = traced.results
-            return outputs[result] if result.__class__ is int else _unchanged(result, look)
-        results = [outputs[each] if each.__class__ is int else _unchanged(each, look) for each in traced.results]
+            return outputs[result] if isinstance(result, int) else _unchanged(result, look)
+        results = [outputs[each] if isinstance(each, int) else _unchanged(each, look) for each in traced.results]
         return pack(traced.outline, iter(results))
 
     def _looked_at(self, state: _State, instance: Any, objects: list[Any]) -> Look:

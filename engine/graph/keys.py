@@ -11,9 +11,9 @@ from engine.base.errors import FeedError
 from engine.base.op import ShapeDtype
 from engine.base.pytree import map_leaves
 from engine.graph.attributes import BOUND, has_state
+from engine.graph.feeds import check_fit, feed_value
 from engine.graph.graph import DEFAULT_DEVICE, placeholder_shape
 from engine.graph.inference import UNKNOWN
-from engine.graph.session import check_fit, feed_value
 from engine.queues.operands import holds_handle
 from engine.settings.switch import program
 from handles.base import Handle
