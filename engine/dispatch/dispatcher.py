@@ -199,7 +199,7 @@ class AsyncDispatcher(Dispatcher):
                 self.core.make_room(queue, op.name)
             pending.append(cell)
             if not queue.scheduled:
-                queue.kick()
+                queue.schedule()
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
@@ -212,7 +212,7 @@ class AsyncDispatcher(Dispatcher):
             return self.dispatch_slowly(op, args, params, frame)[0]
         cell = self.put(queue, op, operands, params, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
-            queue.kick()
+            queue.schedule()
         return handle_of(cell, AsyncHandle)
 
     def put(
@@ -279,7 +279,7 @@ class AsyncDispatcher(Dispatcher):
             self.core.flow.free_bytes(record)
             raise
         if not queue.scheduled:
-            queue.kick()
+            queue.schedule()
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
         return handle_of(self.copy(operand(handle, keep=True), self.core.resolve(device), frame), AsyncHandle)

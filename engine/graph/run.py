@@ -112,13 +112,13 @@ class GraphRun:
             self._push(0, len(self._steps))
         else:
             self._dispatch(0, len(self._steps))
-        self.kick()
+        self.schedule()
 
-    def kick(self) -> None:
+    def schedule(self) -> None:
         """Have the loop, or a worker, drive what is queued: for a caller that does not wait for it."""
         for queue in self.core.queues.values():
             if not queue.scheduled and queue.runnable():
-                queue.kick()
+                queue.schedule()
 
     def launch(self) -> None:
         """Dispatch all steps, blocking while too much is in flight."""
@@ -217,7 +217,7 @@ class GraphRun:
             home = record.home
             if isinstance(home, DeviceQueue):
                 home.cancel(record, why)
-        self.kick()  # what was dropped is taken off the queues
+        self.schedule()  # what was dropped is taken off the queues
 
     def acknowledge(self) -> list[BaseException]:
         """The errors of this run that have not been reported; from now on they count as reported."""

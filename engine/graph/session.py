@@ -277,7 +277,7 @@ class _Launch:
             if cell is not None:
                 yield from Settled(cell).__await__()
                 continue
-            self._run.kick()
+            self._run.schedule()
             self._run.drive(ends, patient=False)
             if perf_counter() > ends:
                 yield

@@ -39,7 +39,7 @@ class Completions:
             self._ledger.add(self._device, outcome)
         self._settle(cell, outcome)
 
-    def conclude(self, cell: Cell, outcome: Any) -> None:
+    def complete_started(self, cell: Cell, outcome: Any) -> None:
         """Settle a record that ran elsewhere, unless it was abandoned."""
         if cell.value is not PENDING:
             self._end(cell)
@@ -50,7 +50,7 @@ class Completions:
             self.completed += 1
             self.complete(cell, outcome)
 
-    def poison(self, cell: Cell, failure: Failure) -> None:
+    def fail_dependent(self, cell: Cell, failure: Failure) -> None:
         """Settle a record whose operand failed; the failure is known already."""
         if cell.value is PENDING:
             self.completed += 1

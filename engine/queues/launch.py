@@ -262,7 +262,7 @@ def launched(queue: DeviceQueue, entries: Sequence[Entry]) -> list[Launched]:
     batch: dict[Cell, Launched] = {}
     for entry in entries:
         operands = operands_of(entry.record.args, batch)
-        batch[entry.record] = Launched(entry.record, operands, queue.device, partial(queue.completed, entry))
+        batch[entry.record] = Launched(entry.record, operands, queue.device, partial(queue.outcomes.add, entry))
     return list(batch.values())
 
 

@@ -69,7 +69,7 @@ class LoopTasks:
         self._entries.clear()
         for entry in entries:
             self._queue.starting.release(entry)
-            self._queue.completions.conclude(entry.record, None)
+            self._queue.completions.complete_started(entry.record, None)
 
     def start_over(self) -> list[Entry]:
         """In a forked child: their loop stayed behind."""
@@ -116,7 +116,7 @@ class LoopTasks:
         queue.starting.release(entry)
         with queue.lock:
             self._entries.pop(entry.record, None)
-            queue.completions.conclude(entry.record, outcome)
+            queue.completions.complete_started(entry.record, outcome)
         queue.bells.ring()
-        queue.after_slice()
-        queue.driver.pass_on()
+        queue.driver.admit()
+        queue.driver.schedule_next()

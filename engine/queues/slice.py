@@ -94,6 +94,7 @@ class Slice:
         `jobs` is where a worker wants the next large op, to run it itself: the slice is over once it has one.
         """
         queue, pending = self._queue, self._pending
+        requests, outcomes = queue.demands.requests, queue.outcomes.waiting
         before = self._completions.completed
         moved = False
         if until is None:  # what is run for one task that awaits does not count
@@ -101,7 +102,7 @@ class Slice:
         backlog = self._backlog
         in_place = IN_PLACE and queue.on_host and not hooks.listeners
         while not queue.held:
-            if backlog.aside or backlog.walking or queue.requests or queue.outcomes or queue.starting.wanted:
+            if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
                 if jobs or (until is not None and until.value is not PENDING):
                     break
@@ -111,7 +112,7 @@ class Slice:
                     break
                 if pending and self._take_one(until):
                     break
-            elif not (backlog.arrived or queue.starting.wanted or queue.can_walk()):
+            elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
             if perf_counter() > ends:
                 break
@@ -126,15 +127,15 @@ class Slice:
         """
         queue = self._queue
         moved = False
-        if queue.requests:
-            queue.take_requests()
-        if queue.outcomes:
+        if queue.demands.requests:
+            queue.demands.take()
+        if queue.outcomes.waiting:
             moved = True
-            queue.take_outcomes()
+            queue.outcomes.take()
         if self._backlog.arrived:
             moved = True
             self._look_at_arrived()
-        if queue.can_walk(before_start=queue.starting.wanted):
+        if queue.demands.can_walk(before_start=queue.starting.wanted):
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = True  # what was demanded may be the next now
@@ -324,7 +325,7 @@ class Slice:
             if operand.__class__ is Cell:
                 value = operand.value
                 if value.__class__ is Failure:
-                    self._completions.poison(cell, value)
+                    self._completions.fail_dependent(cell, value)
                     return
                 if value is PENDING and missing is None:
                     missing = operand
@@ -353,7 +354,7 @@ class Slice:
             queue.driver.woken()
 
         if add_waiter(missing, arrive):
-            queue.ask_other_queue(entry, missing)
+            queue.demands.pass_on_parked(entry, missing)
         else:
             backlog.arrived.append(entry)
 
@@ -390,4 +391,4 @@ class Slice:
                 break
         foreign, demand.foreign = demand.foreign, None
         for record in foreign or ():
-            self._queue.ask_for(demand, record)
+            self._queue.demands.pass_to(demand, record)

@@ -106,9 +106,9 @@ class WorkerLane:
         with self._queue.lock:
             jobs, offered[:] = offered[:], []
         while jobs:
-            self._queue.driver.pass_on()  # the loop's thread may have met the lock, and gone on
+            self._queue.driver.schedule_next()  # the loop's thread may have met the lock, and gone on
             self._work_one(jobs)
-        self._queue.driver.pass_on()
+        self._queue.driver.schedule_next()
 
     def _work_one(self, jobs: list[Job]) -> None:
         try:
@@ -122,7 +122,7 @@ class WorkerLane:
         else:
             self._work_alone(jobs.pop(), jobs)
         self._queue.bells.ring()
-        self._queue.after_slice()
+        self._queue.driver.admit()
 
     # One op
 
@@ -161,7 +161,7 @@ class WorkerLane:
         try:
             self._queue.starting.release(entry)
             with self._queue.lock:
-                self._completions.conclude(entry.record, outcome)
+                self._completions.complete_started(entry.record, outcome)
                 self._go_on(jobs)
         finally:
             self._queue.driver.looked()
@@ -247,11 +247,11 @@ class WorkerLane:
         """Settle a record of a group; one whose operand was abandoned meanwhile has no value, whatever was computed."""
         failure = next((value for value in _operand_values(cell) if value.__class__ is Failure), None)
         if failure is not None:
-            self._completions.poison(cell, failure)
+            self._completions.fail_dependent(cell, failure)
         elif isinstance(outcome, BaseException):
-            self._completions.conclude(cell, failed(cell, outcome))
+            self._completions.complete_started(cell, failed(cell, outcome))
         else:
-            self._completions.conclude(cell, outcome)
+            self._completions.complete_started(cell, outcome)
 
     def _run_again(self, cell: Cell) -> None:
         """Run a record of a group that did not go as planned by itself, and settle it for those after it."""
@@ -259,7 +259,7 @@ class WorkerLane:
         with queue.lock:  # a cancellation lets go of operands and parameters
             values = _operand_values(cell)
             if cell.value is not PENDING:
-                self._completions.conclude(cell, None)
+                self._completions.complete_started(cell, None)
                 return
         outcome = next((value for value in values if value.__class__ is Failure), None)
         if outcome is None:

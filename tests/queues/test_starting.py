@@ -93,6 +93,16 @@ class Backend:
         self.batches.append([record.name for record in records])
 
 
+class Outcomes:
+    """What backends said."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Entry, Any]] = []
+
+    def add(self, entry: Entry, outcome: Any) -> None:
+        self.waiting.append((entry, outcome))
+
+
 class Queue:
     """What starting needs of a queue."""
 
@@ -108,13 +118,10 @@ class Queue:
         self.backend = Backend()
         self.device: Any = self
         self.room = 10
-        self.outcomes: list[tuple[Entry, Any]] = []
+        self.outcomes = Outcomes()
         self.calls = Slots(calls)
         self.launcher = Launcher(self)  # type: ignore[arg-type]
         self.starting = Starting(self, width=width, split=2, calls=self.calls)  # type: ignore[arg-type]
-
-    def completed(self, entry: Entry, outcome: Any) -> None:
-        self.outcomes.append((entry, outcome))
 
     def add(self, op: Op, *args: Any, demand: Demand | None = None) -> Entry:
         record = pending_cell(op, args, None, self, None, 0)  # type: ignore[arg-type]
@@ -404,5 +411,5 @@ def test_a_backend_that_refuses_fails_the_records(pool: Workers) -> None:
     queue.backend.error = OSError("no device")
     queue.start()
     pool.launch()
-    assert [entry for entry, _ in queue.outcomes] == entries
-    assert [str(outcome.error) for _, outcome in queue.outcomes] == ["no device"] * 3
+    assert [entry for entry, _ in queue.outcomes.waiting] == entries
+    assert [str(outcome.error) for _, outcome in queue.outcomes.waiting] == ["no device"] * 3
