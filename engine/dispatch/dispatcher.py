@@ -1,12 +1,20 @@
 """Dispatch: from an op and its operands to a record on a queue (ASYNC) or a result (SYNC), and a handle of it.
 
-There is one dispatcher for each combination of executor, mode, device policy, device and group in force. Each has a
-fast path for what nearly every op is: operands that are handles of the same queue, or Python scalars.
+Purpose: decide where an op runs, convert its operands, make its record, and hand that to a queue. There is one
+dispatcher for each combination of executor, mode, device policy, device and group in force; `runtime.current` finds it.
+
+Invariants: a call makes one record, or raises and makes none. Operands are snapshots, so no later write changes what
+the op sees. `dispatch` and `dispatch_any` are fast paths for what nearly every op is, with operands that are handles of
+the same queue or Python scalars; on all else they call `dispatch_slowly`, and give the same results as it would.
+
+Any number of threads may call one dispatcher: it has no state of its own that a call changes. A record goes to a queue
+by one append, which is atomic; what has to be counted (bytes, groups) is guarded by its counter. No lock is taken here.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from sys import _getframe as frame_at
 from types import CodeType, FrameType
 from typing import Any, Protocol
@@ -47,9 +55,10 @@ OPEN = State.OPEN
 
 
 class Group(Protocol):
-    """What counts the ops dispatched inside it."""
+    """A scope that counts the ops dispatched inside it."""
 
-    def admit(self, cell: Cell) -> None: ...
+    def admit(self, cell: Cell) -> None:
+        """Count an op."""
 
 
 class Dispatcher:
@@ -63,30 +72,28 @@ class Dispatcher:
 
         self._simple = False
         self.plain = False
-        """Whether an op that needs nothing but its operands may go the fast way."""
+        """True if an op that needs nothing but its operands may go the fast way."""
         hooks.register(self)
 
     def look_at_hooks(self) -> None:
         """Leave the fast way while a listener is to be told of every record."""
         self.plain = self._simple and not hooks.listeners
 
-    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         """Dispatch an op of one operand or two and one result, that user code called through one function."""
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
-    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+    def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         """The same for any number of operands."""
         return self.dispatch_slowly(op, args, params, user_frame(2))[0]
 
     def dispatch_slowly(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         """Dispatch any op: convert and place its operands, keep its context, tell its group."""
         raise NotImplementedError
 
-    def dispatch_several(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None
-    ) -> tuple[Handle, ...]:
+    def dispatch_several(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> tuple[Handle, ...]:
         """Dispatch an op of several results."""
         return self.dispatch_slowly(op, args, params, user_frame(2))
 
@@ -121,11 +128,11 @@ class Dispatcher:
                 operands[index] = self.copy(each, device, frame)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
-        """The cell's value on another device; a copy that still lives is used again."""
+        """Bring the cell's value to another device; a copy that still lives is used again."""
         raise NotImplementedError
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
-        """The handle's value on another device, whatever the policy."""
+        """Make a handle of the value on another device, under any policy."""
         raise NotImplementedError
 
     def _warn(self, op: Op, placement: Placement, inputs: list[Device | None], index: int, frame: FrameType) -> None:
@@ -145,12 +152,12 @@ class Dispatcher:
             logger.info("%s: %s", op.name, device)
 
 
-warned: set[tuple[Any, int, int]] = set()
+warned: set[tuple[CodeType, int, int]] = set()
 """Call sites that a placement warning was given for."""
 
 
 def _is_int32(operand: Cell) -> bool:
-    """Whether an input is of dtype int32; of an op that fails there is nothing to copy, and its error comes later."""
+    """True if an input is of dtype int32; of an op that fails there is nothing to copy, and its error comes later."""
     try:
         return infer_cell(operand, tell=False).dtype == np.int32
     except UnknownShapeError:
@@ -168,7 +175,7 @@ class AsyncDispatcher(Dispatcher):
         self._simple = device is None and group is None and not core.config.log_device_placement
         self.look_at_hooks()
 
-    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         queue = self.queue
         x1, x2 = left, right
         if x1.__class__ is AsyncHandle:
@@ -205,7 +212,7 @@ class AsyncDispatcher(Dispatcher):
             return handle
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
-    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+    def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         frame = user_frame(2)
         operands, queue = self._all_on_one(args)
         if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
@@ -231,8 +238,8 @@ class AsyncDispatcher(Dispatcher):
         queue.push(cell)
         return cell
 
-    def _all_on_one(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
-        """Any number of operands, and the queue that the handles among them are of; None where it is not as simple."""
+    def _all_on_one(self, args: tuple[object, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
+        """Take the cells of the operands, and their queue: the same for all handles; None where they are of several."""
         queue: Any = None
         operands = []
         for value in args:
@@ -249,7 +256,7 @@ class AsyncDispatcher(Dispatcher):
         return tuple(operands), queue or self.queue
 
     def dispatch_slowly(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         check_open(self.core, op)
         operands = [operand(value, keep=True) for value in args]
@@ -260,7 +267,7 @@ class AsyncDispatcher(Dispatcher):
         self._submit(record, queue, [each for each, given in zip(operands, args, strict=True) if each is not given])
         return handles
 
-    def _submit(self, record: Cell, queue: DeviceQueue, made: list[Any]) -> None:
+    def _submit(self, record: Cell, queue: DeviceQueue, made: Sequence[object]) -> None:
         """Put the record on the queue; `made` are the operands that live only for it."""
         op: Op = record.op
         if len(queue.pending) >= queue.room or self.core.flow.pending_bytes >= self.core.config.max_pending_bytes:
@@ -286,7 +293,7 @@ class AsyncDispatcher(Dispatcher):
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
         queue = self.core.queues[device]
-        # A copy made in a group is dropped with it, so nobody outside may depend on it.
+        # A copy made in a group is dropped with it, so no op outside may depend on it.
         copy = living_copy(cell, (queue, self.group), (queue, None))
         if copy is None:
             op, params = copying_op(cell, queue)
@@ -311,7 +318,7 @@ class SyncDispatcher(Dispatcher):
         )
         self.look_at_hooks()
 
-    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         queue = self.queue
         x1, x2 = left, right
         if x1.__class__ is EagerHandle:
@@ -350,7 +357,7 @@ class SyncDispatcher(Dispatcher):
             return handle
         return self.dispatch_slowly(op, (left,) if right is ABSENT else (left, right), params, user_frame(2))[0]
 
-    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+    def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         values = self._values(args) if self.plain and op.plain and self.core.state is OPEN else None
         if values is None:
             return self.dispatch_slowly(op, args, params, user_frame(2))[0]
@@ -363,9 +370,9 @@ class SyncDispatcher(Dispatcher):
             raise
         return handle_of(cell, EagerHandle)
 
-    def _values(self, args: tuple[Any, ...]) -> list[Any] | None:
-        """The operands; None where one is not there, is elsewhere, or has to be converted."""
-        values = []
+    def _values(self, args: tuple[object, ...]) -> list[object] | None:
+        """Take the values of the operands; None where one is not there, is elsewhere, or has to be converted."""
+        values: list[object] = []
         for value in args:
             if value.__class__ is EagerHandle:
                 cell = value._cell
@@ -378,7 +385,7 @@ class SyncDispatcher(Dispatcher):
         return values
 
     def dispatch_slowly(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         check_open(self.core, op)
         operands = [operand(value, keep=op.memory.view) for value in args]
@@ -413,7 +420,7 @@ class SyncDispatcher(Dispatcher):
 
 
 def _ready_value(cell: Cell, op: Op) -> Any:
-    """The value of an operand of a SYNC op, waited for where it is not ready."""
+    """Read an operand of a SYNC op; wait for it where it is not ready."""
     if cell.value is PENDING:
         if scope_var.get().kernel is not None:
             check_may_block(cell, f"{op.name}()")
@@ -432,5 +439,5 @@ def check_open(core: Core, op: Op) -> None:
 
 
 def note(op: Op, device: Device, frame: FrameType) -> str:
-    """The note of an op that failed inline."""
+    """Word the note of an op that failed inline."""
     return describe_op(op.name, device, frame.f_code, frame.f_lasti)
