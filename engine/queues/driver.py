@@ -73,7 +73,7 @@ class Driver:
 
     def slot_free(self) -> None:
         """A slot that the queue waits for is free: a worker starts what wants it, whatever the loop does meanwhile."""
-        self._queue.starting.called()
+        self._queue.starting.try_again()
         if not self._going_on:
             self._schedule_worker()
 

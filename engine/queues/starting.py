@@ -147,20 +147,16 @@ class Starting:
                     slots.release(count - 1)
 
     def try_again(self) -> None:
-        """A slot may be free: what is ready is to be tried.
+        """Have what is ready tried at the next look, as a slot may be free. On any thread.
 
-        A lane whose ready records have joined a group still waits for a slot, and keeps others from it until it is
-        looked at. Called on any thread.
+        Also where nothing is ready: a lane whose ready records have joined a group still waits for a slot, and keeps
+        others from it until it is looked at.
         """
         self._blocked.clear()
-        claims = list(self._claims.values())
-        if self._backlog.count(State.READY) > 0 or any(claim.slots is not None for claim in claims):
+        if self._backlog.count(State.READY) > 0 or any(
+            claim.slots is not None for claim in list(self._claims.values())
+        ):
             self.wanted = True
-
-    def called(self) -> None:
-        """The turn of a claim has come. Where what it was for runs in a group by now, it is to be given up."""
-        self._blocked.clear()
-        self.wanted = True
 
     def give_up(self) -> None:
         """Wait for no slot any more: the device is held."""

@@ -356,7 +356,7 @@ def test_a_claim_is_given_up_when_its_turn_comes_and_its_op_runs_in_a_group() ->
     waiting = other.add(CALL, 1)
     other.start()
     queue.end(running)
-    queue.starting.called()
+    queue.starting.try_again()
     queue.starting.try_again()
     assert queue.starting.wanted
     assert not queue.start()
