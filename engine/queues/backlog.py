@@ -8,7 +8,7 @@ Invariants (`check` tells whether they hold):
 
 * A record is in one state of `TRANSITIONS`, and goes from one to the next along that table only. A record that is
   still on the device's queue, where dispatch put it, has no entry here: its state is QUEUED.
-* A PARKED record waits for at least one operand; whoever ends that operand takes the record to the records that have
+* A PARKED record waits for at least one operand; the thread that ends that operand takes the record to those that have
   arrived. A READY record stands in the line of its lane, and in that of each demand for it.
 * Demands of one priority take turns, higher ones go first. What no task waits for gets at least one turn in
   `PATIENCE` + 1, and so does a demand of a lower priority.
@@ -34,7 +34,7 @@ SHARED = 64
 
 
 class State(Enum):
-    """What is being done with a record."""
+    """The state of a record: what is being done with it."""
 
     __hash__ = object.__hash__  # members are single objects; that of an enumeration is a Python function
 
@@ -245,7 +245,7 @@ class Backlog:
         self.running.add(entry)
 
     def put_back(self, entry: Entry) -> None:
-        """What was started did not begin: an interrupt or a fork came."""
+        """Take back a record that was started and did not begin: an interrupt or a fork came."""
         self.running.discard(entry)
         if entry.lane is not None:
             self._move(entry, State.READY)
@@ -255,7 +255,7 @@ class Backlog:
             self.arrived.append(entry)
 
     def park_again(self, entry: Entry, missing: Cell) -> None:
-        """What was launched together with an operand did not begin."""
+        """Take back a record that was launched together with an operand and did not begin."""
         self.running.discard(entry)
         self.park(entry.record, missing, here=True)
 
@@ -334,7 +334,7 @@ class Backlog:
     # Decisions
 
     def walks(self, *, in_order: bool) -> bool:
-        """Whether a demand has a step to do now.
+        """Tell whether a demand has a step to do now.
 
         `in_order` says that records are on the queue: then they are run in order for a while, which is cheaper and
         settles most of what is demanded.

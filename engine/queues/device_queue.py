@@ -92,13 +92,13 @@ class DeviceQueue(Queue):
         self.pending = self.records.pending
         self.push: Callable[[Cell], None] = self.records.put_nowait
         self.scheduled = False
-        """Whether a callback of the loop, or a worker, is on its way to drive."""
+        """True while a callback of the loop, or a worker, is on its way to drive."""
         self.room = 0
         """Records that may be pending before dispatch has to ask."""
         self.held = 0
         """How often the device was told to start nothing."""
         self.strict = width == 1
-        """Whether ops run one after the other, in dispatch order."""
+        """True where ops run one after the other, in dispatch order."""
         self.lock = threading.Lock()
         self.overwriting: set[Cell] = set()
         """Records of groups that write over their operands."""
@@ -145,7 +145,7 @@ class DeviceQueue(Queue):
         return (bool(self.pending) and not self.is_taken()) or self.demands.can_walk()
 
     def is_taken(self) -> bool:
-        """Whether ops run one after the other and one runs, or is about to: coroutines take no turn."""
+        """Tell whether ops run one after the other and one runs, or is about to: coroutines take no turn."""
         if not self.strict:
             return False
         return self.backlog.count(State.READY) + len(self.backlog.running) > len(self.tasks)
@@ -156,7 +156,7 @@ class DeviceQueue(Queue):
             return [*(entry.record for entry in self.backlog.entries()), *self.pending.copy()]
 
     def has_unsettled(self) -> bool:
-        """Whether anything is in flight that was not abandoned."""
+        """Tell whether anything is in flight that was not abandoned."""
         return bool(self.in_flight()) and any(cell.value is PENDING for cell in self.unfinished())
 
     # What those who wait ask for

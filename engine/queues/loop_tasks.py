@@ -33,7 +33,7 @@ class LoopTasks:
         return len(self._entries)
 
     def has_loop(self) -> bool:
-        """Whether there is a loop to run them on; without one a worker runs them on a loop of their own."""
+        """True where there is a loop to run them on; without one a worker runs them on a loop of their own."""
         loop = self._queue.driver.loop
         return loop is not None and not loop.is_closed()
 

@@ -44,7 +44,7 @@ class LaneClaim:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self.slots: Slots | None = None
-        """What it waits for."""
+        """The slots that it waits for."""
 
     def slot_free(self) -> None:
         """Have the queue looked at."""
@@ -70,7 +70,7 @@ class Starting:
         self._blocked: set[Lane] = set()
         """Lanes whose next record got no slot."""
         self.wanted = False
-        """Whether something may be started that was not tried since."""
+        """True when something may be started that was not tried since."""
 
     def add(self, cell: Cell, demand: Demand | None) -> None:
         """A record is ready and a worker's."""
@@ -88,7 +88,7 @@ class Starting:
         return CORES if op.computes else CALLS
 
     def _runs_on_device(self, op: Op) -> bool:
-        """Whether the backend of another kind of device computes an op: not what moves values, nor a coroutine."""
+        """Tell whether the backend of another kind of device computes an op: not what moves values, nor a coroutine."""
         queue = self._queue
         return not (queue.on_host or op is MOVE or op.coroutine) and _runs(queue.backend, op)
 
@@ -244,7 +244,7 @@ class Starting:
     # Other devices
 
     def is_worthwhile(self) -> bool:
-        """Whether to start what is ready now, or to look first at what else is pending, which may join the batch."""
+        """Tell whether to start what is ready now; else what is pending is looked at first, and may join the batch."""
         queue = self._queue
         return not queue.pending or queue.is_taken() or self._backlog.count(State.READY) >= _lookahead(queue.backend)
 
@@ -282,12 +282,12 @@ class Starting:
         self._begun(entry.record)
 
     def _may_join(self, record: Cell) -> bool:
-        """Whether a record that is parked may be launched with what it waits for."""
+        """Tell whether a record that is parked may be launched with what it waits for."""
         return not self._queue.strict and self._lane_of(record.op) is DEVICE
 
 
 def _runs(backend: Backend[Any], op: Op) -> bool:
-    """What the backend says; where it raises, `submit` will say what is wrong."""
+    """Ask the backend; where it raises, `submit` will say what is wrong."""
     try:
         return bool(backend.runs(op.name, op.kernel))
     except Exception:  # noqa: BLE001
