@@ -30,7 +30,7 @@ from engine.devices.base import Backend, Device
 from engine.devices.registry import losers
 from engine.queues import forking
 from engine.queues.admission import Admission
-from engine.queues.backlog import Backlog, State
+from engine.queues.backlog import Backlog
 from engine.queues.base import Owner, Queue
 from engine.queues.bell import Bells
 from engine.queues.completions import Completions
@@ -45,6 +45,7 @@ from engine.queues.poll import Poll
 from engine.queues.records import BARRIER, NEVER, entry_of, pending_operands, record_of
 from engine.queues.slice import Slice
 from engine.queues.starting import Starting
+from engine.queues.states import State
 from engine.queues.waiting import Countdown, blockers, cancellation
 from engine.queues.worker import WorkerLane
 from engine.threads.slots import Slots

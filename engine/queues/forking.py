@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.devices.registry import loss
 from engine.failures import failed
-from engine.queues.backlog import Entry, State
+from engine.queues.states import Entry, State
 from engine.queues.waiting import cancellation
 from handles.cell import PENDING
 

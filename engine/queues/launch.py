@@ -18,9 +18,11 @@ from engine.devices.base import Array, Device, Record
 from engine.devices.cpu import lock
 from engine.devices.registry import loss
 from engine.failures import failed
-from engine.queues.backlog import Backlog, Entry, Lane, State
+from engine.queues.backlog import Backlog
 from engine.queues.execution import call_elsewhere, wrong_value
+from engine.queues.lane import Lane
 from engine.queues.records import pending_operands, record_of
+from engine.queues.states import Entry, State
 from engine.threads.pool import workers
 from engine.threads.slots import core_slots
 from handles.cell import PENDING, Cell, Failure
@@ -175,7 +177,7 @@ class Launcher:
                 record.fail_unended(_own(error))
 
     def _is_void(self, record: Launched) -> bool:
-        """Tell whether a record, or one that it reads, was cancelled, so that it is not to be submitted; it ends here."""
+        """Tell whether a record, or one that it reads, was cancelled, and is not to be submitted; it ends here."""
         void = record.abandoned or any(isinstance(each, Launched) and each.skipped for each in record.operands)
         if void:
             record.skip()

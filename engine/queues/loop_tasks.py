@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engine.base.errors import BlockingSyncError
 from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
-from engine.queues.backlog import Entry
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
+from engine.queues.states import Entry
 from engine.queues.waiting import cancellation
 from handles.cell import PENDING, Cell
 

@@ -21,12 +21,12 @@ import numpy as np
 from engine.base.op import SMALL_NS, WATCHED, Op
 from engine.devices.cpu import checked
 from engine.failures import failed
-from engine.queues.backlog import State
 from engine.queues.demand import Demand
 from engine.queues.execution import execute
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
+from engine.queues.states import State
 from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
 
 if TYPE_CHECKING:

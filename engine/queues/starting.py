@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from engine.base.op import Op
 from engine.devices.base import Backend
 from engine.fusion.runs import can_begin
-from engine.queues.backlog import Entry, Grant, Lane, State
 from engine.queues.demand import Demand
 from engine.queues.execution import is_part_of_call
 from engine.queues.hooks import hooks
+from engine.queues.lane import Lane
 from engine.queues.launch import Batch, Job, launched
 from engine.queues.reading import MOVE
 from engine.queues.records import pending_operands
+from engine.queues.states import Entry, Grant, State
 from engine.threads.blas import blas_threads
 from engine.threads.pool import workers
 from engine.threads.slots import Slots, core_slots

@@ -19,12 +19,12 @@ from engine.failures import failed
 from engine.fusion.fused import execute_run
 from engine.fusion.liveness import give_up_operands, mark_kept
 from engine.fusion.runs import LOOKAHEAD, Run, can_begin, collect
-from engine.queues.backlog import Entry
 from engine.queues.execution import execute_guarded, run_coroutine
 from engine.queues.hooks import hooks
 from engine.queues.launch import Job
 from engine.queues.records import entry_of
 from engine.queues.slice import SLICE, UNREADY
+from engine.queues.states import Entry
 from engine.threads.slots import BACKGROUND, core_slots
 from handles.cell import PENDING, Cell, Failure
 
