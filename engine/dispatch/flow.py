@@ -22,10 +22,10 @@ from engine.base.loops import running_loop
 from engine.devices.base import Device
 from engine.failures import site, user_frame
 from engine.queues.admission import Admission
-from engine.queues.backlog import State as Waits
 from engine.queues.bell import Bell
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.slice import SLICE
+from engine.queues.states import State as Waits
 from engine.queues.waiting import RECHECK, blockers
 from handles.cell import PENDING, Cell
 

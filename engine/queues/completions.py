@@ -9,10 +9,11 @@ from typing import Any
 
 from engine.devices.base import Device
 from engine.failures import Ledger
-from engine.queues.backlog import Backlog, State
+from engine.queues.backlog import Backlog
 from engine.queues.execution import finish
 from engine.queues.hooks import hooks
 from engine.queues.records import entry_of
+from engine.queues.states import State
 from handles.cell import PENDING, Cell, Failure
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from engine.base.loops import running_loop
-from engine.queues.backlog import Entry
 from engine.queues.demand import Demand
 from engine.queues.records import BARRIER, record_of
+from engine.queues.states import Entry
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, add_waiter
 

@@ -30,7 +30,7 @@ from engine.devices.base import Backend, Device
 from engine.devices.registry import losers
 from engine.queues import forking
 from engine.queues.admission import Admission
-from engine.queues.backlog import Backlog, State
+from engine.queues.backlog import Backlog
 from engine.queues.base import Owner, Queue
 from engine.queues.bell import Bells
 from engine.queues.completions import Completions
@@ -45,6 +45,7 @@ from engine.queues.poll import Poll
 from engine.queues.records import BARRIER, NEVER, entry_of, pending_operands, record_of
 from engine.queues.slice import Slice
 from engine.queues.starting import Starting
+from engine.queues.states import State
 from engine.queues.waiting import Countdown, blockers, cancellation
 from engine.queues.worker import WorkerLane
 from engine.threads.slots import Slots
@@ -92,13 +93,13 @@ class DeviceQueue(Queue):
         self.pending = self.records.pending
         self.push: Callable[[Cell], None] = self.records.put_nowait
         self.scheduled = False
-        """Whether a callback of the loop, or a worker, is on its way to drive."""
+        """True while a callback of the loop, or a worker, is on its way to drive."""
         self.room = 0
         """Records that may be pending before dispatch has to ask."""
         self.held = 0
         """How often the device was told to start nothing."""
         self.strict = width == 1
-        """Whether ops run one after the other, in dispatch order."""
+        """True where ops run one after the other, in dispatch order."""
         self.lock = threading.Lock()
         self.overwriting: set[Cell] = set()
         """Records of groups that write over their operands."""
@@ -145,7 +146,7 @@ class DeviceQueue(Queue):
         return (bool(self.pending) and not self.is_taken()) or self.demands.can_walk()
 
     def is_taken(self) -> bool:
-        """Whether ops run one after the other and one runs, or is about to: coroutines take no turn."""
+        """Tell whether ops run one after the other and one runs, or is about to: coroutines take no turn."""
         if not self.strict:
             return False
         return self.backlog.count(State.READY) + len(self.backlog.running) > len(self.tasks)
@@ -156,7 +157,7 @@ class DeviceQueue(Queue):
             return [*(entry.record for entry in self.backlog.entries()), *self.pending.copy()]
 
     def has_unsettled(self) -> bool:
-        """Whether anything is in flight that was not abandoned."""
+        """Tell whether anything is in flight that was not abandoned."""
         return bool(self.in_flight()) and any(cell.value is PENDING for cell in self.unfinished())
 
     # What those who wait ask for

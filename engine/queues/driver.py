@@ -62,7 +62,7 @@ class Driver:
                 self.turn_ends = perf_counter() + SLICE
             else:
                 workers.submit(self._drive_later)
-        except BaseException:  # an interrupt: whoever comes next calls again
+        except BaseException:  # an interrupt: the next caller schedules again
             queue.scheduled = False
             raise
 
@@ -72,8 +72,8 @@ class Driver:
         self.schedule()
 
     def slot_free(self) -> None:
-        """A slot that the queue waits for is free: a worker starts what wants it, whatever the loop does meanwhile."""
-        self._queue.starting.called()
+        """A slot that the queue waits for is free: a worker starts what wants it, even while the loop is blocked."""
+        self._queue.starting.try_again()
         if not self._going_on:
             self._schedule_worker()
 
@@ -95,7 +95,7 @@ class Driver:
         self._schedule_worker()
 
     def has_guests(self) -> bool:
-        """Whether a task or thread outside the loop waits."""
+        """True while a task or thread outside the loop waits."""
         return bool(self._guests)
 
     def asked(self) -> None:
@@ -165,7 +165,7 @@ class Driver:
             self._admission.look()
 
     def turn_is_over(self) -> bool:
-        """Whether this turn of the loop has been the engine's for a slice."""
+        """True when this turn of the loop has been the engine's for a slice."""
         return self._queue.scheduled and perf_counter() >= self.turn_ends
 
     def _drive_on_loop(self) -> None:

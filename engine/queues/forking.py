@@ -1,4 +1,4 @@
-"""What a fork does to queues: it finds them still, and in the child what their threads were doing starts over.
+"""Forks: a fork finds queues still, and in the child what their threads were doing starts over.
 
 In the parent the forking thread holds the lock of each queue while it forks, so that no other one is in the middle of a
 slice. In the child only that thread is left: what workers, the loop or a device were doing there will never end.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.devices.registry import loss
 from engine.failures import failed
-from engine.queues.backlog import Entry, State
+from engine.queues.states import Entry, State
 from engine.queues.waiting import cancellation
 from handles.cell import PENDING
 

@@ -22,7 +22,7 @@ from handles.cell import CancelOutcome, Cell, Failure
 
 
 class _Outcome:
-    """What a backend, or the loss of its device, says of a record: the first word counts."""
+    """The outcome of a record, from a backend or from the loss of its device: the first one counts."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engine.base.errors import BlockingSyncError
 from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
-from engine.queues.backlog import Entry
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
+from engine.queues.states import Entry
 from engine.queues.waiting import cancellation
 from handles.cell import PENDING, Cell
 
@@ -33,7 +33,7 @@ class LoopTasks:
         return len(self._entries)
 
     def has_loop(self) -> bool:
-        """Whether there is a loop to run them on; without one a worker runs them on a loop of their own."""
+        """True where there is a loop to run them on; without one a worker runs them on a loop of their own."""
         loop = self._queue.driver.loop
         return loop is not None and not loop.is_closed()
 

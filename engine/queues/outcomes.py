@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.devices.registry import loss
 from engine.failures import failed
-from engine.queues.backlog import Entry, State
 from engine.queues.records import pending_operands
+from engine.queues.states import Entry, State
 from handles.cell import Cell, Failure
 
 if TYPE_CHECKING:

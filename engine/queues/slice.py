@@ -21,12 +21,12 @@ import numpy as np
 from engine.base.op import SMALL_NS, WATCHED, Op
 from engine.devices.cpu import checked
 from engine.failures import failed
-from engine.queues.backlog import State
 from engine.queues.demand import Demand
 from engine.queues.execution import execute
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
+from engine.queues.states import State
 from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SLICE = 0.000_25
 """Seconds that a drive may hold a loop."""
 IN_PLACE = True
-"""Whether small ops run in place; tests that want every op on a worker say no."""
+"""True where small ops run in place; tests that want every op on a worker say no."""
 STEPS = 64
 """Steps that a demand walks in its turn."""
 A_FEW = range(8)
@@ -54,7 +54,7 @@ class Costs:
         self.slow: dict[Op, float] = {}
 
     def is_large(self, op: Op, values: list[Any], params: dict[str, Any] | None) -> bool:
-        """Whether an op is a worker's. Where operands make no sense to the estimate, the kernel says what is wrong."""
+        """Tell whether an op is a worker's. Where the estimate cannot tell, the kernel says what is wrong."""
         try:
             return self.slow.get(op, 1.0) * op.cost.estimate(values, params or {}) > SMALL_NS
         except Exception:  # noqa: BLE001
@@ -77,7 +77,7 @@ class Costs:
 
 
 class Slice:
-    """What a thread does in a slice of one queue."""
+    """The slices of one queue: what the thread that drives it does."""
 
     def __init__(self, queue: DeviceQueue) -> None:
         self._queue = queue
@@ -221,7 +221,7 @@ class Slice:
                             value = kernel(left)
                         if value.__class__ is not array:
                             value = checked(np.asarray(value))
-                    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                    except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
                         done += 1
                         self._completions.complete(cell, failed(cell, error))
                     else:
@@ -302,17 +302,17 @@ class Slice:
             self.costs.took(cell.op, thread_time_ns() - began)
 
     def run_in_place(self, cell: Cell, values: list[Any]) -> None:
-        """Run an op whose cost is that of a small one, whatever its operands."""
+        """Run an op whose cost is that of a small one, however large its operands are."""
         self._run_in_place(cell, values, 1)
         self._completions.completed += 1
 
     def _run_simple(self, cell: Cell, values: list[Any]) -> None:
-        """What `execute` and `complete` do, for what most ops are: one result, on the host, nothing kept aside."""
+        """Execute and complete what most ops are: one result, on the host, nothing kept aside."""
         try:
             value = cell.op.kernel(*values, **cell.params or {})
             if value.__class__ is not ARRAY:
                 value = checked(np.asarray(value))
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+        except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
             value = failed(cell, error)
         self._completions.complete(cell, value)
 

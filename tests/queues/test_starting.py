@@ -9,11 +9,12 @@ import pytest
 
 from engine.base.op import Op
 from engine.queues import launch as launch_module, starting as starting_module
-from engine.queues.backlog import Backlog, Entry, State
+from engine.queues.backlog import Backlog
 from engine.queues.demand import Demand
 from engine.queues.launch import Job, Launched, Launcher
 from engine.queues.records import entry_of
 from engine.queues.starting import Starting
+from engine.queues.states import Entry, State
 from engine.threads.slots import Slots
 from handles.cell import Cell, pending_cell, settle
 
@@ -356,7 +357,7 @@ def test_a_claim_is_given_up_when_its_turn_comes_and_its_op_runs_in_a_group() ->
     waiting = other.add(CALL, 1)
     other.start()
     queue.end(running)
-    queue.starting.called()
+    queue.starting.try_again()
     queue.starting.try_again()
     assert queue.starting.wanted
     assert not queue.start()
