@@ -39,7 +39,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.initial: list[Any] = []
-        """What the slots hold before a run: constants, and None where results go."""
+        """The slots before a run: constants, and None where results go."""
         self.records: list[Cell | None] = []
         """For each slot the node whose first result it holds, if it is one."""
         self._names: dict[str, count[int]] = {}
