@@ -17,6 +17,7 @@ from typing import Self
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
 from engine.queues.waiting import timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
@@ -133,6 +134,8 @@ class OpScope:
                 self._records = [record for record in self._records if record() is not None]
             self._records.append(weakref.ref(cell))
         cell.waiters = [*(cell.waiters or ()), self._note]
+        if hooks.listeners:
+            hooks.tell("admitted", cell, self)
 
     def _note(self, cell: Cell) -> None:
         """An op has ended, on any thread: what follows from it is left to the loop."""
@@ -181,6 +184,8 @@ class OpScope:
         self._parent = None if before.group is None else before.group.innermost_open()
         self._block = Block(group=self, **({} if self._priority is None else {"priority": self._priority}))
         self._open = True
+        if hooks.listeners:
+            hooks.tell("entered", self)
         if self._cancelled or self._expired:
             call_soon(self._loop, self._stop)
         return self
@@ -217,6 +222,7 @@ class OpScope:
             # The consumer's ops are counted here too, so nothing is dropped; what fails is reported by the executor.
             self._open = False
             self._stop_timer()
+            self._tell_left(error)
             await self._interruption.take_back(error)
             return False
         try:
@@ -231,10 +237,15 @@ class OpScope:
             self._stop_timer()
         if error is not None or self._stopped:
             self._drop("its scope was left")
-        if isinstance(error, _AS_IT_IS):
-            raise error
-        self._raise(error)
+        outcome = error if isinstance(error, _AS_IT_IS) else self._outcome(error)
+        self._tell_left(outcome)
+        if outcome is not None:
+            raise outcome
         return True
+
+    def _tell_left(self, outcome: BaseException | None) -> None:
+        if hooks.listeners:
+            hooks.tell("left", self, outcome)
 
     async def _wait_idle(self) -> None:
         self._idle = waiter = Waiter(asyncio_loop())
@@ -259,8 +270,8 @@ class OpScope:
             if cell is not None and cell.value is PENDING:
                 yield cell
 
-    def _raise(self, error: BaseException | None) -> None:
-        """Raise what the body raised and what failed, together, or that the time was up."""
+    def _outcome(self, error: BaseException | None) -> BaseException | None:
+        """What to raise: what the body raised and what failed, together, or that the time was up."""
         if self._stopped and error is not None:
             error = _without_cancelled_ops(error)
         errors = [] if error is None else [error]
@@ -270,13 +281,14 @@ class OpScope:
             if id(failure.error) not in raised:
                 errors.append(failure.restored())
         if errors:
-            raise BaseExceptionGroup("ops of a scope failed", errors)
+            return BaseExceptionGroup("ops of a scope failed", errors)
         if self._overdue:
-            raise TimeoutError(self._overdue)
+            return TimeoutError(self._overdue)
         if self._expired and not self._cancelled:
-            raise TimeoutError(
+            return TimeoutError(
                 f"the ops of a scope were not done after {self._timeout:g} s; those not started were dropped"
             )
+        return None
 
 
 def _without_cancelled_ops(error: BaseException) -> BaseException | None:

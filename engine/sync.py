@@ -16,6 +16,7 @@ from engine.dispatch.executor import Core
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
 from engine.queues.waiting import Settled, block_until, timed_out
 from engine.runtime.current import current_core
 from engine.settings.scope import scope_var
@@ -138,6 +139,8 @@ class Completions:
                 await Woken(waiter, next(iter(self._left)))
         finally:
             self._waiter = None
+            if hooks.deliver is not None:
+                hooks.deliver()
 
     def close(self) -> None:
         """Wait for none of them any more."""

@@ -10,6 +10,7 @@ import logging
 import weakref
 from contextvars import copy_context
 from sys import _getframe as frame_at
+from time import perf_counter
 from types import FrameType
 from typing import Any, Protocol
 
@@ -83,11 +84,14 @@ class Dispatcher:
         self._simple = False
         self.plain = False
         """Whether an op that needs nothing but its operands may go the fast way."""
+        self.observed = False
+        """Whether such an op goes another way, where listeners are told of it."""
         hooks.register(self)
 
     def look_at_hooks(self) -> None:
         """Leave the fast way while a listener is to be told of every record."""
-        self.plain = self._simple and not hooks.listeners
+        self.observed = bool(hooks.listeners)
+        self.plain = self._simple and not self.observed
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
         """Dispatch an op of one operand or two and one result, that user code called through one function."""
@@ -240,16 +244,38 @@ class AsyncDispatcher(Dispatcher):
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
+        if near and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
+            return self._put_observed(self.queue, op, (x1,) if x2 is ABSENT else (x1, x2), params, user_frame(2))
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
     def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
         frame = user_frame(2)
         operands, queue = self._all_on_one(args)
         if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
+            if queue is not None and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
+                return self._put_observed(queue, op, operands, params, frame)
             return self.dispatch_slowly(op, args, params, frame)[0]
         cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
         if len(queue.pending) >= queue.room:
             self.core.make_room(queue, op.name)
+        queue.push(cell)
+        if not queue.scheduled:
+            queue.kick()
+        return handle_of(cell, AsyncHandle)
+
+    def _put_observed(
+        self,
+        queue: DeviceQueue,
+        op: Op,
+        operands: tuple[Any, ...],
+        params: dict[str, Any] | None,
+        frame: FrameType,
+    ) -> Handle:
+        """Put an op that needs nothing but its operands on the queue, and tell listeners of it."""
+        cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
+        if len(queue.pending) >= queue.room:
+            self.core.make_room(queue, op.name)
+        hooks.dispatched(cell, operands)
         queue.push(cell)
         if not queue.scheduled:
             queue.kick()
@@ -300,7 +326,7 @@ class AsyncDispatcher(Dispatcher):
                 self.group.admit(record)
             self._log(op, queue.device)
             if hooks.listeners:
-                hooks.dispatched(record)
+                hooks.dispatched(record, record.args)
             queue.push(record)
         except BaseException:  # an interrupt, a closed group
             self.core.free_bytes(record)
@@ -377,6 +403,9 @@ class SyncDispatcher(Dispatcher):
             handle = new(EagerHandle)
             handle._cell = cell
             return handle
+        if near and self.observed and self._simple and op.plain and self.group is None and self.core.state is OPEN:
+            args, values = ((left,), [x1]) if right is ABSENT else ((left, right), [x1, x2])
+            return self._run_observed(op, args, values, params, user_frame(2))
         return self.dispatch_slowly(op, (left,) if right is ABSENT else (left, right), params, user_frame(2))[0]
 
     def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
@@ -390,6 +419,26 @@ class SyncDispatcher(Dispatcher):
         except Exception as error:
             error.add_note(note(op, self.queue.device, user_frame(2)))
             raise
+        return handle_of(cell, EagerHandle)
+
+    def _run_observed(
+        self, op: Op, args: tuple[Any, ...], values: list[Any], params: dict[str, Any] | None, frame: FrameType
+    ) -> Handle:
+        """Run an op that needs nothing but its operands, and tell listeners of it."""
+        cell = pending_cell(op, (), None, self.queue, frame.f_code, frame.f_lasti)
+        hooks.dispatched(cell, [each._cell if each.__class__ is EagerHandle else each for each in args])
+        began = perf_counter()
+        try:
+            value = op.kernel(*values, **params or {})
+            cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as error:
+            error.add_note(note(op, self.queue.device, frame))
+            cell.value = Failure(error)
+            raise
+        finally:
+            hooks.ran(cell, cell.value, began, perf_counter())
+            if hooks.deliver is not None:
+                hooks.deliver()
         return handle_of(cell, EagerHandle)
 
     def _values(self, args: tuple[Any, ...]) -> list[Any] | None:
@@ -422,7 +471,7 @@ class SyncDispatcher(Dispatcher):
             make_outputs(record)
         self._log(op, queue.device)
         handles = handles_of(record, EagerHandle)
-        queue.run(record, values)
+        queue.run(record, values, operands)
         if record.value.__class__ is Failure:
             throw(record.value)
         return handles
@@ -440,7 +489,7 @@ class SyncDispatcher(Dispatcher):
             if not op.known:
                 copy.extend().context = copy_context()
             self._log(TRANSFER, device)
-            queue.run(copy, [_ready_value(cell, TRANSFER)])
+            queue.run(copy, [_ready_value(cell, TRANSFER)], [cell])
             if copy.value.__class__ is Failure:
                 throw(copy.value)
             keep_copy(cell, (queue, None), copy)

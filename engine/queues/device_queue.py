@@ -39,6 +39,7 @@ from engine.queues.completions import Completions
 from engine.queues.demand import Demand
 from engine.queues.driver import Driver
 from engine.queues.execution import finish
+from engine.queues.hooks import hooks
 from engine.queues.launch import Launcher
 from engine.queues.leftovers import leftovers
 from engine.queues.loop_tasks import LoopTasks
@@ -317,6 +318,8 @@ class DeviceQueue(Queue):
             if task != self._last_helped:
                 self._last_helped = task
                 driver.drive_now(OVERTIME, cell, now)
+        if hooks.deliver is not None:
+            hooks.deliver()
         return cell.value is not PENDING
 
     def assist(self, cells: Iterable[Cell]) -> Demand | None:
@@ -330,6 +333,8 @@ class DeviceQueue(Queue):
             return None
         for cell in left:
             check_not_waiting_for_itself(cell)
+        if hooks.listeners:
+            hooks.tell("demanded", [record_of(cell) for cell in left])
         demand = self.demand(left)
         if demand is not None and loop is self.driver.loop:
             self.driver.pass_on()
@@ -353,6 +358,8 @@ class DeviceQueue(Queue):
                 remove_waiter(cell, waiter.wake)
         finally:
             self.withdraw(demand)
+            if hooks.deliver is not None:
+                hooks.deliver()
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell is settled; refuse where that would freeze a running loop."""

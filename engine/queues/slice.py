@@ -27,7 +27,7 @@ from engine.queues.execution import execute
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, settle
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -99,7 +99,8 @@ class Slice:
         if until is None:  # what is run for one task that awaits does not count
             self._backlog.slices += 1
         backlog = self._backlog
-        in_place = IN_PLACE and queue.on_host and not hooks.listeners
+        in_place = IN_PLACE and queue.on_host
+        run_brief = self._run_told if hooks.listeners else self._run_brief
         while not queue.held:
             if backlog.aside or backlog.walking or queue.requests or queue.outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -107,7 +108,7 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
-                if in_place and self._run_brief(ends, until):
+                if in_place and run_brief(ends, until):
                     break
                 if pending and self._take_one(until):
                     break
@@ -238,6 +239,31 @@ class Slice:
         finally:
             self._completions.completed += done
 
+    def _run_told(self, ends: float, until: Cell | None) -> bool:
+        """As `_run_brief`, while listeners are to be told of each record."""
+        source, slow = self._pending, self.costs.slow
+        now = perf_counter()
+        while source and now <= ends:
+            cell = source[0]
+            if cell.rare is not None or cell.value is not PENDING or slow:
+                return False
+            values, work = self._values_of(cell)
+            if values is None or work > cell.op.brief:
+                return False
+            value = _computed(cell, values)
+            began, now = now, perf_counter()
+            if value.__class__ is Failure:
+                hooks.started(cell)
+                self._completions.complete(cell, value)
+            else:
+                hooks.ran(cell, value, began, now)
+                settle(cell, value)
+            self._completions.completed += 1
+            source.popleft()
+            if cell is until:
+                return True
+        return now > ends
+
     # One record of any kind
 
     def deal_with(self, cell: Cell, demand: Demand | None = None) -> None:
@@ -307,13 +333,7 @@ class Slice:
 
     def _run_simple(self, cell: Cell, values: list[Any]) -> None:
         """What `execute` and `complete` do, for what most ops are: one result, on the host, nothing kept aside."""
-        try:
-            value = cell.op.kernel(*values, **cell.params or {})
-            if value.__class__ is not ARRAY:
-                value = checked(np.asarray(value))
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
-            value = failed(cell, error)
-        self._completions.complete(cell, value)
+        self._completions.complete(cell, _computed(cell, values))
 
     # What has to wait
 
@@ -391,3 +411,12 @@ class Slice:
         foreign, demand.foreign = demand.foreign, None
         for record in foreign or ():
             self._queue.ask_for(demand, record)
+
+
+def _computed(cell: Cell, values: list[Any]) -> Any:
+    """The one result of an op on the host, or its failure."""
+    try:
+        value = cell.op.kernel(*values, **cell.params or {})
+        return value if value.__class__ is ARRAY else checked(np.asarray(value))
+    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+        return failed(cell, error)
