@@ -404,8 +404,10 @@ class SyncDispatcher(Dispatcher):
             handle._cell = cell
             return handle
         if near and self.observed and self._simple and op.plain and self.group is None and self.core.state is OPEN:
-            args, values = ((left,), [x1]) if right is ABSENT else ((left, right), [x1, x2])
-            return self._run_observed(op, args, values, params, user_frame(2))
+            frame = user_frame(2)
+            if right is ABSENT:
+                return self._run_observed(op, (left,), (x1,), params, frame)
+            return self._run_observed(op, (left, right), (x1, x2), params, frame)
         return self.dispatch_slowly(op, (left,) if right is ABSENT else (left, right), params, user_frame(2))[0]
 
     def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
@@ -422,21 +424,21 @@ class SyncDispatcher(Dispatcher):
         return handle_of(cell, EagerHandle)
 
     def _run_observed(
-        self, op: Op, args: tuple[Any, ...], values: list[Any], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[Any, ...], values: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
     ) -> Handle:
         """Run an op that needs nothing but its operands, and tell listeners of it."""
+        called = perf_counter()
         cell = pending_cell(op, (), None, self.queue, frame.f_code, frame.f_lasti)
-        hooks.dispatched(cell, [each._cell if each.__class__ is EagerHandle else each for each in args])
         began = perf_counter()
         try:
-            value = op.kernel(*values, **params or {})
+            value = op.kernel(*values) if params is None else op.kernel(*values, **params)
             cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
         except Exception as error:
             error.add_note(note(op, self.queue.device, frame))
             cell.value = Failure(error)
             raise
         finally:
-            hooks.ran(cell, cell.value, began, perf_counter())
+            hooks.called(cell, args, cell.value, called, began, perf_counter())
             if hooks.deliver is not None:
                 hooks.deliver()
         return handle_of(cell, EagerHandle)

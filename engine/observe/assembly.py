@@ -10,6 +10,7 @@ from engine.failures import site
 from engine.observe.events import OpRecord
 from engine.observe.recorder import (
     ADMITTED,
+    CALLED,
     DEMANDED,
     DISPATCHED,
     FINISHED,
@@ -108,6 +109,7 @@ class Assembly:
             STARTED: self._started,
             FINISHED: self._finished,
             RAN: self._ran,
+            CALLED: self._called,
             GROUPED: self._grouped,
             DEMANDED: self._demanded,
             ADMITTED: self._admitted,
@@ -189,6 +191,12 @@ class Assembly:
         _, ended, key, began, thread, facts = raw
         self._started((STARTED, began, key, thread))
         self._finished((FINISHED, ended, key, facts))
+
+    def _called(self, raw: Raw) -> None:
+        _, ended, begin, began, thread, facts = raw
+        self._dispatched(begin)
+        self._started((STARTED, began, begin[2], thread))
+        self._finished((FINISHED, ended, begin[2], facts))
 
     def _grouped(self, raw: Raw) -> None:
         for key in raw[2]:

@@ -17,7 +17,7 @@ from engine.observe.events import OpRecord
 from engine.observe.extras import needed
 from engine.observe.hub import hub
 from engine.observe.pictures import as_html, plot
-from engine.observe.recorder import DISPATCHED, Raw, Recorder
+from engine.observe.recorder import CALLED, DISPATCHED, Raw, Recorder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ class Profile:
         """What the hub calls with what was recorded."""
         room = self._most_events - len(self._events)
         if len(events) > room:
-            self._dropped += sum(raw[0] == DISPATCHED for raw in events[room:])
+            self._dropped += sum(raw[0] in (DISPATCHED, CALLED) for raw in events[room:])
             events = events[:room]
         self._events.extend(events)
 

@@ -20,8 +20,9 @@ from engine.base.loops import current_task, running_loop
 from engine.failures import user_frame
 from engine.queues.records import record_of
 from handles.cell import Cell, Failure
+from handles.eager import EagerHandle
 
-DISPATCHED, STARTED, FINISHED, RAN, GROUPED, DEMANDED, ADMITTED, LAG, STALLED = range(9)
+DISPATCHED, STARTED, FINISHED, RAN, CALLED, GROUPED, DEMANDED, ADMITTED, LAG, STALLED = range(10)
 
 Raw = tuple[Any, ...]
 """One event: which, when, and what it says."""
@@ -40,6 +41,8 @@ class ScopeListener(Protocol):
 
 class Recorder:
     """Listens to the hooks."""
+
+    never_raises = True
 
     def __init__(self) -> None:
         self.events: deque[Raw] = deque()
@@ -67,20 +70,8 @@ class Recorder:
         op, rare, home = record.op, record.rare, record.home
         source = operands[0].home.device if op.name == TRANSFER and needs else None
         held = 0 if rare is None else rare.nbytes
-        self.append(
-            (
-                DISPATCHED,
-                perf_counter(),
-                id(record),
-                op.name,
-                home.device,
-                record.code,
-                record.lasti,
-                needs,
-                held,
-                source,
-            )
-        )
+        code, lasti = record.code, record.lasti
+        self.append((DISPATCHED, perf_counter(), id(record), op.name, home.device, code, lasti, needs, held, source))
 
     def started(self, record: Cell) -> None:
         self.append((STARTED, perf_counter(), id(record), self._thread()))
@@ -91,7 +82,25 @@ class Recorder:
 
     def ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
-        self.append((RAN, ended, id(record), began, self._thread(), facts))
+        thread = get_ident()
+        self.append((RAN, ended, id(record), began, thread if thread in self.threads else self._thread(), facts))
+
+    def called(
+        self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
+    ) -> None:
+        thread = get_ident()
+        if self.muted == thread:
+            return
+        needs: tuple[int, ...] = ()
+        for each in operands:
+            if each.__class__ is EagerHandle:
+                needs += (id(each._cell),)
+        facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
+        if thread not in self.threads:
+            self._thread()
+        code, lasti, device = record.code, record.lasti, record.home.device
+        begin = (DISPATCHED, called, id(record), record.op.name, device, code, lasti, needs, 0, None)
+        self.append((CALLED, ended, begin, began, thread, facts))
 
     def _thread(self) -> int:
         ident = get_ident()

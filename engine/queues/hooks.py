@@ -19,12 +19,17 @@ from handles.cell import Cell
 
 logger = logging.getLogger("engine.observe")
 
-Seldom = Literal["grouped", "demanded", "admitted", "entered", "left"]
-"""Methods of `Listener` that are not called for each op."""
+Event = Literal[
+    "dispatched", "started", "finished", "ran", "called", "grouped", "demanded", "admitted", "entered", "left"
+]
+"""The methods of a `Listener`."""
 
 
 class Listener(Protocol):
     """What is told of records and scopes."""
+
+    never_raises: bool
+    """Whether its methods for ops may be called without a guard."""
 
     def dispatched(self, record: Cell, operands: Sequence[Any]) -> None:
         """A record was put on its queue; in SYNC mode, is about to run. Operands that are results are cells."""
@@ -37,6 +42,11 @@ class Listener(Protocol):
 
     def ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
         """It started and finished on this thread; the times are those of `perf_counter`."""
+
+    def called(
+        self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
+    ) -> None:
+        """It was dispatched, started and finished on this thread, as in SYNC mode."""
 
     def grouped(self, records: Sequence[Cell]) -> None:
         """These were computed together, as one fusion group."""
@@ -67,6 +77,12 @@ class Hooks:
         self.listeners: tuple[Listener, ...] = ()
         self.deliver: Callable[[], None] | None = None
         """Has what was told handed on to observers: threads that have waited for a record call it. None: nobody asks."""
+        # What is called for each op: of a sole listener that never raises, its own methods.
+        self.dispatched = self._tell_dispatched
+        self.started = self._tell_started
+        self.finished = self._tell_finished
+        self.ran = self._tell_ran
+        self.called = self._tell_called
         self._dispatchers: weakref.WeakSet[Switchable] = weakref.WeakSet()
         self._lock = threading.Lock()
 
@@ -87,45 +103,34 @@ class Hooks:
         self._dispatchers.add(dispatcher)
 
     def _switch(self) -> None:
+        one = self.listeners[0] if len(self.listeners) == 1 and self.listeners[0].never_raises else None
+        self.dispatched = self._tell_dispatched if one is None else one.dispatched
+        self.started = self._tell_started if one is None else one.started
+        self.finished = self._tell_finished if one is None else one.finished
+        self.ran = self._tell_ran if one is None else one.ran
+        self.called = self._tell_called if one is None else one.called
         for dispatcher in list(self._dispatchers):
             dispatcher.look_at_hooks()
 
-    # A loop in each, and no `*args`, because these are called for each op
+    def _tell_dispatched(self, record: Cell, operands: Sequence[Any]) -> None:
+        self.tell("dispatched", record, operands)
 
-    def dispatched(self, record: Cell, operands: Sequence[Any]) -> None:
-        """Tell all that a record was dispatched."""
-        for listener in self.listeners:
-            try:
-                listener.dispatched(record, operands)
-            except Exception:  # noqa: BLE001 - the engine goes on
-                self._drop(listener)
+    def _tell_ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
+        self.tell("ran", record, outcome, began, ended)
 
-    def started(self, record: Cell) -> None:
-        """Tell all that it was started."""
-        for listener in self.listeners:
-            try:
-                listener.started(record)
-            except Exception:  # noqa: BLE001 - the engine goes on
-                self._drop(listener)
+    def _tell_called(
+        self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
+    ) -> None:
+        self.tell("called", record, operands, outcome, called, began, ended)
 
-    def finished(self, record: Cell, outcome: Any) -> None:
-        """Tell all that it ends."""
-        for listener in self.listeners:
-            try:
-                listener.finished(record, outcome)
-            except Exception:  # noqa: BLE001 - the engine goes on
-                self._drop(listener)
+    def _tell_started(self, record: Cell) -> None:
+        self.tell("started", record)
 
-    def ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
-        """Tell all that it ran on this thread."""
-        for listener in self.listeners:
-            try:
-                listener.ran(record, outcome, began, ended)
-            except Exception:  # noqa: BLE001 - the engine goes on
-                self._drop(listener)
+    def _tell_finished(self, record: Cell, outcome: Any) -> None:
+        self.tell("finished", record, outcome)
 
-    def tell(self, what: Seldom, *facts: Any) -> None:
-        """Tell all of what happens seldom."""
+    def tell(self, what: Event, *facts: Any) -> None:
+        """Tell all."""
         for listener in self.listeners:
             try:
                 getattr(listener, what)(*facts)

@@ -250,12 +250,16 @@ class Slice:
             values, work = self._values_of(cell)
             if values is None or work > cell.op.brief:
                 return False
-            value = _computed(cell, values)
-            began, now = now, perf_counter()
-            if value.__class__ is Failure:
+            try:
+                value = cell.op.kernel(*values) if cell.params is None else cell.op.kernel(*values, **cell.params)
+                if value.__class__ is not ARRAY:
+                    value = checked(np.asarray(value))
+            except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
                 hooks.started(cell)
-                self._completions.complete(cell, value)
+                self._completions.complete(cell, failed(cell, error))
+                now = perf_counter()
             else:
+                began, now = now, perf_counter()
                 hooks.ran(cell, value, began, now)
                 settle(cell, value)
             self._completions.completed += 1
@@ -333,7 +337,13 @@ class Slice:
 
     def _run_simple(self, cell: Cell, values: list[Any]) -> None:
         """What `execute` and `complete` do, for what most ops are: one result, on the host, nothing kept aside."""
-        self._completions.complete(cell, _computed(cell, values))
+        try:
+            value = cell.op.kernel(*values, **cell.params or {})
+            if value.__class__ is not ARRAY:
+                value = checked(np.asarray(value))
+        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+            value = failed(cell, error)
+        self._completions.complete(cell, value)
 
     # What has to wait
 
@@ -411,12 +421,3 @@ class Slice:
         foreign, demand.foreign = demand.foreign, None
         for record in foreign or ():
             self._queue.ask_for(demand, record)
-
-
-def _computed(cell: Cell, values: list[Any]) -> Any:
-    """The one result of an op on the host, or its failure."""
-    try:
-        value = cell.op.kernel(*values, **cell.params or {})
-        return value if value.__class__ is ARRAY else checked(np.asarray(value))
-    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
-        return failed(cell, error)

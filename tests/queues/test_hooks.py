@@ -16,6 +16,8 @@ from handles.cell import Cell
 class Heard:
     """What a listener was told: the op's name, and what happened."""
 
+    never_raises = False
+
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
         self.groups: list[list[str]] = []
@@ -38,6 +40,13 @@ class Heard:
         assert began <= ended
         self.started(record)
         self.finished(record, outcome)
+
+    def called(
+        self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
+    ) -> None:
+        assert called <= began
+        self.dispatched(record, operands)
+        self.ran(record, outcome, began, ended)
 
     def grouped(self, records: Sequence[Cell]) -> None:
         self.groups.append([record.op.name for record in records])
