@@ -16,6 +16,7 @@ from typing import Self
 
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
+from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.hooks import hooks
 from engine.queues.waiting import timed_out
@@ -37,7 +38,9 @@ class _Inherited(int):
 _INHERITED = _Inherited(0)
 
 
-def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: bool = True) -> OpScope:
+def scope(
+    timeout: float | None = None, *, priority: int = _INHERITED, wait: bool = True, progress: Progress = None
+) -> OpScope:
     """A task group for ops: `async with engine.scope(timeout=seconds) as scope: ...`.
 
     Leaving it waits for all ops dispatched inside. The first failure, an exception in the body, the timeout or a
@@ -47,7 +50,7 @@ def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: boo
     Entering it waits for room while the executor in force is above its high-water marks, in order of priority, then
     of arrival; with `wait=False` it raises `QueueFullError` instead. The timeout counts from when it is entered, the
     wait included. `priority` is an integer, larger goes first; a scope inside another one has that one's unless it is
-    given.
+    given. `progress` shows how many of its ops have ended: True, a label, or a tqdm class.
 
     Raises `ValueError` for a timeout that is negative or not a number, and `TypeError` for arguments of another type.
     """
@@ -56,13 +59,14 @@ def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: boo
         raise TypeError(f"priority must be an integer (a larger one goes first), but got {priority!r}")
     if not isinstance(wait, bool):
         raise TypeError(f"wait must be True (wait for room) or False (raise QueueFullError), but got {wait!r}")
-    return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait)
+    check(progress, "scope")
+    return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait, progress)
 
 
 class OpScope:
     """What `engine.scope()` gives; use it with `async with`, once."""
 
-    def __init__(self, timeout: float | None, priority: int | None, wait: bool) -> None:
+    def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
         self._timeout = timeout
         self._priority = priority
         self._wait = wait
@@ -82,6 +86,8 @@ class OpScope:
         self._timer: TimerHandle | None = None
         self._loop: AbstractEventLoop | None = None
         self._idle: Waiter | None = None
+        self._progress = progress
+        self._bar: Bar | NoBar = NO_BAR
 
     @property
     def cancelled(self) -> bool:
@@ -133,6 +139,7 @@ class OpScope:
             if len(self._records) > 2 * self._in_flight + 64:
                 self._records = [record for record in self._records if record() is not None]
             self._records.append(weakref.ref(cell))
+        self._bar.added()
         cell.waiters = [*(cell.waiters or ()), self._note]
         if hooks.listeners:
             hooks.tell("admitted", cell, self)
@@ -146,6 +153,7 @@ class OpScope:
             first = failure is not None and not self._failures
             if failure is not None:
                 self._failures[failure] = None
+        self._bar.ended(cell)
         if (first or idle) and self._loop is not None:
             call_soon(self._loop, self._react, first)
 
@@ -183,6 +191,7 @@ class OpScope:
         before = scope_var.get()
         self._parent = None if before.group is None else before.group.innermost_open()
         self._block = Block(group=self, **({} if self._priority is None else {"priority": self._priority}))
+        self._bar = bar(self._progress, "scope")
         self._open = True
         if hooks.listeners:
             hooks.tell("entered", self)
@@ -208,6 +217,8 @@ class OpScope:
             await self._interruption.take_back(None)
 
     def _stop_timer(self) -> None:
+        """Nothing of the loop's is left."""
+        self._bar.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

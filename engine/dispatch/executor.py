@@ -265,6 +265,11 @@ class Core:
         queues = self.queues.values() if device is None else [self.queues[device]]
         return [queue.barrier() for queue in queues if queue.has_unsettled()]
 
+    def unfinished(self, device: Device | None = None) -> list[Cell]:
+        """The records in flight, on one device or on all."""
+        queues = self.queues.values() if device is None else [self.queues[device]]
+        return [cell for queue in queues for cell in queue.unfinished() if cell.op is not BARRIER]
+
     def raise_failures(self, device: Device | None = None) -> None:
         """Raise what failed and was not reported yet."""
         raise_together(self.ledger.take(device), "ops failed")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import NamedTuple
 
-from engine.failures import site
+from engine.failures import site as place_of
 from engine.observe.events import OpRecord
 from engine.observe.recorder import (
     ADMITTED,
@@ -31,8 +31,8 @@ class Draft:
     """An op of which more may come to be known."""
 
     __slots__ = (
-        *("code", "demanded_by", "device", "dispatched", "facts", "finished", "held", "id", "lasti", "name"),
-        *("needs", "operands", "ready", "run", "scope", "source", "started", "thread"),
+        *("code", "demanded_by", "device", "dispatched", "facts", "finished", "held", "id", "lasti"),
+        *("members", "name", "needs", "operands", "ready", "run", "scope", "source", "started", "thread"),
     )
 
     def __init__(self, number: int, raw: Raw, needs: list[Draft]) -> None:
@@ -47,6 +47,7 @@ class Draft:
         self.ready: float | None = None
         self.thread: int | None = None
         self.run: int | None = None
+        self.members = 1
         self.scope: int | None = None
         self.facts: int | Failed | None = None
         self.demanded_by: str | None = None
@@ -62,6 +63,10 @@ class Draft:
         self.facts = facts
         if self.needs:
             self._look_at_operands(time)
+
+    def share(self) -> float:
+        """How long it ran: of a fusion group, an equal part of the time."""
+        return 0.0 if self.started is None or self.finished is None else (self.finished - self.started) / self.members
 
     def _look_at_operands(self, time: float) -> None:
         ends = [time if need.finished is None else need.finished for need in self.needs]  # of a group: with it
@@ -133,7 +138,7 @@ class Assembly:
             id=draft.id,
             name=draft.name,
             device=draft.device,
-            site=self._site(draft.code, draft.lasti),
+            site=self.site(draft.code, draft.lasti),
             dispatched=draft.dispatched,
             started=draft.started,
             finished=draft.finished,
@@ -152,11 +157,11 @@ class Assembly:
             demanded_by=draft.demanded_by,
         )
 
-    def _site(self, code: CodeType | None, lasti: int) -> str:
+    def site(self, code: CodeType | None, lasti: int) -> str:
         place = (code, lasti)
         found = self._sites.get(place)
         if found is None:
-            found = self._sites[place] = site(code, lasti)
+            found = self._sites[place] = place_of(code, lasti)
         return found
 
     # One reader for each kind of event
@@ -202,12 +207,12 @@ class Assembly:
         for key in raw[2]:
             draft = self._open.get(key)
             if draft is not None:
-                draft.run = self._groups
+                draft.run, draft.members = self._groups, len(raw[2])
         self._groups += 1
 
     def _demanded(self, raw: Raw) -> None:
         _, _, keys, waiter, code, lasti = raw
-        text = f"{waiter} at {self._site(code, lasti)}"
+        text = f"{waiter} at {self.site(code, lasti)}"
         for key in keys:
             draft = self._open.get(key)
             if draft is not None and draft.demanded_by is None:

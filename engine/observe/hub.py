@@ -37,8 +37,17 @@ class Log(Protocol):
 class Quiet(Observer):
     """An observer of the library's own, which is told now and then, and asks where it needs to know more at once."""
 
+    def began(self, draft: Draft, assembly: Assembly) -> None:
+        """An op is computed from now on."""
+
+    def ended(self, draft: Draft, assembly: Assembly) -> None:
+        """It has ended. What is wanted of it, `assembly.record(draft)` gives: to make a record of each takes long."""
+
     def lagged(self, lag: Lag) -> None:
         """A loop has answered."""
+
+    def let_go(self) -> None:
+        """It is told no more, because all are let go."""
 
 
 class Hub:
@@ -130,11 +139,18 @@ class Hub:
             if self._recorder is not None:
                 self._recorder.scopes = listener
 
+    def has_scope_listener(self) -> bool:
+        """Whether scopes have a listener."""
+        return self._scope_listener is not None
+
     def clear(self) -> None:
-        """Let all go, without a word."""
+        """Let all go."""
         with self._lock:
-            self._observers, self._logs = (), ()
+            observers, self._observers, self._logs = self._observers, (), ()
             self._switch()
+        for observer in observers:
+            if isinstance(observer, Quiet):
+                observer.let_go()
 
     def _switch(self) -> None:
         """Listen to the hooks where that is wanted, and not where it is not. Under the lock."""
@@ -194,33 +210,35 @@ class Hub:
     def _connect(self, assembly: Assembly, observers: tuple[Observer, ...]) -> Assembly:
         """Have an assembly tell these observers what they have overridden."""
 
-        def those(name: str) -> list[tuple[Observer, Callable[..., None]]]:
-            found = [each for each in observers if getattr(type(each), name) is not getattr(Observer, name)]
-            return [(each, getattr(each, name)) for each in found]
+        quiet = [each for each in observers if isinstance(each, Quiet)]
 
-        def on_op(name: str) -> Callable[[Draft], None] | None:
+        def those(name: str) -> list[tuple[Observer, Callable[..., None]]]:
+            return [(each, getattr(each, name)) for each in observers if _overrides(each, name)]
+
+        def on_op(name: str, quietly: str | None = None) -> Callable[[Draft], None] | None:
             listeners = those(name)
+            direct = [getattr(each, quietly) for each in quiet if _overrides(each, quietly)] if quietly else []
 
             def tell(draft: Draft) -> None:
-                record = assembly.record(draft)
+                for method in direct:
+                    method(draft, assembly)
+                record = assembly.record(draft) if listeners else None
                 for observer, method in listeners:
                     self._call(observer, method, record)
 
-            return tell if listeners else None
+            return tell if listeners or direct else None
 
         def on_stalled(stall: Stall) -> None:
             for observer, method in those("stalled"):
                 self._call(observer, method, stall.seconds, stall.site)
 
-        quiet = [each for each in observers if isinstance(each, Quiet)]
-
         def on_lag(lag: Lag) -> None:
             for observer in quiet:
-                self._call(observer, observer.lagged, lag)
+                observer.lagged(lag)
 
         assembly.on_dispatched = on_op("dispatched")
-        assembly.on_started = on_op("started")
-        assembly.on_finished = on_op("finished")
+        assembly.on_started = on_op("started", "began")
+        assembly.on_finished = on_op("finished", "ended")
         assembly.on_stalled = on_stalled
         assembly.on_lag = on_lag if quiet else None
         return assembly
@@ -235,6 +253,12 @@ class Hub:
             with self._lock:
                 self._observers = tuple(each for each in self._observers if each is not observer)
                 self._dropped = True
+
+
+def _overrides(observer: Observer, name: str) -> bool:
+    """Whether its class has a method of its own of that name."""
+    base = Quiet if hasattr(Quiet, name) and isinstance(observer, Quiet) else Observer
+    return getattr(type(observer), name) is not getattr(base, name)
 
 
 hub = Hub()
