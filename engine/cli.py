@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     options = parser().parse_args(arguments)
     try:
-        run = {"demo": run_demo, "dashboard": run_dashboard, "info": info}[options.command]
-        return run(options)
+        if options.command == "dashboard":
+            return run_dashboard(options)
+        return run_demo(options) if options.command == "demo" else info()
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
@@ -109,13 +110,13 @@ def run_dashboard(options: argparse.Namespace) -> int:
     except ImportError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    from engine.observe.page import server  # noqa: PLC0415 - imports optional libraries
+    from engine.observe.page import server
 
     settings = server.Settings(options.script, tuple(options.arguments), options.host, options.port, options.stay)
     return server.run(settings, sys.stderr)
 
 
-def info(options: argparse.Namespace) -> int:
+def info() -> int:
     """Print what the engine is and how it is set up in this process."""
     mode, policy, config = engine.get_execution_mode(), engine.get_device_policy(), engine.get_config()
     eager = engine.executing_eagerly()

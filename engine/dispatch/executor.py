@@ -32,6 +32,7 @@ from engine.threads.blas import core_count
 from engine.threads.pool import workers
 from engine.threads.slots import Slots
 from handles.cell import PENDING, CancelOutcome, Cell, pending_cell
+from handles.display import statistics_html
 from handles.eager import EagerHandle
 
 logger = logging.getLogger("engine.placement")
@@ -67,6 +68,9 @@ class Statistics:
     """Ops that run on workers or as tasks of the loop."""
     pending_bytes: int
     """Bytes of snapshotted operands in flight."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 def _parked(queue: DeviceQueue) -> list[Cell]:

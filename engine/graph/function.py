@@ -39,6 +39,7 @@ from engine.graph.pytree import LEAF, pack
 from engine.graph.trace import Given, Kept, Traced, Tracer
 from engine.runtime.current import current
 from handles.base import Handle
+from handles.display import statistics_html
 
 logger = logging.getLogger("engine.function")
 
@@ -65,6 +66,9 @@ class FunctionStatistics:
     """Ops that the Python function called in those."""
     nodes_kept: int
     """Ops that are left of them to do."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 @overload

@@ -53,7 +53,7 @@ def prometheus(registry: CollectorRegistry | None = None) -> Metrics:
     >>> prometheus_client.start_http_server(9000)
     """
     needed("prometheus_client", "engine.observe.prometheus()", distribution="prometheus-client")
-    from engine.observe import metrics  # noqa: PLC0415 - imports an optional library
+    from engine.observe import metrics
 
     return metrics.register(registry)
 
@@ -66,7 +66,7 @@ def opentelemetry(tracer: Tracer | None = None) -> Spans:
     already, `TypeError` for what is no tracer, and `ImportError` where opentelemetry-api is missing.
     """
     needed("opentelemetry", "engine.observe.opentelemetry()", distribution="opentelemetry-api")
-    from engine.observe import spans  # noqa: PLC0415 - imports an optional library
+    from engine.observe import spans
 
     return spans.begin(tracer)
 
@@ -79,6 +79,6 @@ def dashboard() -> Starlette:
     where starlette is missing.
     """
     needed("starlette", "engine.observe.dashboard()")
-    from engine.observe.page import application  # noqa: PLC0415 - imports an optional library
+    from engine.observe.page import application
 
     return application.make()

@@ -131,9 +131,8 @@ class Assembly:
     def record(self, draft: Draft) -> OpRecord:
         """What is known of an op now."""
         facts = draft.facts
-        outcome, error, own, note = (None, None, True, None) if facts is None else ("done", None, True, None)
-        if isinstance(facts, tuple):
-            outcome, error, own, note = facts
+        said = facts if isinstance(facts, tuple) else (None if facts is None else "done", None, True, None)
+        outcome, error, own, note = said
         return OpRecord(
             id=draft.id,
             name=draft.name,

@@ -81,8 +81,9 @@ class Hub:
 
     def add(self, observer: Observer) -> None:
         """Tell an observer from now on. Raises `TypeError` for what is none, `ValueError` for one that is there."""
-        if not isinstance(observer, Observer):
-            kind = f"the class {observer.__name__}: make one" if isinstance(observer, type) else repr(observer)
+        given: object = observer
+        if not isinstance(given, Observer):
+            kind = f"the class {given.__name__}: make one" if isinstance(given, type) else repr(given)
             raise TypeError(f"observer must be an instance of a subclass of engine.observe.Observer, but got {kind}")
         self.deliver()
         with self._lock:
@@ -217,11 +218,11 @@ class Hub:
 
         def on_op(name: str, quietly: str | None = None) -> Callable[[Draft], None] | None:
             listeners = those(name)
-            direct = [getattr(each, quietly) for each in quiet if _overrides(each, quietly)] if quietly else []
+            direct = [(each, getattr(each, quietly)) for each in quiet if _overrides(each, quietly)] if quietly else []
 
             def tell(draft: Draft) -> None:
-                for method in direct:
-                    method(draft, assembly)
+                for observer, method in direct:
+                    self._call(observer, method, draft, assembly)
                 record = assembly.record(draft) if listeners else None
                 for observer, method in listeners:
                     self._call(observer, method, record)
@@ -233,8 +234,8 @@ class Hub:
                 self._call(observer, method, stall.seconds, stall.site)
 
         def on_lag(lag: Lag) -> None:
-            for observer in quiet:
-                observer.lagged(lag)
+            for each in quiet:
+                self._call(each, each.lagged, lag)
 
         assembly.on_dispatched = on_op("dispatched")
         assembly.on_started = on_op("started", "began")

@@ -157,7 +157,8 @@ class Metrics(Quiet, Collector):
             GaugeMetricFamily("eagerloop_queue_ops", "Ops in flight: waiting or running.", labels=("device",)),
             GaugeMetricFamily("eagerloop_pending_bytes", "Bytes of operands that were copied for ops in flight."),
             GaugeMetricFamily(
-                "eagerloop_loop_lag_seconds", "The longest that an event loop took to call back, of the last 15 seconds."
+                "eagerloop_loop_lag_seconds",
+                "The longest that an event loop took to call back in the last 15 s.",
             ),
         )
 

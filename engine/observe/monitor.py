@@ -1,8 +1,7 @@
 """The monitor: a thread that runs while someone observes, measures how late event loops are, and hands events on.
 
 It asks each running loop that the engine works on to call back, and takes the time. While a loop does not, it looks
-where the loop's thread is: that is the line which blocks it. The thread looks at flags and queues of others, and changes
-nothing but its own.
+where the loop's thread is: that is the line which blocks it. The monitor changes nothing but what is its own.
 """
 
 from __future__ import annotations

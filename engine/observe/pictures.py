@@ -34,7 +34,9 @@ def describe(bar: Bar) -> str:
     first, count = bar.ops[0], len(bar.ops)
     took = tables.duration(bar.end - bar.start)
     if count == 1:
-        waited = f"waited {tables.duration(first.operand_wait)} for operands, {tables.duration(first.slot_wait)} for a slot"
+        waited = (
+            f"waited {tables.duration(first.operand_wait)} for operands, {tables.duration(first.slot_wait)} for a slot"
+        )
         return f"{first.name}: {took} ({first.outcome})\n{first.site}\n{waited}"
     names = ", ".join(sorted({op.name for op in bar.ops})[:8])
     how = "one fusion group" if first.run is not None and first.run == bar.ops[-1].run else "too short to show apart"
@@ -47,19 +49,19 @@ def svg(picture: Timeline) -> str:
     height = LEGEND + ROW * max(1, len(lanes)) + AXIS
     total = picture.end - picture.begin
     scale = (WIDTH - LABELS - 10) / total if total > 0 else 0.0
-    parts = [
+    opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'style="max-width:100%;height:auto;{FONT}" role="img" aria-label="Timeline of {len(lanes)} threads">',
-        *_legend(picture),
-        *_axis(picture, scale, height),
-    ]
+        f'style="max-width:100%;height:auto;{FONT}" role="img" aria-label="Timeline of {len(lanes)} threads">'
+    )
+    parts = [opening, *_legend(picture), *_axis(picture, scale, height)]
     for index, lane in enumerate(lanes):
         top = LEGEND + index * ROW
         parts.append(
             f'<text x="{LABELS - 8}" y="{top + 15}" text-anchor="end" fill="currentColor">{escape(lane.label)}</text>'
         )
-        for bar in lane.bars:
-            parts.append(_rectangle(picture, bar, LABELS + (bar.start - picture.begin) * scale, top, scale))
+        parts += [
+            _rectangle(picture, bar, LABELS + (bar.start - picture.begin) * scale, top, scale) for bar in lane.bars
+        ]
     if not lanes:
         parts.append(f'<text x="{LABELS}" y="{LEGEND + 15}" fill="currentColor">no op has run</text>')
     if len(picture.lanes) > len(lanes):
@@ -122,7 +124,7 @@ def as_html(
             parts.append(table(title, found, 10))
     together = tables.fused(ops)[:5]
     if together:
-        items = "".join(f"<li>{count:,} × {escape(text)}</li>" for text, count in together)
+        items = "".join(f"<li>{count:,} x {escape(text)}</li>" for text, count in together)
         parts.append(f"<p>computed together, as one fusion group:</p><ul>{items}</ul>")
     return "".join(parts) + "</div>"
 
@@ -144,8 +146,8 @@ def table(title: str, found: Sequence[tables.Row], limit: int) -> str:
 
 def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) -> Axes:
     """The timeline on matplotlib's axes."""
-    from matplotlib import pyplot  # noqa: PLC0415 - an optional library
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     picture = timeline(ops, span, 2000)
     lanes = picture.lanes

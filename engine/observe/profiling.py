@@ -178,5 +178,3 @@ def profile(most_ops: int = MOST_OPS) -> Profile:
     if most_ops < 1:
         raise ValueError(f"most_ops must be at least 1, but got {most_ops}")
     return Profile(most_ops)
-
-

@@ -185,7 +185,7 @@ def _make(progress: Progress, label: str, total: int) -> Tqdm:
     if isinstance(progress, type):
         factory: Callable[..., Tqdm] = progress
         return factory(total=total, desc=label, unit="op")
-    from tqdm.auto import tqdm  # noqa: PLC0415 - an optional library
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     # disable=None: nothing is written where stderr is no terminal, a notebook's widget apart. leave=None: only the
     # outermost of nested bars stays when it is done.

@@ -53,8 +53,8 @@ class Spans(Quiet):
             span = self._tracer.start_span(NAME)
             context = trace.set_span_in_context(span)
             self._open[id(scope)] = Open(span, context, contexts.attach(context))
-        except Exception:
-            self._give_up("span of a scope was not begun")
+        except Exception as error:  # noqa: BLE001 - a tracer's error is not the program's
+            self._give_up(error)
 
     def left(self, scope: object, error: BaseException | None) -> None:
         hub.deliver()
@@ -63,8 +63,8 @@ class Spans(Quiet):
             return
         try:
             self._end(opened, error)
-        except Exception:
-            self._give_up("span of a scope was not ended")
+        except Exception as problem:  # noqa: BLE001 - a tracer's error is not the program's
+            self._give_up(problem)
 
     def _end(self, opened: Open, error: BaseException | None) -> None:
         span = opened.span
@@ -73,14 +73,14 @@ class Spans(Quiet):
         span.set_attributes(
             {"eagerloop.ops": opened.ops, "eagerloop.failed": opened.failed, "eagerloop.seconds": opened.seconds}
         )
-        if error is not None:
+        if isinstance(error, Exception):  # a cancelled task is no error
             for each in _leaves(error):
                 span.record_exception(each)
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
         span.end()
 
-    def _give_up(self, what: str) -> None:
-        logger.exception("the %s; spans are made no more", what)
+    def _give_up(self, error: Exception) -> None:
+        logger.error("a tracer raised, so spans are made no more", exc_info=error)
         hub.listen_to_scopes(None)
 
     # What happens inside

@@ -97,8 +97,8 @@ def headline(
         lines.append(f"{dropped:,} further ops were not recorded: engine.profile(most_ops=...) takes more")
     if lags:
         lines.append(f"the event loop called back after {duration(max(lag.seconds for lag in lags))} at most")
-    for stall in stalls[:5]:
-        lines.append(f"the event loop stood still for {duration(stall.seconds)} at {short(stall.site)}")
+    still = "the event loop stood still for"
+    lines += [f"{still} {duration(stall.seconds)} at {short(stall.site)}" for stall in stalls[:5]]
     if len(stalls) > 5:
         lines.append(f"and {len(stalls) - 5:,} further times")
     return lines
@@ -134,7 +134,10 @@ def _table(title: str, found: list[Row], limit: int) -> list[str]:
         for label, line in zip(labels, cells, strict=True)
     ]
     if title == "line":
-        lines = [lines[0], *(f"{line}  {source(row.label)}".rstrip() for line, row in zip(lines[1:], shown, strict=True))]
+        lines = [
+            lines[0],
+            *(f"{line}  {source(row.label)}".rstrip() for line, row in zip(lines[1:], shown, strict=True)),
+        ]
     lines.insert(1, "-" * max(map(len, lines)))
     if len(found) > limit:
         lines.append(f"and {len(found) - limit:,} more")

@@ -42,9 +42,7 @@ class Track:
         return self.event("X", name, start, dur=round(self.time(end) - begin, 3), cat=category, args=args)
 
 
-def to_json(
-    ops: Sequence[OpRecord], lags: Sequence[Lag], stalls: Sequence[Stall], span: tuple[float, float]
-) -> str:
+def to_json(ops: Sequence[OpRecord], lags: Sequence[Lag], stalls: Sequence[Stall], span: tuple[float, float]) -> str:
     """The trace as text."""
     return json.dumps(trace(ops, lags, stalls, span), separators=(",", ":"))
 

@@ -76,7 +76,7 @@ class Hooks:
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
         self.deliver: Callable[[], None] | None = None
-        """Has what was told handed on to observers: threads that have waited for a record call it. None: nobody asks."""
+        """Hands on to observers what was told: called by threads that have waited for a record. None: not wanted."""
         # What is called for each op: of a sole listener that never raises, its own methods.
         self.dispatched = self._tell_dispatched
         self.started = self._tell_started
@@ -134,12 +134,9 @@ class Hooks:
         for listener in self.listeners:
             try:
                 getattr(listener, what)(*facts)
-            except Exception:  # noqa: BLE001 - the engine goes on
-                self._drop(listener)
-
-    def _drop(self, listener: Listener) -> None:
-        logger.exception("%r raised and is removed", listener)
-        self.remove(listener)
+            except Exception:
+                logger.exception("%r raised and is removed", listener)
+                self.remove(listener)
 
 
 hooks = Hooks()
