@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     demo_parser.add_argument(
         "--output", type=Path, metavar="PNG", default=Path("relief.png"), help="where to write it; default: %(default)s"
     )
+    demo_parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="JSON",
+        help="run the engine once more, and write what it did there, for ui.perfetto.dev; beside it a picture of it, .png",
+    )
     demo_parser.add_argument("--factor", type=_factor, default=8, help="how many times finer; default: %(default)s")
     demo_parser.add_argument("--quick", action="store_true", help=f"the same as --factor {QUICK_FACTOR}")
     demo_parser.add_argument(
@@ -98,7 +104,7 @@ def _metres(text: str) -> float:
 def run_demo(options: argparse.Namespace) -> int:
     """Run the demo."""
     factor = QUICK_FACTOR if options.quick else options.factor
-    settings = demo.Settings(options.input, options.output, factor, options.cell)
+    settings = demo.Settings(options.input, options.output, factor, options.cell, options.trace)
     return demo.run(settings, sys.stdout, sys.stderr)
 
 

@@ -211,14 +211,14 @@ class Hub:
     def _connect(self, assembly: Assembly, observers: tuple[Observer, ...]) -> Assembly:
         """Have an assembly tell these observers what they have overridden."""
 
-        quiet = [each for each in observers if isinstance(each, Quiet)]
+        quiet: list[Quiet] = [each for each in observers if isinstance(each, Quiet)]
 
         def those(name: str) -> list[tuple[Observer, Callable[..., None]]]:
             return [(each, getattr(each, name)) for each in observers if _overrides(each, name)]
 
         def on_op(name: str, quietly: str | None = None) -> Callable[[Draft], None] | None:
             listeners = those(name)
-            direct = [(each, getattr(each, quietly)) for each in quiet if _overrides(each, quietly)] if quietly else []
+            direct = [(one, getattr(one, quietly)) for one in quiet if _overrides(one, quietly)] if quietly else []
 
             def tell(draft: Draft) -> None:
                 for observer, method in direct:
@@ -234,8 +234,8 @@ class Hub:
                 self._call(observer, method, stall.seconds, stall.site)
 
         def on_lag(lag: Lag) -> None:
-            for each in quiet:
-                self._call(each, each.lagged, lag)
+            for one in quiet:
+                self._call(one, one.lagged, lag)
 
         assembly.on_dispatched = on_op("dispatched")
         assembly.on_started = on_op("started", "began")

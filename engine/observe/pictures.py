@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WIDTH, LABELS, ROW, AXIS, LEGEND = 960, 190, 22, 26, 22
 """Pixels: of the picture, of what stands beside the rows, of a row, of the axis, and of the legend."""
 MOST_LANES = 40
+NARROWEST = 1500
+"""Which part of matplotlib's axes a bar covers at least."""
 FONT = "font-family:system-ui,sans-serif;font-size:11px"
 
 
@@ -156,7 +158,10 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
     step, _ = ticks(picture.end - picture.begin)
     factor, unit = next((f, u) for f, u in ((1.0, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns")) if step * f >= 0.1)
     for index, lane in enumerate(lanes):
-        spans = [((bar.start - picture.begin) * factor, (bar.end - bar.start) * factor) for bar in lane.bars]
+        widths = [max(bar.end - bar.start, (picture.end - picture.begin) / NARROWEST) for bar in lane.bars]
+        spans = [
+            ((bar.start - picture.begin) * factor, width * factor) for bar, width in zip(lane.bars, widths, strict=True)
+        ]
         ax.broken_barh(spans, (index - 0.35, 0.7), facecolors=[picture.colour(bar.name) for bar in lane.bars])
     ax.set_yticks(range(len(lanes)), [lane.label for lane in lanes])
     ax.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
@@ -166,5 +171,5 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
     ax.set_axisbelow(True)
     patches = [Patch(color=colour, label=name) for name, colour in picture.colours.items()]
     if patches:
-        ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
+        ax.legend(handles=patches, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, frameon=False, fontsize="small")
     return ax
