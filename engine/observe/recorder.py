@@ -139,14 +139,22 @@ Failed = tuple[str, str, bool, str | None]
 def facts_of(record: Cell, outcome: Any) -> int | Failed:
     """What is kept of an outcome: the bytes of a value, or what is to be said of a failure."""
     if isinstance(outcome, Failure):
-        error = outcome.error
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = _words(outcome.error)
         own = outcome.record is None or outcome.record is record
         note = str(outcome.notes[-1]) if outcome.notes else None
-        return "cancelled" if outcome.cancelled else "failed", text[:300], own, note
+        return "cancelled" if outcome.cancelled else "failed", text, own, note
     if isinstance(outcome, tuple):
         return sum(_nbytes(each) for each in outcome)
     return _nbytes(outcome)
+
+
+def _words(error: BaseException) -> str:
+    """Its class and message, on one line."""
+    name = type(error).__name__
+    try:
+        return " ".join(f"{name}: {error}".split())[:300]
+    except Exception:  # noqa: BLE001 - code of users
+        return name
 
 
 def _nbytes(value: Any) -> int:
