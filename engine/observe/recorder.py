@@ -68,7 +68,8 @@ class Recorder:
             if each.__class__ is Cell:
                 needs += (id(each if each.rare is None else record_of(each)),)
         op, rare, home = record.op, record.rare, record.home
-        source = operands[0].home.device if op.name == TRANSFER and needs else None
+        moved = op.name == TRANSFER and operands[0].__class__ is Cell
+        source = operands[0].home.device if moved else None
         held = 0 if rare is None else rare.nbytes
         code, lasti = record.code, record.lasti
         self.append((DISPATCHED, perf_counter(), id(record), op.name, home.device, code, lasti, needs, held, source))

@@ -48,9 +48,7 @@ def scraped() -> Iterator[Scraped]:
 def value(found: Samples, family: str, sample: str, **labels: str) -> float:
     """The sum of the samples that have these labels."""
     return sum(
-        each.value
-        for each in found[family].samples
-        if each.name == sample and labels.items() <= each.labels.items()
+        each.value for each in found[family].samples if each.name == sample and labels.items() <= each.labels.items()
     )
 
 

@@ -187,7 +187,7 @@ async def test_ops_that_an_observer_dispatches_are_not_told_of(mode: engine.Exec
 
 
 def test_what_is_no_observer_is_refused() -> None:
-    with pytest.raises(TypeError, match="instance of a subclass of engine.observe.Observer"):
+    with pytest.raises(TypeError, match=r"instance of a subclass of engine\.observe\.Observer"):
         engine.observe.add(print)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the class Heard: make one"):
         engine.observe.add(Heard)  # type: ignore[arg-type]

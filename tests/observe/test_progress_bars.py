@@ -20,6 +20,7 @@ import engine
 from engine import ops
 from engine.testing import GateOp
 
+
 class Kept(tqdm):  # type: ignore[type-arg]
     """A bar that writes nowhere, and that a test can look at."""
 
@@ -139,14 +140,13 @@ async def test_the_total_of_a_scope_grows_with_it(bars: list[Kept]) -> None:
 
 
 async def test_nested_scopes_have_bars_of_their_own(bars: list[Kept]) -> None:
-    async with engine.Executor(execution_mode=engine.ASYNC):
+    async with engine.Executor(execution_mode=engine.ASYNC), engine.scope(progress=Kept):
+        napped(1.0)
         async with engine.scope(progress=Kept):
-            napped(1.0)
-            async with engine.scope(progress=Kept):
-                napped(2.0)
-                napped(3.0)
-            assert bars[1].closed
-            assert not bars[0].closed
+            napped(2.0)
+            napped(3.0)
+        assert bars[1].closed
+        assert not bars[0].closed
     assert [(bar.n, bar.total) for bar in bars] == [(1, 1), (2, 2)]
 
 
