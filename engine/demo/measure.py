@@ -124,7 +124,7 @@ def main(name: str, path: str, cell: str, factor: str, results: str, trace: str 
         pictures, seconds, lags = asyncio.run(timed(WAYS[name][1], job))
     if profile is not None:
         profile.save(trace)
-        profile.plot().figure.savefig(timeline, dpi=150)
+        profile.plot().figure.figure.savefig(timeline, dpi=150)
     peak = peak_bytes()
     p50, p99 = np.percentile(lags, [50, 99])
     digests = [digest(picture) for picture in pictures]

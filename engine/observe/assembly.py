@@ -203,6 +203,8 @@ class Assembly:
         self._finished((FINISHED, ended, begin[2], facts))
 
     def _grouped(self, raw: Raw) -> None:
+        if len(raw[2]) < 2:
+            return  # an op by itself, shared out among threads
         for key in raw[2]:
             draft = self._open.get(key)
             if draft is not None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from engine.observe.assembly import Assembly, Draft, Lag, Stall
 from engine.observe.events import Observer
@@ -21,6 +21,8 @@ from engine.observe.recorder import Raw, Recorder, ScopeListener
 from engine.queues.hooks import hooks
 
 logger = logging.getLogger("engine.observe")
+
+O = TypeVar("O", bound=Observer)
 
 PATIENCE = 1.0
 """Seconds that a thread waits for another one that hands events on."""
@@ -108,7 +110,7 @@ class Hub:
             monitor.stop()
 
     @contextmanager
-    def using(self, observer: Observer) -> Iterator[Observer]:
+    def using(self, observer: O) -> Iterator[O]:
         """Tell an observer inside the block."""
         self.add(observer)
         try:
@@ -221,8 +223,8 @@ class Hub:
             direct = [(one, getattr(one, quietly)) for one in quiet if _overrides(one, quietly)] if quietly else []
 
             def tell(draft: Draft) -> None:
-                for observer, method in direct:
-                    self._call(observer, method, draft, assembly)
+                for one, method in direct:
+                    self._call(one, method, draft, assembly)
                 record = assembly.record(draft) if listeners else None
                 for observer, method in listeners:
                     self._call(observer, method, record)

@@ -133,16 +133,19 @@ def as_html(
 
 def table(title: str, found: Sequence[tables.Row], limit: int) -> str:
     """The rows as an HTML table."""
-    heads = "".join(f'<th style="text-align:right">{escape(each)}</th>' for each in tables.HEAD)
+    cells = [row.cells() for row in found[:limit]]
+    filled = [index for index in range(len(tables.HEAD)) if any(line[index] for line in cells)]
+    heads = "".join(f'<th style="text-align:right;padding:0 6px">{escape(tables.HEAD[index])}</th>' for index in filled)
     lines = [f'<table><thead><tr><th style="text-align:left">{title}</th>{heads}</tr></thead><tbody>']
-    for row in found[:limit]:
+    for row, line in zip(found, cells, strict=False):
         label = escape(tables.short(row.label))
         if title == "line":
             label = f"{label} <code>{escape(tables.source(row.label)[:80])}</code>"
-        cells = "".join(f'<td style="text-align:right">{cell}</td>' for cell in row.cells())
-        lines.append(f'<tr><td style="text-align:left" title="{escape(row.label)}">{label}</td>{cells}</tr>')
+        values = "".join(f'<td style="text-align:right;padding:0 6px">{line[index]}</td>' for index in filled)
+        lines.append(f'<tr><td style="text-align:left" title="{escape(row.label)}">{label}</td>{values}</tr>')
     if len(found) > limit:
-        lines.append(f'<tr><td colspan="7" style="text-align:left">and {len(found) - limit:,} more</td></tr>')
+        more = f"and {len(found) - limit:,} more"
+        lines.append(f'<tr><td colspan="{len(filled) + 1}" style="text-align:left">{more}</td></tr>')
     return "".join(lines) + "</tbody></table>"
 
 
@@ -171,5 +174,6 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
     ax.set_axisbelow(True)
     patches = [Patch(color=colour, label=name) for name, colour in picture.colours.items()]
     if patches:
-        ax.legend(handles=patches, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, frameon=False, fontsize="small")
+        above = (0.0, 1.0)
+        ax.legend(handles=patches, loc="lower left", bbox_to_anchor=above, ncols=8, frameon=False, fontsize="small")
     return ax

@@ -23,6 +23,8 @@ class Row:
     operand_wait: float = 0.0
     slot_wait: float = 0.0
     nbytes: int = 0
+    copied: int = 0
+    """Bytes of operands that were copied at dispatch."""
     failed: int = 0
 
     def add(self, op: OpRecord, seconds: float) -> None:
@@ -32,15 +34,18 @@ class Row:
         self.operand_wait += op.operand_wait
         self.slot_wait += op.slot_wait
         self.nbytes += op.nbytes or 0
+        self.copied += op.held_bytes
         self.failed += op.outcome == "failed"
 
     def cells(self) -> list[str]:
         """As it is shown."""
         times = (self.seconds, self.operand_wait, self.slot_wait)
-        return [f"{self.count:,}", *map(duration, times), size(self.nbytes), f"{self.failed:,}" if self.failed else ""]
+        copied = size(self.copied) if self.copied else ""
+        failed = f"{self.failed:,}" if self.failed else ""
+        return [f"{self.count:,}", *map(duration, times), size(self.nbytes), copied, failed]
 
 
-HEAD = ["count", "running", "waiting for operands", "waiting for a slot", "bytes", "failed"]
+HEAD = ["count", "running", "waiting for operands", "waiting for a slot", "bytes", "copied", "failed"]
 
 
 def rows(ops: Sequence[OpRecord], label: Callable[[OpRecord], str]) -> list[Row]:

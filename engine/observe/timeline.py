@@ -94,11 +94,17 @@ def timeline(ops: Sequence[OpRecord], span: tuple[float, float], resolution: int
     rows = lanes_of(ops)
     for lane, members in rows:
         lane.bars = _bars(members, least)
-    longest: Counter[str] = Counter()
-    for op in ran(ops):
-        longest[op.name] += op.seconds  # type: ignore[assignment]
-    names = [name for name, _ in longest.most_common(len(COLOURS))]
+    names = _longest(ops)[: len(COLOURS)]
     return Timeline([lane for lane, _ in rows], begin, end, dict(zip(names, COLOURS, strict=False)))
+
+
+def _longest(ops: Sequence[OpRecord]) -> list[str]:
+    """The names of the ops, those that ran longest first."""
+    members = Counter(op.run for op in ops if op.run is not None)
+    seconds: dict[str, float] = {}
+    for op in ran(ops):
+        seconds[op.name] = seconds.get(op.name, 0.0) + op.seconds / (1 if op.run is None else members[op.run])
+    return sorted(seconds, key=lambda name: -seconds[name])
 
 
 def _extent(ops: Sequence[OpRecord], span: tuple[float, float]) -> tuple[float, float]:

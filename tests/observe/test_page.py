@@ -143,7 +143,7 @@ def test_updates_come_as_server_sent_events() -> None:
     app = engine.observe.dashboard()
     with serving(app) as address, urllib.request.urlopen(address + "/events", timeout=10) as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
-        states = []
+        states: list[dict[str, Any]] = []
         while len(states) < 2:
             line = answer.readline().decode()
             if line.startswith("data: "):

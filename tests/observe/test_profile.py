@@ -65,14 +65,14 @@ async def test_what_was_computed_together_has_one_number() -> None:
 
 
 async def test_waiting_for_operands_and_for_a_slot_are_told_apart(gate: GateOp) -> None:
-    async with engine.Executor(engine.Config(inter_op_parallelism_threads=1), execution_mode=engine.ASYNC):
-        async with engine.profile() as profile:
-            first = gate(1.0)
-            dependent = napped(first)
-            await asyncio.to_thread(gate.wait_entered)
-            behind = napped(2.0)
-            gate.open()
-            await engine.gather(dependent, behind)
+    config = engine.Config(inter_op_parallelism_threads=1)
+    async with engine.Executor(config, execution_mode=engine.ASYNC), engine.profile() as profile:
+        first = gate(1.0)
+        dependent = napped(first)
+        await asyncio.to_thread(gate.wait_entered)
+        behind = napped(2.0)
+        gate.open()
+        await engine.gather(dependent, behind)
     _, waited, stood = profile.ops
     first_ends = profile.ops[0].finished
     assert first_ends is not None

@@ -9,19 +9,19 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 import engine
 from engine import ops
 from engine.testing import GateOp
 
 
-class Kept(tqdm):  # type: ignore[type-arg]
+class Kept(tqdm):  # type: ignore[misc]
     """A bar that writes nowhere, and that a test can look at."""
 
     made: list["Kept"] = []  # noqa: RUF012 - emptied for each test
@@ -70,7 +70,7 @@ async def synchronized(handles: list[Any], progress: Any) -> None:
 
 
 WAITS = [gathered, completed, synchronized]
-Wait = Callable[[list[Any], Any], Awaitable[None]]
+Wait = Callable[[list[Any], Any], Coroutine[Any, Any, None]]
 
 
 @pytest.mark.parametrize("wait", WAITS)
@@ -193,12 +193,12 @@ async def test_a_bar_that_raises_is_shown_no_more_and_the_wait_goes_on(
 @pytest.mark.parametrize("wrong", [3, 1.5, object(), ["label"]])
 async def test_what_is_no_progress_is_refused(wrong: Any) -> None:
     async with engine.Executor(execution_mode=engine.ASYNC):
-        for attempt in (*WAITS, lambda _, progress: _scope(progress)):
+        for attempt in (*WAITS, scoped):
             with pytest.raises(TypeError, match="progress must be True, a label, or a tqdm class"):
                 await attempt([ops.add(1, 2)], wrong)
 
 
-async def _scope(progress: Any) -> None:
+async def scoped(handles: list[Any], progress: Any) -> None:
     async with engine.scope(progress=progress):
         pass
 
