@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         "--trace",
         type=Path,
         metavar="JSON",
-        help="run the engine once more and write what it did, for ui.perfetto.dev; and a picture of that beside it, .png",
+        help="run the engine once more and write what it did, for ui.perfetto.dev, and a picture of that, .png",
     )
     demo_parser.add_argument("--factor", type=_factor, default=8, help="how many times finer; default: %(default)s")
     demo_parser.add_argument("--quick", action="store_true", help=f"the same as --factor {QUICK_FACTOR}")

@@ -22,7 +22,7 @@ from engine.queues.hooks import hooks
 
 logger = logging.getLogger("engine.observe")
 
-O = TypeVar("O", bound=Observer)
+SomeObserver = TypeVar("SomeObserver", bound=Observer)
 
 PATIENCE = 1.0
 """Seconds that a thread waits for another one that hands events on."""
@@ -110,7 +110,7 @@ class Hub:
             monitor.stop()
 
     @contextmanager
-    def using(self, observer: O) -> Iterator[O]:
+    def using(self, observer: SomeObserver) -> Iterator[SomeObserver]:
         """Tell an observer inside the block."""
         self.add(observer)
         try:
