@@ -29,10 +29,9 @@ def device_queues() -> list[DeviceQueue]:
     """The queues of all executors of the process."""
     while True:
         try:
-            queues = list(forking.queues)
+            return list(forking.queues)
         except RuntimeError:  # one was made meanwhile
             continue
-        return [queue for queue in queues if isinstance(queue, DeviceQueue)]
 
 
 class Beat:

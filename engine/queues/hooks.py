@@ -26,7 +26,7 @@ Event = Literal[
 
 
 class Listener(Protocol):
-    """What is told of records and scopes."""
+    """A listener that is told of records and of scopes."""
 
     never_raises: bool
     """Whether its methods for ops may be called without a guard."""
