@@ -2,7 +2,7 @@
 
 import sys as _sys
 
-from engine import devices as devices, ops as ops, random as random, testing as testing
+from engine import devices as devices, observe as observe, ops as ops, random as random, testing as testing
 from engine.base.config import Config
 from engine.base.errors import (
     BlockingSyncError,
@@ -38,6 +38,7 @@ from engine.graph.graph import Graph
 from engine.graph.node import Operation
 from engine.graph.session import Session
 from engine.memory.buffers import BufferStatistics, buffer_statistics, clear_buffers
+from engine.observe import profile
 from engine.runtime.executor import Executor
 from engine.scopes import scope
 from engine.settings.in_force import executing_eagerly, get_config, get_device_policy, get_execution_mode, list_devices
@@ -100,9 +101,11 @@ __all__ = [
     "get_device_policy",
     "get_execution_mode",
     "list_devices",
+    "observe",
     "op",
     "ops",
     "placeholder",
+    "profile",
     "reset_default_graph",
     "scope",
     "synchronize",

@@ -34,8 +34,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine.queues",),
     ("engine.dispatch",),
     ("engine.runtime",),
+    ("engine.observe",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
-    ("engine.observe", "engine.testing"),
+    ("engine.testing",),
     ("engine.asgi",),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
@@ -45,7 +46,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
 
 # (module, what it imports inside a function): optional backends only.
-LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("engine.cli", "engine.observe.page.server"),
+        ("engine.observe", "engine.observe.metrics"),
+        ("engine.observe", "engine.observe.page.application"),
+        ("engine.observe", "engine.observe.spans"),
+        ("engine.observe.pictures", "matplotlib.patches.Patch"),
+        ("engine.observe.pictures", "matplotlib.pyplot"),
+        ("engine.observe.progress", "tqdm.auto.tqdm"),
+    }
+)
 
 # Patterns of the modules that may print: the command line.
 PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")
@@ -102,9 +113,11 @@ ENGINE_NAMES = [
     "get_device_policy",
     "get_execution_mode",
     "list_devices",
+    "observe",
     "op",
     "ops",
     "placeholder",
+    "profile",
     "reset_default_graph",
     "scope",
     "synchronize",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from itertools import count
 from types import CodeType, FrameType
 from typing import Any, Self
@@ -68,6 +69,9 @@ class Graph:
     def _repr_svg_(self) -> str:
         """The picture that a notebook shows; it needs no other package. Of a large graph it has the first nodes."""
         return to_svg(nodes_of(self.records))
+
+    def _repr_html_(self) -> str:
+        return f"<div><b>{escape(repr(self))}</b></div>{self._repr_svg_()}"
 
     def __repr__(self) -> str:
         return f"<{self.description} with {len(self.operations)} operations>"
