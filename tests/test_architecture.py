@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
 
 # (module, what it imports inside a function): optional backends only.
-LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset({("engine.fusion.native.compiler", "llvmlite.binding")})
 
 # Patterns of the modules that may print: the command line.
 PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")
@@ -69,6 +69,7 @@ ENGINE_NAMES = [
     "ExecutorClosedError",
     "FeedError",
     "FunctionStatistics",
+    "FusionStatistics",
     "Graph",
     "OpCancelledError",
     "Operation",
@@ -95,6 +96,7 @@ ENGINE_NAMES = [
     "executing_eagerly",
     "execution_mode",
     "function",
+    "fusion_statistics",
     "gather",
     "get_config",
     "get_default_graph",

@@ -9,6 +9,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.fusion.native.natives import Natives
 from tests.planning import forbid_runs, force_runs
 from tests.programs import Awaiting, Blocking, Player, Program, make_program, quiet, run_blocking
 
@@ -31,13 +32,19 @@ def program_of(seed: int) -> Program:
     return make_program(random.Random(1_000 + seed), STEPS)
 
 
+@pytest.fixture(params=[False, True], ids=["called", "compiled"], scope="module")
+def compiled(request: pytest.FixtureRequest) -> Natives:
+    """Every group computed by NumPy's ufuncs, or by compiled code, which is waited for."""
+    return Natives(enabled=request.param, at_once=True)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
 @pytest.mark.parametrize("devices", [1, 2])
 async def test_planned_programs_are_numpy(
-    monkeypatch: pytest.MonkeyPatch, devices: int, block: int, threads: int
+    monkeypatch: pytest.MonkeyPatch, compiled: Natives, devices: int, block: int, threads: int
 ) -> None:
-    watched = force_runs(monkeypatch, block)
+    watched = force_runs(monkeypatch, block, compiled)
     enable(devices, intra_op_parallelism_threads=threads)
     player = Player(program_of(threads), Awaiting(), devices=devices, one_by_one=devices == 1)
     await player.play()
@@ -201,11 +208,13 @@ def relevant(array: Array) -> list[int]:
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
 @pytest.mark.parametrize("seed", range(3))
-async def test_chains_are_numpy(monkeypatch: pytest.MonkeyPatch, seed: int, block: int, threads: int) -> None:
-    watched = force_runs(monkeypatch, block)
+async def test_chains_are_numpy(
+    monkeypatch: pytest.MonkeyPatch, compiled: Natives, seed: int, block: int, threads: int
+) -> None:
+    watched = force_runs(monkeypatch, block, compiled)
     enable(intra_op_parallelism_threads=threads)
     with quiet():
-        for number in range(CHAINS):
+        for number in range(CHAINS // 8 if compiled.enabled else CHAINS):
             source = random.Random(f"{seed} {number} {threads}")
             chains = Chains(source)
             for _ in range(25):
@@ -214,4 +223,4 @@ async def test_chains_are_numpy(monkeypatch: pytest.MonkeyPatch, seed: int, bloc
                     await source.choice(chains.values)[1]
             for expected, handle in (*chains.values, *chains.kept):
                 assert_same(await handle, expected)
-    assert watched.elided > CHAINS
+    assert watched.elided > CHAINS // 8

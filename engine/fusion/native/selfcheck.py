@@ -1,0 +1,143 @@
+"""Comparing compiled instructions with NumPy, on special values, before their first use on this machine.
+
+Each instruction is compiled by itself and computes all pairs of values that may be treated in a special way: zeros of
+both signs, denormals, the largest and the smallest numbers, infinities, NaNs of several payloads; as single elements
+and in whole vectors. What it does not mark to be computed again has to have NumPy's bits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.fusion.blocks import select
+from engine.fusion.native.calls import NativeCall
+from engine.fusion.native.compiler import compile_structure
+from engine.fusion.native.describe import Description
+from engine.fusion.native.emit import FLOATS
+from engine.fusion.native.structure import (
+    CAST,
+    CONTIGUOUS,
+    WHERE,
+    ArrayKind,
+    Instruction,
+    Ref,
+    Structure,
+)
+from engine.fusion.walks import Walk
+
+Array = np.ndarray[Any, Any]
+
+_TIMES = 128
+"""Elements of each pair in the walk of whole vectors: two vectors of the narrowest dtype."""
+_NUMBERS = (0.0, 1.0, 0.5, 1.5, 2.5, 3.0, 0.1, 127.5, 255.5, 32768.0, 65536.5, 2.0**31, 2.0**32, 2.0**63, 2.0**64, 1e30)
+
+
+class SelfCheck:
+    """Remembers which instructions agree with NumPy."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], bool] = {}
+
+    def agrees(self, instruction: Instruction) -> bool:
+        """Whether the compiled form of an instruction has NumPy's bits; found out once."""
+        key = (instruction.op, instruction.loop)
+        if key not in self._known:
+            self._known[key] = True  # its own code is compiled now
+            try:
+                self._known[key] = has_numpys_bits(instruction)
+            except BaseException:
+                del self._known[key]
+                raise
+        return self._known[key]
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The instructions that do not agree."""
+        differing = [key for key, agrees in list(self._known.items()) if not agrees]
+        return tuple(f"{getattr(op, '__name__', op)} {' '.join(loop)}" for op, loop in differing)
+
+
+def has_numpys_bits(instruction: Instruction) -> bool:
+    """Compile an instruction by itself, and compare it with NumPy."""
+    operands = instruction.loop[:-1]
+    arrays = tuple(ArrayKind(code, CONTIGUOUS) for code in instruction.loop)
+    refs = tuple(Ref("array", index) for index in range(len(operands)))
+    alone = Instruction(instruction.op, refs, instruction.loop, output=len(operands))
+    structure = Structure(1, arrays, (), (alone,))
+    code = compile_structure(structure, lambda _: True, minds_nans=False)
+    values = [np.array(column) for column in _columns(operands)]
+    for times in (1, _TIMES):
+        repeated = [np.repeat(column, times) for column in values]
+        result = np.empty(len(repeated[0]), instruction.code)
+        walk = Walk(result.shape, repeated, [result])
+        walk.blocks = [(slice(start, start + times),) for start in range(0, len(result), times)]
+        walk.block = (times,)
+        call = NativeCall(code, Description(structure, (), [*walk.inputs, *_there(walk.outputs)], {}), walk, _ALL)
+        call.work()
+        unsure = np.zeros(len(walk.blocks), bool)
+        unsure[call.to_repeat()] = True
+        if not _equal(instruction, repeated, result, np.repeat(unsure, times)):
+            return False
+    return True
+
+
+_ALL = {"invalid", "divide", "over"}
+
+
+def _there(outputs: Sequence[Array | None]) -> list[Array]:
+    return [output for output in outputs if output is not None]
+
+
+def _equal(instruction: Instruction, operands: list[Array], result: Array, unsure: Array) -> bool:
+    with np.errstate(all="ignore"):
+        expected = _numpys(instruction, operands)
+    if instruction.code in FLOATS and len(operands) == 2:
+        unsure |= np.isnan(operands[0]) & np.isnan(operands[1])  # which one it is, is never left to compiled code
+    differ = (result.view(np.uint8) != expected.view(np.uint8)).reshape(len(result), -1).any(axis=1)
+    return not (differ & ~unsure).any()
+
+
+def _numpys(instruction: Instruction, operands: list[Array]) -> Array:
+    if instruction.op == CAST:
+        return operands[0].astype(instruction.code)
+    if instruction.op == WHERE:
+        return select(np.empty(len(operands[1]), instruction.code), *operands)
+    assert isinstance(instruction.op, np.ufunc)
+    result: Array = instruction.op(*operands)
+    assert result.dtype == np.dtype(instruction.code)
+    return result
+
+
+def _columns(codes: Sequence[str]) -> list[Array]:
+    """All combinations of special values of the dtypes."""
+    values = [special_values(code) for code in codes]
+    places = list(itertools.product(*(range(len(each)) for each in values)))
+    return [each[list(column)] for each, column in zip(values, zip(*places, strict=True), strict=True)]
+
+
+def special_values(code: str) -> Array:
+    """Values of a dtype that may be treated in a special way."""
+    dtype = np.dtype(code)
+    if code == "b1":
+        return np.array([False, True])
+    if code in FLOATS:
+        return _special_floats(dtype)
+    info = np.iinfo(dtype)
+    width = 8 * dtype.itemsize
+    numbers = {0, 1, 2, 3, 7, 100, width - 1, width, info.max, info.max - 1, info.min, info.min + 1, info.max // 2}
+    return np.array(sorted(numbers | {each for each in (-1, -2, -7, -width) if each >= info.min}), dtype)
+
+
+def _special_floats(dtype: np.dtype[Any]) -> Array:
+    info = np.finfo(dtype)
+    numbers = [*_NUMBERS, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf]
+    positive = np.array(numbers, dtype)
+    bits = {4: np.uint32, 8: np.uint64}[dtype.itemsize]
+    quiet = np.array([np.nan], dtype).view(bits)
+    payloads = np.array([quiet[0], quiet[0] | bits(5)], bits).view(dtype)
+    values = np.concatenate([positive, payloads])
+    return np.concatenate([values, np.negative(values)])
