@@ -19,7 +19,6 @@ import numpy as np
 from engine.base.op import ShapeDtype
 from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.natives import Natives, natives
-from engine.fusion.pairwise import combine
 from engine.fusion.program import Deviation, Program, reducer
 from engine.fusion.runs import Register, Run, Step
 from engine.fusion.walks import Strips, Walk
@@ -35,6 +34,8 @@ thread needs the interpreter lock, and where the other has it, waiting costs mor
 
 NATIVE_BLOCK_BYTES = 128 << 10
 """Bytes of one operand's block in compiled code, which needs no lock: what lies between two passes stays in cache."""
+ONE_PASS_BYTES = 512 << 10
+"""Bytes of one operand's block in compiled code of one pass, where nothing lies between."""
 
 _PLAIN_STATES = frozenset({"warn", "ignore"})
 _WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
@@ -73,7 +74,7 @@ class Execution:
         self._allocate()
         self.walk = self._walk()
         self._cut(block_bytes)
-        self.partials: list[list[Any]] = [[] for _ in self.walk.blocks]
+        self.partials: dict[int, list[Any]] = {}
         if run.overwrites:
             with np.errstate(all="ignore"):
                 self._program.try_out(self.walk)
@@ -98,7 +99,8 @@ class Execution:
         run, walk = self.run, self.walk
         found = self._compiled.find(run, walk)
         if found is not None:
-            block_bytes = min(block_bytes, NATIVE_BLOCK_BYTES)
+            one_pass = len(found[0].stages.stages) == 1 and not found[0].stages.slots
+            block_bytes = min(block_bytes, ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES)
         elif len(run.steps) == 1:
             block_bytes *= 4  # nothing is read twice, so nothing has to stay in cache
         elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
@@ -116,13 +118,11 @@ class Execution:
 
     def work_with(self, threads: int) -> None:
         """Work off all blocks on this thread and on up to `threads - 1` others."""
-        numbers: Sequence[int] = range(len(self.walk.blocks))
+        numbers: Sequence[int] = range(len(self.walk))
         native = self._native
         if native is not None:
             todo = iter(numbers)
             self._together(lambda: self._work_natively(native, todo), min(threads, len(numbers)))
-            if not self.run.whole:
-                self.partials = native.partials() or self.partials
             numbers = native.to_repeat()
             self._compiled.count("blocks_repeated", len(numbers))
         if numbers:
@@ -195,11 +195,23 @@ class Execution:
 
     def _reduce(self, mark: list[int]) -> None:
         """Make the results of reductions from those of their blocks."""
-        columns = zip(*self.partials, strict=True)
+        if all(step.reduction is None for step in self.run.steps):
+            return
+        columns = self._columns()
         for index, step in enumerate(self.run.steps):
             if step.reduction is not None:
                 mark[0] = index
                 self._outputs[index] = self._reduced(step, next(columns))
+
+    def _columns(self) -> Iterator[Any]:
+        """For each reduction, its results in each block."""
+        if self._native is None or self.run.whole:
+            return zip(*(self.partials[number] for number in range(len(self.walk))), strict=True)
+        columns = self._native.columns()
+        for number, again in self.partials.items():
+            for column, value in zip(columns, again, strict=True):
+                column[number] = value
+        return iter(columns)
 
     def _reduced(self, step: Step, partials: Sequence[Any]) -> Array:
         assert step.reduction is not None
@@ -207,7 +219,8 @@ class Execution:
             return self._reduced_along(step, step.axes, partials)
         size = math.prod(self.run.shape)
         if step.reduction in ("add", "mean") and step.dtype.kind == "f":
-            total = combine(partials, size, [s[0].stop - s[0].start for s in self.walk.blocks])
+            assert self.walk.splits is not None
+            total = self.walk.splits.combine(np.asarray(partials))
             if step.reduction == "mean":
                 total = total.dtype.type(total / np.intp(size))
         else:

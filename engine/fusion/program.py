@@ -31,7 +31,7 @@ class Work(Protocol):
 
     error: BaseException | None
     """What ends the work of all threads."""
-    partials: list[list[Any]]
+    partials: dict[int, list[Any]]
     """The results of reductions, for each block."""
 
     @property
@@ -164,7 +164,7 @@ class Program:
             if work.error is not None:
                 return
             give_way()
-            where = walk.blocks[number]
+            where = walk.where(number)
             size = tuple(part.stop - part.start for part in where)
             if size != shape:
                 shape, scratch = size, self._scratch(memory, size)

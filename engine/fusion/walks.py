@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.fusion.pairwise import leaves
+from engine.fusion.pairwise import Splits, splits
 from engine.memory.layout import (
     Shape,
-    blocks,
     broadcast_strides,
     coalesce,
     iteration_order,
@@ -35,24 +34,34 @@ class Walk:
         self.inputs = views[: len(inputs)]
         kept = iter(views[len(inputs) :])
         self.outputs = [None if output is None else next(kept) for output in outputs]
-        self.blocks: list[tuple[slice, ...]] = []
         self.block: Shape = ()
+        """The shape of the largest block."""
+        self.table: Array = np.empty((0, 0), np.int64)
+        """The beginning of each block along each axis, then its length along each."""
+        self.splits: Splits | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def where(self, number: int) -> tuple[slice, ...]:
+        """The slices of a block."""
+        row = self.table[number].tolist()
+        ndim = len(row) // 2
+        return tuple(slice(start, start + length) for start, length in zip(row[:ndim], row[ndim:], strict=True))
 
     def cut(self, elements: int) -> None:
         """Cut into blocks of about so many elements."""
         self.block = tile(self.shape, self._strides, elements)
-        self.blocks = list(blocks(self.shape, self.block))
+        counts = [-(-length // size) for length, size in zip(self.shape, self.block, strict=True)]
+        starts = np.indices(counts).reshape(len(counts), -1).T * self.block
+        self.table = np.hstack([starts, np.minimum(self.block, np.array(self.shape) - starts)])
 
     def cut_for_sums(self, elements: int) -> None:
         """Cut a walk of one axis where NumPy's summation cuts it."""
-        spans = leaves(self.shape[0], elements)
-        self.block = (max(stop - start for start, stop in spans),)
-        self.blocks = [(slice(start, stop),) for start, stop in spans]
-
-    def table(self) -> Array:
-        """The beginning and the length of each block along each axis."""
-        rows = [[*(part.start for part in where), *(part.stop - part.start for part in where)] for where in self.blocks]
-        return np.array(rows, np.int64)
+        self.splits = splits(self.shape[0], elements)
+        spans = self.splits.spans
+        self.table = np.column_stack([spans[:, 0], spans[:, 1] - spans[:, 0]])
+        self.block = (int(self.table[:, 1].max()),)
 
 
 class Strips(Walk):
@@ -67,12 +76,12 @@ class Strips(Walk):
         self.across = axis
         self.inputs = [np.broadcast_to(array, shape) for array in inputs]
         self.outputs = list(outputs)
-        self.blocks = []
-        self.block = ()
+        self.splits = None
 
     def cut(self, elements: int) -> None:
         """Cut into strips of about so many elements."""
         axis = self.across
-        self.blocks = strips(self.shape, axis, elements)
-        widest = max(where[axis].stop - where[axis].start for where in self.blocks)
-        self.block = (*self.shape[:axis], widest, *self.shape[axis + 1 :])
+        parts = strips(self.shape, axis, elements)
+        rows = [[*(part.start for part in where), *(part.stop - part.start for part in where)] for where in parts]
+        self.table = np.array(rows, np.int64)
+        self.block = tuple(self.table[:, len(self.shape) :].max(axis=0).tolist())

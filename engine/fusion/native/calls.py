@@ -24,7 +24,7 @@ class NativeCall:
 
     def __init__(self, code: Code, description: Description, walk: Walk, noted: set[str]) -> None:
         self._code, self._description, self._walk = code, description, walk
-        count = len(walk.blocks)
+        count = len(walk)
         self._redo = np.zeros(count, np.uint8)
         self._counter = np.zeros(1, np.int64)
         self._results = [np.zeros(count, np.int64) for _ in description.structure.reductions]
@@ -39,7 +39,7 @@ class NativeCall:
         frame, layout = np.zeros(code.frame.size, np.int64), code.frame
         library = math_library()
         assert library is not None
-        table = self._walk.table()
+        table = np.ascontiguousarray(self._walk.table)
         self._keep.append(table)
         frame[Frame.STOP], frame[Frame.REDO], frame[Frame.MASK] = len(self._redo), _address(self._redo), mask
         frame[Frame.TABLE], frame[Frame.SLOT_BYTES] = _address(table), self._slot_bytes
@@ -79,7 +79,7 @@ class NativeCall:
     def _place(self, step: int, number: int, scratch: Array) -> Array:
         """What a step reduces, of one block."""
         ref = self._description.places[step]
-        where = self._walk.blocks[number]
+        where = self._walk.where(number)
         home = self._code.stages.homes[ref.number] if ref.kind == "step" else Ref("array", ref.number)
         if home.kind == "array":
             return self._description.arrays[home.number][where]
@@ -97,14 +97,13 @@ class NativeCall:
         """The blocks that have to be computed in NumPy's way."""
         return [int(number) for number in np.flatnonzero(self._redo)]
 
-    def partials(self) -> list[list[Any]]:
-        """The results of reductions, for each block."""
+    def columns(self) -> list[Array]:
+        """The results of each reduction, block by block."""
         reductions = self._description.structure.reductions
-        typed = [
+        return [
             results.view(reduction.code)[:: 8 // np.dtype(reduction.code).itemsize]
             for reduction, results in zip(reductions, self._results, strict=True)
         ]
-        return [list(each) for each in zip(*typed, strict=True)]
 
 
 def _address(array: Array) -> int:

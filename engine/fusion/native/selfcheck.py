@@ -74,11 +74,12 @@ def has_numpys_bits(instruction: Instruction) -> bool:
         repeated = [np.repeat(column, times) for column in values]
         result = np.empty(len(repeated[0]), instruction.code)
         walk = Walk(result.shape, repeated, [result])
-        walk.blocks = [(slice(start, start + times),) for start in range(0, len(result), times)]
+        starts = np.arange(0, len(result), times)
+        walk.table = np.column_stack([starts, np.full_like(starts, times)])
         walk.block = (times,)
         call = NativeCall(code, Description(structure, (), [*walk.inputs, *_there(walk.outputs)], {}), walk, _ALL)
         call.work()
-        unsure = np.zeros(len(walk.blocks), bool)
+        unsure = np.zeros(len(walk), bool)
         unsure[call.to_repeat()] = True
         if not _equal(instruction, repeated, result, np.repeat(unsure, times)):
             return False
