@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.fusion.blocks import select
 from engine.fusion.native.calls import NativeCall
-from engine.fusion.native.compiler import compile_structure
+from engine.fusion.native.compiler import Code, compile_structure
 from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import FLOATS
 from engine.fusion.native.structure import (
@@ -63,34 +63,35 @@ class SelfCheck:
 
 def has_numpys_bits(instruction: Instruction) -> bool:
     """Compile an instruction by itself, and compare it with NumPy."""
+    code = compile_structure(_structure(instruction), lambda _: True, minds_nans=False)
+    return all(_equal(instruction, *computed(instruction, code, times)) for times in (1, _TIMES))
+
+
+def computed(instruction: Instruction, code: Code, times: int) -> tuple[list[Array], Array, Array]:
+    """All special values so many times, what compiled code makes of them, and where it is not sure."""
+    operands = [np.repeat(column, times) for column in _columns(instruction.loop[:-1])]
+    result = np.empty(len(operands[0]), instruction.code)
+    walk = Walk(result.shape, operands, [result])
+    starts = np.arange(0, len(result), times)
+    walk.table = np.column_stack([starts, np.full_like(starts, times)])
+    walk.block = (times,)
+    arrays = [*walk.inputs, *(each for each in walk.outputs if each is not None)]
+    call = NativeCall(code, Description(_structure(instruction), (), arrays, {}), walk, _ALL)
+    call.work()
+    unsure = np.zeros(len(walk), bool)
+    unsure[call.to_repeat()] = True
+    return operands, result, np.repeat(unsure, times)
+
+
+def _structure(instruction: Instruction) -> Structure:
+    """An instruction by itself, on arrays."""
     operands = instruction.loop[:-1]
     arrays = tuple(ArrayKind(code, CONTIGUOUS) for code in instruction.loop)
-    refs = tuple(Ref("array", index) for index in range(len(operands)))
-    alone = Instruction(instruction.op, refs, instruction.loop, output=len(operands))
-    structure = Structure(1, arrays, (), (alone,))
-    code = compile_structure(structure, lambda _: True, minds_nans=False)
-    values = [np.array(column) for column in _columns(operands)]
-    for times in (1, _TIMES):
-        repeated = [np.repeat(column, times) for column in values]
-        result = np.empty(len(repeated[0]), instruction.code)
-        walk = Walk(result.shape, repeated, [result])
-        starts = np.arange(0, len(result), times)
-        walk.table = np.column_stack([starts, np.full_like(starts, times)])
-        walk.block = (times,)
-        call = NativeCall(code, Description(structure, (), [*walk.inputs, *_there(walk.outputs)], {}), walk, _ALL)
-        call.work()
-        unsure = np.zeros(len(walk), bool)
-        unsure[call.to_repeat()] = True
-        if not _equal(instruction, repeated, result, np.repeat(unsure, times)):
-            return False
-    return True
+    refs = tuple(Ref("array", number) for number in range(len(operands)))
+    return Structure(1, arrays, (), (Instruction(instruction.op, refs, instruction.loop, output=len(operands)),))
 
 
 _ALL = {"invalid", "divide", "over"}
-
-
-def _there(outputs: Sequence[Array | None]) -> list[Array]:
-    return [output for output in outputs if output is not None]
 
 
 def _equal(instruction: Instruction, operands: list[Array], result: Array, unsure: Array) -> bool:
