@@ -124,7 +124,8 @@ class Execution:
             todo = iter(numbers)
             self._together(lambda: self._work_natively(native, todo), min(threads, len(numbers)))
             numbers = native.to_repeat()
-            self._compiled.count("blocks_repeated", len(numbers))
+            if numbers:
+                self._compiled.repeated(native.description, len(numbers), len(self.walk))
         if numbers:
             rest = iter(numbers)
             self._together(lambda: self._noting(partial(self._program.run, self, rest)), min(threads, len(numbers)))

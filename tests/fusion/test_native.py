@@ -246,6 +246,45 @@ async def test_nothing_is_written_beside_an_array(monkeypatch: pytest.MonkeyPatc
         assert guarded.tobytes() == around.tobytes()
 
 
+@pytest.mark.parametrize("state", ["warn", "ignore"])
+async def test_nans_are_computed_natively_from_the_second_time_on(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    compiled = Natives(at_once=True)
+    force_runs(monkeypatch, 512, compiled)
+    enable()
+    array = numbers("f8")
+    array[::3] = np.nan
+    array[1::500] = np.inf
+    other = numbers("f8", seed=1)
+    other[1::500] = np.inf
+    other[::500] = -special_values("f8")[np.isnan(special_values("f8"))][1]  # a NaN of another sign and payload
+    with np.errstate(invalid=state), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.simplefilter("ignore")
+        expected = (array - other) * array + other
+        repeated = []
+        for _ in range(3):
+            x, y = ops.asarray(array), ops.asarray(other)
+            before = compiled.statistics().blocks_repeated
+            assert np.asarray(await ((x - y) * x + y)).tobytes() == expected.tobytes()
+            repeated.append(compiled.statistics().blocks_repeated - before)
+    assert repeated[0] > 40
+    assert 0 < repeated[-1] < 20
+
+
+@pytest.mark.parametrize("zeros", [(0.0,), (-0.0,), (0.0, -0.0)])
+async def test_zeros_of_both_signs_in_an_extreme(
+    monkeypatch: pytest.MonkeyPatch, at_once: Natives, zeros: tuple[float, ...]
+) -> None:
+    force_runs(monkeypatch, 4_096, at_once)
+    enable()
+    array = -np.abs(numbers("f8"))
+    array[::10] = np.resize(zeros, array[::10].shape)
+    before = at_once.statistics().blocks_repeated
+    for _ in range(2):
+        x = ops.asarray(array)
+        assert np.asarray(await ops.max(x * 2)).tobytes() == np.max(array * 2).tobytes()
+    assert (at_once.statistics().blocks_repeated > before) == (len(zeros) > 1)
+
+
 # The compiler in the background
 
 

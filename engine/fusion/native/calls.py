@@ -23,19 +23,19 @@ class NativeCall:
     """One execution of a compiled group, shared by the threads that work on it."""
 
     def __init__(self, code: Code, description: Description, walk: Walk, noted: set[str]) -> None:
-        self._code, self._description, self._walk = code, description, walk
+        self._code, self.description, self._walk = code, description, walk
         count = len(walk)
         self._redo = np.zeros(count, np.uint8)
         self._counter = np.zeros(1, np.int64)
         self._results = [np.zeros(count, np.int64) for _ in description.structure.reductions]
         self._slot_bytes = -(-math.prod(walk.block) * description.structure.widest // BYTES) * BYTES + BYTES
         self._keep: list[Array] = []
-        if description.structure.minds_nans:
+        if description.structure.minds_nans and not description.structure.careful:
             noted = noted | {"invalid"}  # a NaN that was not there before may meet another one
         self._frame = self._filled(flags(noted))
 
     def _filled(self, mask: int) -> Array:
-        code, description = self._code, self._description
+        code, description = self._code, self.description
         frame, layout = np.zeros(code.frame.size, np.int64), code.frame
         library = math_library()
         assert library is not None
@@ -78,12 +78,12 @@ class NativeCall:
 
     def _place(self, step: int, number: int, scratch: Array) -> Array:
         """What a step reduces, of one block."""
-        ref = self._description.places[step]
+        ref = self.description.places[step]
         where = self._walk.where(number)
         home = self._code.stages.homes[ref.number] if ref.kind == "step" else Ref("array", ref.number)
         if home.kind == "array":
-            return self._description.arrays[home.number][where]
-        dtype = np.dtype(self._description.structure.code(ref))
+            return self.description.arrays[home.number][where]
+        dtype = np.dtype(self.description.structure.code(ref))
         shape = tuple(part.stop - part.start for part in where)
         start = home.number * self._slot_bytes
         return scratch[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
@@ -99,7 +99,7 @@ class NativeCall:
 
     def columns(self) -> list[Array]:
         """The results of each reduction, block by block."""
-        reductions = self._description.structure.reductions
+        reductions = self.description.structure.reductions
         return [
             results.view(reduction.code)[:: 8 // np.dtype(reduction.code).itemsize]
             for reduction, results in zip(reductions, self._results, strict=True)

@@ -13,7 +13,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
@@ -28,6 +28,8 @@ LIMIT = 256
 """Structures whose code is kept."""
 WAITING = 64
 """Structures that wait for the compiler, at most; others are compiled when they are seen again."""
+OFTEN = 8
+"""One block in so many that is computed again is too many."""
 _NICE = 10
 
 _log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class Natives:
         )
         self._seconds = 0.0
         self._check = SelfCheck()
+        self._careful: set[Structure] = set()
         self._compiling = threading.RLock()
         self._reset()
 
@@ -113,9 +116,18 @@ class Natives:
         except UnsupportedError:
             self.count("misses")
             return None
+        if description.structure in self._careful:
+            description = replace(description, structure=description.structure._replace(careful=True))
         code = self._code_of(description.structure)
         self.count("hits" if code is not None else "misses")
         return None if code is None else (code, description)
+
+    def repeated(self, description: Description, blocks: int, of: int) -> None:
+        """So many blocks of a group had to be computed again: where NaNs may be the reason, look at them closer."""
+        self.count("blocks_repeated", blocks)
+        structure = description.structure
+        if blocks * OFTEN > of and structure.minds_nans and not structure.careful and len(self._careful) < self._limit:
+            self._careful.add(structure)
 
     def _code_of(self, structure: Structure) -> Code | None:
         with self._lock:

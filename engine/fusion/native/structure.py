@@ -76,6 +76,8 @@ class Structure(NamedTuple):
     """Instructions whose results have to be there when the block has been walked."""
     has_nan: bool = False
     """Whether a scalar is not a number."""
+    careful: bool = False
+    """Whether operands are expected to have NaNs: then it is looked at where two of them meet."""
 
     def code(self, ref: Ref) -> str:
         """The dtype of an operand."""
@@ -92,9 +94,10 @@ class Structure(NamedTuple):
     @property
     def minds_nans(self) -> bool:
         """Whether two different NaNs may meet, where the order of instructions decides which one it becomes."""
-        return any(map(self._meets, self.instructions))
+        return any(map(self.meets, self.instructions))
 
-    def _meets(self, instruction: Instruction) -> bool:
+    def meets(self, instruction: Instruction) -> bool:
+        """Whether two different NaNs may be the operands of an instruction that gives one of them."""
         if instruction.code not in FLOATS or not meets_nans(instruction.op):
             return False
         may = {ref for ref in instruction.refs if ref.kind != "scalar" or self.has_nan}

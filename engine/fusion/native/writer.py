@@ -12,7 +12,7 @@ from time import sleep
 
 import numpy as np
 
-from engine.fusion.native.emit import BYTES, FLOATS, Lanes, Source, bytes_of, stored_type_of
+from engine.fusion.native.emit import BYTES, FLOATS, Lanes, Source, bits_of, bytes_of, sign_bit, stored_type_of
 from engine.fusion.native.primitives import cast, primitive
 from engine.fusion.native.structure import (
     CAST,
@@ -271,7 +271,7 @@ class Writer:
         return self._at(self._rows[index], self._times(place, self._strides[index][-1]))
 
     def _check(self, lanes: Lanes, code: str, value: str) -> None:
-        if self._minds_nans and code in FLOATS:
+        if self._minds_nans and not self._structure.careful and code in FLOATS:
             lanes.doubt(lanes.is_nan(code, value))
 
     def _write(self, lanes: Lanes, index: int, position: str, value: str) -> None:
@@ -374,19 +374,36 @@ class Writer:
         length = self._total
         if reduction.ufunc in (np.maximum, np.minimum):
             first = source.let(f"load {kind}, ptr {value}, align 1")
-            value, length = self._at(value, size), source.let(f"sub i64 {length}, 1")
+            rest, fewer = self._at(value, size), source.let(f"sub i64 {length}, 1")
         else:
-            first = self._load(kind, self._frame.reduction(number) + 1)
+            first, rest, fewer = self._load(kind, self._frame.reduction(number) + 1), value, length
         source.line(f"store {kind} {first}, ptr {result}")
         self._note_flags()
         source.line(f"call i32 {self._clear}(i32 {FLAGS})")
-        self._invoke([result, value, result], ["0", str(size), "0"], loop, length)
+        self._invoke([result, rest, result], ["0", str(size), "0"], loop, fewer)
         if self._silent[loop]:
             source.line(f"call i32 {self._clear}(i32 {FLAGS})")
         if reduction.ufunc in (np.maximum, np.minimum) and code in FLOATS:
-            extreme = source.let(f"load {kind}, ptr {result}")
-            zero = self._single.float_compare("oeq", code, extreme, self._single.constant(kind, 0))
-            self._single.doubt(zero)  # which of two zeros it is, the order of instructions decides
+            self._doubt_zeros(code, source.let(f"load {kind}, ptr {result}"), value, length)
+
+    def _doubt_zeros(self, code: str, extreme: str, values: str, length: str) -> None:
+        """Where zeros of both signs are the extreme, the order of instructions decides which one it is."""
+        source, bits = self._source, bits_of(code)
+        self._labels += 1
+        scan, scanned = f"scan{self._labels}", f"scanned{self._labels}"
+        zero = self._single.float_compare("oeq", code, extreme, self._single.constant(FLOATS[code], 0))
+        source.line(f"br i1 {zero}, label %{scan}, label %{scanned}")
+        source.label(scan)
+        first = self._single.bits(code, extreme)
+        other = self._single.binary("xor", bits, first, str(sign_bit(code)))
+
+        def compare(index: str) -> None:
+            value = source.let(f"load {bits}, ptr {self._at(values, self._times(index, bytes_of(code)))}, align 1")
+            self._single.doubt(self._single.compare("eq", bits, value, other))
+
+        self._loop(self._counters[-1], "0", length, 1, compare)
+        source.line(f"br label %{scanned}")
+        source.label(scanned)
 
 
 class Pass:
@@ -414,9 +431,17 @@ class Pass:
             sleep(0)  # the loop's thread may want the interpreter
             instruction = self._structure.instructions[index]
             operands = [self._value(lanes, ref, position) for ref in instruction.refs]
+            if self._structure.careful and self._structure.meets(instruction):
+                self._doubt_nans(lanes, instruction.code, *operands)
             result = compute(lanes, instruction, operands)
             self._values[Ref("step", index)] = result
             self._keep(lanes, index, instruction, position, result)
+
+    def _doubt_nans(self, lanes: Lanes, code: str, left: str, right: str) -> None:
+        """Which of two NaNs is the result, NumPy's instructions decide."""
+        both = lanes.binary("and", "i1", lanes.is_nan(code, left), lanes.is_nan(code, right))
+        differ = lanes.compare("ne", bits_of(code), lanes.bits(code, left), lanes.bits(code, right))
+        lanes.doubt(lanes.binary("and", "i1", both, differ))
 
     def _keep(self, lanes: Lanes, index: int, instruction: Instruction, position: str, result: str) -> None:
         writer = self._writer
