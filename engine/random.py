@@ -169,7 +169,7 @@ class Generator:
 def _moved(token: Handle) -> Handle:
     """What a draw depends on, on the device that the draw goes to: it has no value, so no policy is asked."""
     device = scope_var.get().device or list_devices()[0]
-    return token if token.device == device else token.to_device(device)
+    return token if device.covers(token.device) else token.to_device(device)
 
 
 def _cost(kwargs: dict[str, Any]) -> float | None:

@@ -34,17 +34,28 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine.dispatch",),
     ("engine.runtime",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
-    ("engine.observe", "engine.testing"),
+    ("engine.observe", "engine.remote", "engine.testing"),
     ("engine.asgi",),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
 )
 
 # Patterns of the modules that may import asyncio.
-ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
+ASYNCIO_MODULES = (
+    "engine.queues.*",
+    "engine.base.loops",
+    "engine.demo.*",
+    # Dask's own loop, which these run on, is asyncio's.
+    *(
+        "engine.devices.dask.link",
+        "engine.devices.dask.process",
+        "engine.devices.dask.session",
+        "engine.remote.serving",
+    ),
+)
 
 # (module, what it imports inside a function): optional backends only.
-LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset({("engine.devices.dask.backend", "engine.devices.dask.session")})
 
 # Patterns of the modules that may print: the command line.
 PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -16,7 +16,7 @@ from engine.base.config import Config
 from engine.base.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
 from engine.base.loops import AbstractEventLoop, running_loop
 from engine.base.op import Op
-from engine.devices.base import Device
+from engine.devices.base import ANY, Backend, Device
 from engine.devices.registry import make_devices
 from engine.failures import Ledger, raise_together, site, user_frame
 from engine.queues.admission import Admission
@@ -95,8 +95,9 @@ class Core:
         self.timeout = config.operation_timeout_in_ms / 1000 or None
         self.pending_bytes = 0
         self._missed: set[Device] = set()  # devices that were asked for and do not exist, each logged once
+        self._chosen: dict[Device, int] = {}  # when each of a kind was chosen last, in turns
         self._bytes_lock = threading.Lock()
-        self.devices = make_devices(config.device_count)
+        self.devices = make_devices(config)
         split = config.intra_op_parallelism_threads or core_count()
         self.calls = Slots(lambda: min(32, core_count() + 4))
         self.admission = Admission(lambda: self._free() > 0, self._describe_load)
@@ -312,10 +313,16 @@ class Core:
 
     # Devices
 
-    def resolve(self, device: Device) -> Device:
-        """The device where this executor has it; CPU:0 under soft placement, logged once; else `UnknownDeviceError`."""
+    def resolve(self, device: Device, inputs: Sequence[Device | None] = ()) -> Device:
+        """The device where this executor has it; CPU:0 under soft placement, logged once; else `UnknownDeviceError`.
+
+        Where any device of a kind will do it is that of the first input on one, else the least loaded.
+        """
         if device in self.devices:
             return device
+        if device.index == ANY and (queues := [queue for each, queue in self.queues.items() if device.covers(each)]):
+            here = next((each for each in inputs if each is not None and device.covers(each)), None)
+            return here or self._least_loaded(queues)
         known = ", ".join(map(str, self.devices))
         if not self.config.allow_soft_placement:
             raise UnknownDeviceError(
@@ -326,6 +333,17 @@ class Core:
             "device %s does not exist, using %s instead; this executor has %s", device, self.default_device, known
         )
         return self.default_device
+
+    def backend_of(self, device: Device) -> Backend[Any] | None:
+        """What serves a device, or a kind of devices; None where this executor has none."""
+        return next((backend for each, backend in self.devices.items() if device.covers(each)), None)
+
+    def _least_loaded(self, queues: list[DeviceQueue]) -> Device:
+        """Of those that are not lost the one with the fewest ops in flight; of equals the one chosen longest ago."""
+        queues = [queue for queue in queues if queue.lost is None] or queues
+        queue = min(queues, key=lambda each: (each.in_flight(), self._chosen.get(each.device, 0)))
+        self._chosen[queue.device] = 1 + max(self._chosen.values(), default=0)
+        return queue.device
 
     # What handles need
 

@@ -45,7 +45,7 @@ def list_devices() -> tuple[Device, ...]:
     if scope.executor is not None:
         return tuple(scope.executor.devices)
     config = program.options.config if program.options is not None else Config()
-    return tuple(make_devices(config.device_count))
+    return tuple(make_devices(config))
 
 
 def mode_in_force() -> ExecutionMode | None:
