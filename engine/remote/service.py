@@ -25,6 +25,7 @@ from engine.devices.base import Array, Device
 from engine.devices.cpu import HOST, lock
 from engine.devices.dask.errors import packed_error
 from engine.devices.dask.programs import KEPT, SILENT, Message, Package, Reply, Step, packed
+from engine.devices.dask.rows import rows
 from engine.dispatch.dispatcher import make_outputs
 from engine.dispatch.executor import Core
 from engine.failures import INTERNAL, Place
@@ -223,9 +224,11 @@ class Service:
         return packed_error(error.with_traceback(failure.traceback), self._where)
 
 
-def _op(definition: bytes, calls: Slots) -> Op:
-    """The op that a client has described; one that fails, where that cannot be understood here."""
+def _op(definition: str | bytes, calls: Slots) -> Op:
+    """The op that a client has named or described; one that fails, where that cannot be understood here."""
     try:
+        if isinstance(definition, str):
+            return rows()[definition]
         facts: dict[str, Any] = cloudpickle.loads(definition)
     except Exception as error:  # noqa: BLE001 - whatever importing the user's modules raises
         return _broken(error)

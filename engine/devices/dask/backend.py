@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.devices.dask.link import Link
     from engine.devices.dask.session import Session
 
-LOOKAHEAD = 4_096
+LOOKAHEAD = 1_024
 
 
 class Connection:

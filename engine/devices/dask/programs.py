@@ -19,6 +19,7 @@ import cloudpickle
 import numpy as np
 
 from engine.devices.base import Array, Record
+from engine.devices.dask.rows import name_of
 from engine.devices.dask.values import RemoteValue
 
 APART = 16_384
@@ -64,7 +65,8 @@ class Message(NamedTuple):
 
     drops: Sequence[int] = ()
     cancels: Sequence[int] = ()
-    ops: Sequence[tuple[int, bytes]] = ()
+    ops: Sequence[tuple[int, str | bytes]] = ()
+    """Ops by their numbers: the name of a row, or a pickled definition."""
     constants: Sequence[Any] = ()
     steps: Sequence[Step] = ()
     values: Sequence[tuple[int, Array]] = ()
@@ -150,7 +152,7 @@ class Encoder:
         self._ops: dict[int, tuple[int, Any]] = {}
         self._op_numbers = itertools.count(1)
         self._arrays: dict[int, tuple[weakref.ref[Array], int]] = {}
-        self._new_ops: list[tuple[int, bytes]] = []
+        self._new_ops: list[tuple[int, str | bytes]] = []
         """Ops that the next program tells the worker of."""
         self._new_values: list[tuple[int, Array]] = []
 
@@ -182,7 +184,7 @@ class Encoder:
         if known is not None and known[1] is op:
             return known[0]
         try:
-            definition = cloudpickle.dumps(_definition(op), protocol=5)
+            definition = name_of(op) or cloudpickle.dumps(_definition(op), protocol=5)
         except Exception as error:
             raise Unsendable(record, self._cannot_be_sent(op.name, error)) from error
         number = next(self._op_numbers)
