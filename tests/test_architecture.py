@@ -55,7 +55,12 @@ ASYNCIO_MODULES = (
 )
 
 # (module, what it imports inside a function): optional backends only.
-LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset({("engine.devices.dask.backend", "engine.devices.dask.session")})
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("engine.devices.cluster.backend", "engine.devices.cluster.batches"),
+        ("engine.devices.dask.backend", "engine.devices.dask.session"),
+    }
+)
 
 # Patterns of the modules that may print: the command line.
 PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")

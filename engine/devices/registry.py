@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from engine.base.config import Config
 from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Backend, Device
+from engine.devices.cluster.backend import ClusterBackend
 from engine.devices.cpu import CpuBackend
 from engine.devices.dask.backend import Connection, DaskBackend, check_installed
 from engine.threads.blas import core_count
@@ -118,7 +119,7 @@ def _cluster_factories(config: Config) -> dict[str, Factory]:
             check_installed(kind)
     address, security = config.cluster()
     connection = Connection(address, security, counts.get("DASK") or core_count())
-    return {"DASK": lambda: DaskBackend(connection, lost)}
+    return {"DASK": lambda: DaskBackend(connection, lost), "CLUSTER": lambda: ClusterBackend(connection, lost)}
 
 
 def _made(kind: str, factory: Factory) -> Backend[Any]:

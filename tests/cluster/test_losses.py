@@ -41,16 +41,15 @@ def on(device: Any, value: Any) -> Handle:
 
 @engine.op
 def wait_for_file(path: str, seen: str) -> Array:
-    with open(seen, "w", encoding="ascii"):
-        pass
-    while not os.path.exists(path):
+    Path(seen).touch()
+    while not Path(path).exists():
         time.sleep(0.005)
     return np.array(1.0)
 
 
-async def until_exists(path: Path) -> None:
+def until_exists(path: Path) -> None:
     while not path.exists():
-        await asyncio.sleep(0.002)
+        time.sleep(0.002)
 
 
 async def raises_lost(*handles: Handle, match: str = "was lost") -> None:
@@ -59,6 +58,11 @@ async def raises_lost(*handles: Handle, match: str = "was lost") -> None:
             await asyncio.wait_for(handle.wait_ready(), PROMPT)
 
 
+ON_ONE_LOOP = pytest.mark.asyncio(loop_factories=["asyncio"])
+"""For tests that start clusters of their own, which takes seconds."""
+
+
+@ON_ONE_LOOP
 async def test_a_worker_that_dies_between_programs(fragile_cluster: LocalCluster) -> None:
     async with executor(fragile_cluster):
         read, large, there = on(W0, [1.0]), on(W0, np.ones(50_000)), on(W1, [3.0])
@@ -79,6 +83,7 @@ async def _value(handle: Handle) -> Any:
     return await handle
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("victim", ["worker", "scheduler"])
 async def test_a_death_while_a_program_runs(fragile_cluster: LocalCluster, tmp_path: Path, victim: str) -> None:
     gate, seen = tmp_path / "gate", tmp_path / "seen"
@@ -88,7 +93,7 @@ async def test_a_death_while_a_program_runs(fragile_cluster: LocalCluster, tmp_p
             running = wait_for_file(str(gate), str(seen))
             behind = [running + number for number in range(3)]
         beside = ops.ones(2, device="CPU:0") + 1
-        await until_exists(seen)
+        await asyncio.to_thread(until_exists, seen)
         pids = fragile_cluster.pids() if victim == "worker" else [fragile_cluster._children[0].pid]
         os.kill(pids[0], signal.SIGKILL)
         await raises_lost(running, *behind)
@@ -116,6 +121,7 @@ def test_a_death_before_anything_is_sent(fragile_cluster: LocalCluster, mode: en
             engine.clear_errors()
 
 
+@ON_ONE_LOOP
 async def test_nothing_hangs_where_everything_dies(fragile_cluster: LocalCluster) -> None:
     async with executor(fragile_cluster):
         chains = {device: on(device, [0.0]) for device in (W0, W1)}
@@ -136,6 +142,7 @@ async def test_nothing_hangs_where_everything_dies(fragile_cluster: LocalCluster
         engine.clear_errors()
 
 
+@ON_ONE_LOOP
 async def test_a_worker_that_comes_back_is_another_device(fragile_cluster: LocalCluster) -> None:
     async with executor(fragile_cluster, workers=1):
         x = on(W0, [1.0])
@@ -161,7 +168,9 @@ async def _lives(handle: Handle) -> bool:
 # What cannot serve
 
 
-async def test_no_scheduler_there() -> None:
+@ON_ONE_LOOP
+async def test_no_scheduler_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.devices.dask.session.CONNECT_SECONDS", 1.0)
     config = engine.Config(device_count={"DASK": 1}, dask_scheduler="tcp://127.0.0.1:9")
     async with engine.Executor(config, execution_mode=ASYNC):
         with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 \(Config.dask_sch"):
@@ -210,6 +219,7 @@ def worker_without_the_package(scheduler: str) -> Iterator[None]:
             process.kill()
 
 
+@ON_ONE_LOOP
 async def test_a_worker_without_the_package(fragile_cluster: LocalCluster) -> None:
     for pid in fragile_cluster.pids():
         os.kill(pid, signal.SIGKILL)
@@ -228,13 +238,13 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("address", ["", "somewhere", "tcp://", "tcp://host", "a b:1", ("x", None)], ids=repr)
 def test_what_is_no_address_is_refused(address: Any) -> None:
-    with pytest.raises(ValueError, match="Config.dask_scheduler must be an address with a port"):
+    with pytest.raises(ValueError, match=r"Config\.dask_scheduler must be an address with a port"):
         engine.Config(dask_scheduler=address)
 
 
 @pytest.mark.parametrize("address", [8786, b"tcp://a:1", ("tcp://a:1",), (None, None), ["tcp://a:1", None]], ids=repr)
 def test_what_is_no_address_at_all_is_refused(address: Any) -> None:
-    with pytest.raises(TypeError, match="Config.dask_scheduler must be None, an address"):
+    with pytest.raises(TypeError, match=r"Config\.dask_scheduler must be None, an address"):
         engine.Config(dask_scheduler=address)
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,9 +285,9 @@ def test_any_of_a_kind_has_a_name_of_its_own() -> None:
     assert (str(anywhere), anywhere.kind, pickle.loads(pickle.dumps(anywhere))) == ("DASK", "DASK", anywhere)
     assert anywhere.covers(W0)
     assert not anywhere.covers(CPU0)
-    with engine.Executor(engine.Config(allow_soft_placement=False)), pytest.raises(engine.UnknownDeviceError):
-        with engine.device("DASK"):
-            ops.ones(2)
+    running = engine.Executor(engine.Config(allow_soft_placement=False))
+    with running, engine.device("DASK"), pytest.raises(engine.UnknownDeviceError):
+        ops.ones(2)
 
 
 def test_devices_show_their_addresses(executor: MakeExecutor) -> None:
@@ -426,24 +427,23 @@ def test_what_cannot_be_pickled_is_said_at_once(executor: MakeExecutor, mode: en
 
 @engine.op
 def wait_for_file(path: str) -> Array:
-    while not os.path.exists(path):
+    while not Path(path).exists():
         threading.Event().wait(0.01)
     return np.array(1.0)
 
 
 @engine.op
 def leave_mark(path: str, after: Array) -> Array:
-    with open(path, "a", encoding="ascii") as file:
-        file.write("x")
+    Path(path).touch()
     return np.array(1.0)
 
 
-async def test_what_was_sent_is_given_up_between_ops(executor: MakeExecutor, tmp_path: Any) -> None:
-    gate, mark = str(tmp_path / "gate"), tmp_path / "mark"
+async def test_what_was_sent_is_given_up_between_ops(executor: MakeExecutor, tmp_path: Path) -> None:
+    gate, mark = tmp_path / "gate", tmp_path / "mark"
     async with executor():
         with engine.device(W0):
             await process()
-            running = wait_for_file(gate)
+            running = wait_for_file(str(gate))
             behind = [leave_mark(str(mark), number) for number in range(4)]  # calls go one by one there
             fence = ops.asarray([1.0])
             await fence
@@ -452,14 +452,13 @@ async def test_what_was_sent_is_given_up_between_ops(executor: MakeExecutor, tmp
             with pytest.raises(engine.OpCancelledError):
                 await handle
         await on(W0, [1.0])  # the worker has been told by then
-        with open(gate, "w", encoding="ascii"):
-            pass
+        gate.touch()
         assert await running == 1.0
         await engine.synchronize()
     assert not mark.exists()
 
 
-async def test_a_deadline_ends_what_is_inside_a_scope(executor: MakeExecutor, tmp_path: Any) -> None:
+async def test_a_deadline_ends_what_is_inside_a_scope(executor: MakeExecutor, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with executor():
         with pytest.raises((TimeoutError, ExceptionGroup)):
@@ -472,7 +471,7 @@ async def test_a_deadline_ends_what_is_inside_a_scope(executor: MakeExecutor, tm
         assert (await (on(W0, [1.0]) + 1)).tolist() == [2.0]
 
 
-async def test_what_is_independent_passes(executor: MakeExecutor, tmp_path: Any) -> None:
+async def test_what_is_independent_passes(executor: MakeExecutor, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with executor():
         x = on(W0, [1.0])
@@ -491,7 +490,12 @@ async def test_what_is_independent_passes(executor: MakeExecutor, tmp_path: Any)
 async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     original = engine.devices.dask.programs.packed  # type: ignore[attr-defined]
-    monkeypatch.setattr("engine.devices.dask.link.packed", lambda message: (sent.append(message), original(message))[1])
+
+    def spy(message: Any) -> Any:
+        sent.append(message)
+        return original(message)
+
+    monkeypatch.setattr("engine.devices.dask.link.packed", spy)
     async with executor():
         x = on(W0, np.arange(4.0))
         await x
@@ -554,7 +558,9 @@ async def test_long_programs_and_many_of_them(executor: MakeExecutor) -> None:
         chains = [on(W0 if number % 2 else W1, [float(number)]) for number in range(10)]
         for _ in range(1_000):
             chains = [x + 1 for x in chains]
-        assert [value.tolist() for value in await engine.gather(*chains)] == [[number + 1_000.0] for number in range(10)]
+        assert [value.tolist() for value in await engine.gather(*chains)] == [
+            [number + 1_000.0] for number in range(10)
+        ]
 
 
 def test_more_than_may_be_in_flight_waits(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The rows of the op tables by names that are the same in every process: so an op of the engine's own travels as a name.
+"""The rows of the op tables by names that are the same in every process: an op of the engine's own travels as a name.
 
 A row is a variable of a module, or of a function that a module defines: `engine.ops.creation:_ZEROS`, or
 `engine.ops.fft:fft.op`. The package has been imported as a whole by the time an op is sent, so the modules are there.

@@ -20,7 +20,7 @@ from typing import Any
 
 from distributed import Client
 
-from engine.base.errors import UnknownDeviceError
+from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Device, addresses
 from engine.devices.dask.link import Link
 from engine.devices.dask.local import LocalCluster
@@ -78,6 +78,9 @@ class Session:
         self._links: dict[Device, Link] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self.lost: str | None = None
+        """Why the cluster is gone; None while it is not."""
+        self._when_lost: list[Callable[[str], None]] = []
         try:
             self.client = self._connected(security)
         except BaseException:
@@ -86,8 +89,9 @@ class Session:
             raise
         self._loop: asyncio.AbstractEventLoop = self.client.loop.asyncio_loop
         self._silence = _Silence(asyncio.run_coroutine_threadsafe(_thread(), self._loop).result())
-        self._workers = self._known_workers()
-        self._devices = {Device(f"DASK:{index}"): address for index, address in enumerate(self._workers[:workers])}
+        self.workers = self._known_workers()
+        """The addresses of the workers, by the numbers of their devices."""
+        self._devices = {Device(f"DASK:{index}"): address for index, address in enumerate(self.workers[:workers])}
         addresses.update(self._devices)
         asyncio.run_coroutine_threadsafe(_watch(weakref.ref(self)), self._loop)
 
@@ -133,17 +137,17 @@ class Session:
     def _worker(self, device: Device) -> str:
         """The address of a device's worker, waited for where the cluster is only starting."""
         ends = time.monotonic() + CONNECT_SECONDS
-        while device.index >= len(self._workers):
+        while device.index >= len(self.workers):
             if time.monotonic() > ends:
                 raise UnknownDeviceError(
-                    f"{device} does not exist: the cluster at {self._address} has {len(self._workers)} worker(s) "
+                    f"{device} does not exist: the cluster at {self._address} has {len(self.workers)} worker(s) "
                     "(Config.device_count says how many are expected)"
                 )
             with suppress(TimeoutError):
                 self.client.wait_for_workers(device.index + 1, timeout=1.0)
-            found = [each for each in self._known_workers() if each not in self._workers]
-            self._workers = [*self._workers, *found]  # a number stays that of the worker that had it first
-        return self._workers[device.index]
+            found = [each for each in self._known_workers() if each not in self.workers]
+            self.workers = [*self.workers, *found]  # a number stays that of the worker that had it first
+        return self.workers[device.index]
 
     def _install(self, device: Device, address: str) -> None:
         """Have a worker load the package. Raises `RuntimeError` where it is not there, or another version."""
@@ -176,9 +180,19 @@ class Session:
             return False
         if self.client.status == "running":
             return True
-        for link in list(self._links.values()):
-            link.lose(f"the Dask scheduler at {self._address} is gone")
+        self.lost = f"the Dask scheduler at {self._address} is gone"
+        for tell in [*(link.lose for link in self._links.values()), *self._when_lost]:
+            tell(self.lost)
         return False
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called with the reason where the cluster is lost."""
+        self._when_lost.append(tell)
+
+    def check_there(self) -> None:
+        """Raise `DeviceLostError` where the cluster is gone, or the executor has closed."""
+        if self.lost is not None or self._closed:
+            raise DeviceLostError(f"the cluster was lost: {self.lost or 'its executor has closed'}")
 
     def pids(self) -> list[int]:
         """The processes of the workers of a local cluster."""
