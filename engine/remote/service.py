@@ -53,7 +53,7 @@ class Service:
         config = Config(intra_op_parallelism_threads=cores, max_pending_ops=UNBOUNDED, max_pending_bytes=UNBOUNDED)
         self._core = Core(config, None)
         self._queue = self._core.queues[Device("CPU:0")]
-        self._queue.driver.welcome(self)  # the client waits: workers drive at once
+        self._queue.driver.add_guest(self)  # the client waits: workers drive at once
         self._calls = Slots(calls)
         self._context = Context()
         scope = Scope(executor=self._core, mode=ExecutionMode.ASYNC, policy=DevicePolicy.SILENT)
@@ -78,7 +78,7 @@ class Service:
         if message.steps:
             self._push_all(message.steps, message.constants)
             self._queue.drive(SLICE, patient=True)
-            self._queue.driver.pass_on()
+            self._queue.driver.schedule_next()
         for number in message.cancels:
             cell = self._running.get(number)
             if cell is not None:
@@ -146,7 +146,7 @@ class Service:
 
     def close(self) -> None:
         """The client is gone: drop what has not started, forget what is here."""
-        self._queue.driver.dismiss(self)
+        self._queue.driver.remove_guest(self)
         self._core.cancel_pending("its client is gone")
         self._core.ledger.drain()
         self._core.close()

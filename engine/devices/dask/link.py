@@ -97,6 +97,7 @@ class Link:
         self._outbox: deque[Package] = deque()
         self._flight = _Flight()
         self._asked: dict[int, Future[Any]] = {}
+        self._reading: dict[int, RemoteValue] = {}
         self._alive: weakref.WeakValueDictionary[int, RemoteValue] = weakref.WeakValueDictionary()
         self._wake = asyncio.Event()
         self._woken = False
@@ -148,14 +149,16 @@ class Link:
 
     def read(self, value: RemoteValue) -> Array:
         """The array of a value; blocks until it is here. Raises `DeviceLostError`."""
-        if value.array is None:
-            with self._lock:
-                future = self._asked.get(value.number)
-                if future is None:
-                    future = self._ask(value.number, Message(reads=(value.number,)))
-            value.array = future.result()
-        array: Array = value.array
-        return array
+        with self._lock:
+            array = value.array
+            if array is not None:
+                return array
+            future = self._asked.get(value.number)
+            if future is None:
+                self._reading[value.number] = value
+                future = self._ask(value.number, Message(reads=(value.number,)))
+        found: Array = future.result()
+        return found
 
     def put(self, array: Array) -> RemoteValue:
         """Send an array there. It is on its way when this returns, before all that uses it."""
@@ -268,7 +271,12 @@ class Link:
         with self._lock:
             ends = self._flight.take(reply)
             self._room.notify_all()
+            for number, array in reply.values:
+                if (value := self._reading.pop(number, None)) is not None:
+                    value.array = array  # before the question is forgotten: another reader finds one or the other
             answers = [(self._asked.pop(number, None), array) for number, array in reply.values]
+            for number, _ in reply.refused:
+                self._reading.pop(number, None)
             refusals = [(self._asked.pop(number, None), unpacked_error(error)) for number, error in reply.refused]
         for record, error in ends.failed:
             record.fail(error)
@@ -297,6 +305,7 @@ class Link:
                 return
             self.lost = reason
             asked, self._asked = self._asked, {}
+            self._reading.clear()
             self._flight.clear()
             self._room.notify_all()
         for future in asked.values():
