@@ -140,6 +140,8 @@ class Record(Protocol):
     """How many results there are."""
     device: Device
     """The device to compute on."""
+    kept: bool
+    """False where only later records of the batch read the result: once they have run, its value is of no use."""
 
     @property
     def abandoned(self) -> bool:

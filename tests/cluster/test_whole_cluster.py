@@ -6,6 +6,9 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import dask
+import dask.array as da
+import distributed
 import numpy as np
 import pytest
 
@@ -13,8 +16,6 @@ import engine
 from engine import ops
 from engine.devices.dask.local import LocalCluster
 from handles import Handle
-
-da = pytest.importorskip("dask.array", reason="dask.array is not installed")
 
 MakeExecutor = Callable[..., engine.Executor]
 CLUSTER = engine.Device("CLUSTER:0")
@@ -98,7 +99,7 @@ async def test_an_array_of_dask_is_taken_as_it_is(executor: MakeExecutor) -> Non
     def block() -> Any:
         raise AssertionError("it is not computed unless it is needed")
 
-    lazy = da.from_delayed(__import__("dask").delayed(block)(), shape=(4,), dtype=float)
+    lazy = da.from_delayed(dask.delayed(block)(), shape=(4,), dtype=float)
     async with executor(device_count=COUNTS):
         never = ops.asarray(lazy)
         assert (never.shape, str(never.dtype), never.device) == ((4,), "float64", CLUSTER)
@@ -173,8 +174,6 @@ async def test_what_fails_in_a_chunk_has_the_workers_traceback(executor: MakeExe
 
 async def test_what_is_pending_together_is_one_graph(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    import distributed
-
     persist = distributed.Client.persist
 
     def spy(client: Any, arrays: Any, **options: Any) -> Any:

@@ -14,6 +14,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.devices.dask import link as links, programs
 from handles import CancelOutcome, Handle
 
 Array = np.ndarray[Any, Any]
@@ -236,7 +237,7 @@ def test_error_states_are_those_of_the_dispatch(enabled: engine.ExecutionMode) -
 def test_values_go_from_worker_to_worker(enabled: engine.ExecutionMode, monkeypatch: pytest.MonkeyPatch) -> None:
     x = on(W0, np.arange(50_000))
     moved = x.to_device(W1)
-    read = engine.devices.dask.link.Link.read  # type: ignore[attr-defined]
+    read = links.Link.read
     sizes: list[int] = []
 
     def spy(link: Any, value: Any) -> Any:
@@ -489,7 +490,7 @@ async def test_what_is_independent_passes(executor: MakeExecutor, tmp_path: Path
 
 async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
-    original = engine.devices.dask.programs.packed  # type: ignore[attr-defined]
+    original = programs.packed
 
     def spy(message: Any) -> Any:
         sent.append(message)
@@ -513,7 +514,7 @@ async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, mo
 
 async def test_large_arrays_are_sent_once(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    original = engine.devices.dask.programs.packed  # type: ignore[attr-defined]
+    original = programs.packed
 
     def spy(message: Any) -> Any:
         package = original(message)

@@ -39,8 +39,6 @@ class QueuedRecord(Record, Protocol):
     """A record as the queues make them, with what a program needs beyond what any backend gets."""
 
     cell: Cell
-    kept: bool
-    """Whether anything but records of its batch reads the result."""
 
 
 class Step(NamedTuple):
