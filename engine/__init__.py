@@ -28,6 +28,7 @@ from engine.base.modes import (
     ExecutionMode,
 )
 from engine.base.op import ShapeDtype
+from engine.base.version import VERSION as _VERSION
 from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
@@ -48,7 +49,7 @@ from engine.settings.switch import disable_eager_execution, enable_eager_executi
 from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
-__version__ = "0.1.0"
+__version__ = _VERSION
 
 __all__ = [
     "ASYNC",

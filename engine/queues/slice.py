@@ -145,7 +145,7 @@ class Slice:
             queue.demands.take()
         if queue.outcomes.waiting:
             moved = True
-            queue.outcomes.take()
+            queue.outcomes.take(ends)
         if self._backlog.arrived:
             moved = True
             self._look_at_arrived()
