@@ -32,6 +32,7 @@ from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
 from engine.failures import INTERNAL as _INTERNAL
+from engine.fusion.native.natives import FusionStatistics, fusion_statistics
 from engine.graph.default_graph import get_default_graph, graphs as _graphs, placeholder, reset_default_graph
 from engine.graph.function import FunctionStatistics, function
 from engine.graph.graph import Graph
@@ -70,6 +71,7 @@ __all__ = [
     "ExecutorClosedError",
     "FeedError",
     "FunctionStatistics",
+    "FusionStatistics",
     "Graph",
     "OpCancelledError",
     "Operation",
@@ -95,6 +97,7 @@ __all__ = [
     "executing_eagerly",
     "execution_mode",
     "function",
+    "fusion_statistics",
     "gather",
     "get_config",
     "get_default_graph",

@@ -137,6 +137,11 @@ def info() -> int:
         "mode": f"{(mode or engine.SYNC).name}{automatic}",
         "policy": f"{(policy or engine.DEVICE_PLACEMENT_SILENT).name}{automatic}",
     }
+    facts["native fusion"] = (
+        "on"
+        if engine.fusion_statistics().available
+        else "off; pip install 'eagerloop[native]' for a known machine (x86-64, AArch64)"
+    )
     facts |= {f"config.{field.name}": str(getattr(shown, field.name)) for field in fields(shown)}
     facts["config.device_count"] = str(dict(shown.device_count))
     width = max(map(len, facts))

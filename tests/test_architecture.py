@@ -49,6 +49,7 @@ ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
 LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
     {
         ("engine.cli", "engine.observe.page.server"),
+        ("engine.fusion.native.compiler", "llvmlite.binding"),
         ("engine.observe", "engine.observe.metrics"),
         ("engine.observe", "engine.observe.page.application"),
         ("engine.observe", "engine.observe.spans"),
@@ -81,6 +82,7 @@ ENGINE_NAMES = [
     "ExecutorClosedError",
     "FeedError",
     "FunctionStatistics",
+    "FusionStatistics",
     "Graph",
     "OpCancelledError",
     "Operation",
@@ -107,6 +109,7 @@ ENGINE_NAMES = [
     "executing_eagerly",
     "execution_mode",
     "function",
+    "fusion_statistics",
     "gather",
     "get_config",
     "get_default_graph",
