@@ -76,6 +76,8 @@ class Hub:
     def _after_fork(self) -> None:
         """Threads stayed behind."""
         self._start_over()
+        if self._recorder is not None:
+            self._recorder.muted = None
         self._monitor = None
         self._switch()
 
