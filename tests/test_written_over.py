@@ -428,7 +428,7 @@ def test_a_child_does_not_compute_again_from_what_its_parent_has_written_over(wa
         np.testing.assert_array_equal(after.result(), numbers()[::-1])
 
     process = multiprocessing.get_context("fork").Process(target=child)
-    with current_core()._bytes_lock, current_core().ledger._lock:  # as another thread may hold them
+    with current_core().flow._bytes_lock, current_core().ledger._lock:  # as another thread may hold them
         process.start()
     process.join(60)
     held.opened.set()

@@ -68,8 +68,10 @@ class QueueOwner(Owner, Protocol):
     """Slots for users' functions."""
     admission: Admission
     """Tasks that wait for room."""
-    pending_bytes: int
-    """Bytes of operands that were copied for what is in flight."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of operands that were copied for what is in flight."""
 
     def start_over(self) -> None:
         """In a forked child: no thread holds a lock."""

@@ -27,6 +27,7 @@ from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
+from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Slice:
         self._pending = queue.pending
         self._backlog = queue.backlog
         self._completions = queue.completions
+        self._plain = queue.on_host and not queue.strict
         self.costs = Costs()
         self.early: set[int] = set()
         """Records that were demanded and dealt with, and still stand on the queue: their identities."""
@@ -119,6 +121,17 @@ class Slice:
         if self.early:
             self._take_off_early()
         return moved or self._completions.completed > before
+
+    def run_in_order(self, ends: float, until: Cell) -> bool:
+        """Run small records in dispatch order until then, or up to `until`; False where that takes a whole slice.
+
+        For the task that awaits, which does no more than that in its turn: all else is for the drive that is scheduled.
+        """
+        queue = self._queue
+        if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
+            return False
+        with queue.lock:
+            return self._run_brief(ends, until)
 
     def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
         """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
