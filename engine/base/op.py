@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.base.facts import NOTHING, Facts, facts_of
 from engine.threads.slots import Slots
 
 SMALL_NS = 100_000
@@ -59,6 +60,8 @@ class Fusion:
     (dtypes, and classes of scalars), the operands and the parameters; None where there is no such ufunc."""
     updates: bool = False
     """Whether the result has the shape, the dtype and the layout of the first operand, whatever the others have."""
+    facts: Facts = NOTHING
+    """What is known of the kernel itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ class Op:
             "kernel": kernel,
             "infer": infer,
             "cost": Cost(estimate, small, blas, parallel),
-            "fusion": Fusion(fusable, block, variant, updates),
+            "fusion": Fusion(fusable, block, variant, updates, facts_of(kernel)),
             "memory": Memory(view, overwrite, into),
             "known": known,
             "computes": known or computes,
