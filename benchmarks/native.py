@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import median
 from time import perf_counter
@@ -126,8 +127,7 @@ def ways(chain: Chain, x: Array, y: Array) -> dict[str, Way]:
 
 def with_jax(chain: Chain, x: Array, y: Array) -> Way:
     """`jax.jit` of the chain, with 64-bit dtypes."""
-    import jax
-
+    jax = import_module("jax")
     jax.config.update("jax_enable_x64", True)
     jitted = jax.jit(lambda a, b: chain(a, b, jax.numpy))
     first, second = jax.numpy.asarray(x), jax.numpy.asarray(y)

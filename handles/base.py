@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Failure, Unready
+from handles.display import handle_html
 from handles.methods import MASKED, Methods
 from handles.operators import Operators
 from handles.views import Link, rebind, refresh, shows
@@ -86,7 +87,7 @@ class Handle(Operators, Methods):
         """Whether reading would not wait: the op has finished, with a value or with an error."""
         cell = self._cell
         if cell.value is PENDING:
-            cell.home.nudge(cell)
+            cell.home.keep_going(cell)
             return False
         return True
 
@@ -95,7 +96,7 @@ class Handle(Operators, Methods):
     def __await__(self) -> Generator[Any, None, Value]:
         cell = self._cell
         home = cell.home
-        if cell.value is PENDING and not home.help(cell):
+        if cell.value is PENDING and not home.poll(cell):
             yield from home.wait(cell)
         value = home.host(cell) if home.on_host else (yield from home.fetch(cell))
         return value if value.ndim else value[()]
@@ -303,6 +304,10 @@ class Handle(Operators, Methods):
         elif isinstance(cell.value, Unready) and state == "failed":
             facts.append(f"error={_shorten_error(cell)}")
         return f"<{type(self).__name__} {' '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; never waits, never raises."""
+        return handle_html(self)
 
 
 class _Shared:
