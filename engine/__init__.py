@@ -2,7 +2,7 @@
 
 import sys as _sys
 
-from engine import devices as devices, ops as ops, random as random, testing as testing
+from engine import asgi as asgi, devices as devices, ops as ops, random as random, testing as testing
 from engine.base.config import Config
 from engine.base.errors import (
     BlockingSyncError,
@@ -86,6 +86,7 @@ __all__ = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

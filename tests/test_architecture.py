@@ -82,6 +82,7 @@ ENGINE_NAMES = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

@@ -41,6 +41,7 @@ autodoc_type_aliases = {
 
 PUBLIC_MODULES = (
     "engine",
+    "engine.asgi",
     "engine.ops",
     "engine.ops.linalg",
     "engine.ops.fft",
@@ -49,12 +50,20 @@ PUBLIC_MODULES = (
     "handles",
 )
 # Modules, which are in the tuple above, and what is documented under another name.
-ELSEWHERE = {"engine.ops", "engine.ops.linalg", "engine.ops.fft", "engine.testing", "handles.CancelOutcome"}
+ELSEWHERE = {
+    "engine.asgi",
+    "engine.ops",
+    "engine.ops.linalg",
+    "engine.ops.fft",
+    "engine.testing",
+    "handles.CancelOutcome",
+}
 NOT_MADE_BY_USERS = {
     "engine.BufferStatistics",
     "engine.FunctionStatistics",
     "engine.Operation",
     "engine.Statistics",
+    "engine.asgi.RequestStatistics",
     "engine.random.Generator",
 }
 
