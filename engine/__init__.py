@@ -28,6 +28,8 @@ from engine.base.modes import (
     ExecutionMode,
 )
 from engine.base.op import ShapeDtype
+from engine.custom.batched import batched
+from engine.custom.batches import BatchStatistics
 from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
@@ -60,6 +62,7 @@ __all__ = [
     "DEVICE_PLACEMENT_SILENT_FOR_INT32",
     "DEVICE_PLACEMENT_WARN",
     "SYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -87,6 +90,7 @@ __all__ = [
     "allow_sync",
     "as_completed",
     "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

@@ -51,6 +51,7 @@ PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo
 
 ENGINE_NAMES = [
     "ASYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -83,6 +84,7 @@ ENGINE_NAMES = [
     "allow_sync",
     "as_completed",
     "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

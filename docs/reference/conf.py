@@ -59,6 +59,7 @@ ELSEWHERE = {
     "handles.CancelOutcome",
 }
 NOT_MADE_BY_USERS = {
+    "engine.BatchStatistics",
     "engine.BufferStatistics",
     "engine.FunctionStatistics",
     "engine.Operation",

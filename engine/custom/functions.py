@@ -80,8 +80,7 @@ def _check_max_concurrency(value: object) -> None:
 
 
 def _make(function: Function, name: str, outputs: int, shape: Any, limit: Slots | None) -> Callable[..., Any]:
-    called: Any = function if inspect.isroutine(function) else type(function).__call__
-    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     signature = _signature(function)
 
     def kernel(*operands: Any, arguments: Any) -> Any:

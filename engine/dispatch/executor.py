@@ -94,12 +94,13 @@ class Core:
         self.ledger = Ledger()
         self.timeout = config.operation_timeout_in_ms / 1000 or None
         self.pending_bytes = 0
+        self._expected = 0
         self._missed: set[Device] = set()  # devices that were asked for and do not exist, each logged once
         self._bytes_lock = threading.Lock()
         self.devices = make_devices(config.device_count)
         split = config.intra_op_parallelism_threads or core_count()
         self.calls = Slots(lambda: min(32, core_count() + 4))
-        self.admission = Admission(lambda: self._free() > 0, self._describe_load)
+        self.admission = Admission(lambda: self._free() > self._expected, self._describe_load)
         self.queues = {
             device: DeviceQueue(self, device, backend, loop, width=config.inter_op_parallelism_threads, split=split)
             for device, backend in self.devices.items()
@@ -119,6 +120,13 @@ class Core:
     async def admit(self, priority: int, wait: bool) -> None:
         """Wait until less is in flight than the high-water marks say; without `wait`, raise `QueueFullError`."""
         await self.admission.enter(priority, wait)
+
+    def expect(self, calls: int) -> None:
+        """So many more calls wait that will be ops: they count where tasks ask for room."""
+        with self._bytes_lock:
+            self._expected += calls
+        if calls < 0 and self.admission.waiting:
+            self.admission.look()
 
     def start_over(self) -> None:
         """In a forked child: no thread holds a lock."""
