@@ -23,9 +23,12 @@ HELD_BYTES = 65_536
 
 
 class Inbox:
-    """Stands between the server's `receive` and the application; calls `gone` once, when the client has gone."""
+    """Stands between the server's `receive` and the application; calls `gone` once, when the client has gone.
 
-    def __init__(self, receive: Receive, loop: AbstractEventLoop, gone: Callable[[], object]) -> None:
+    `gone` is told whether the application has asked for the message itself.
+    """
+
+    def __init__(self, receive: Receive, loop: AbstractEventLoop, gone: Callable[[bool], object]) -> None:
         self._receive = receive
         self._loop = loop
         self._gone = gone
@@ -69,7 +72,7 @@ class Inbox:
         finally:
             self._asking -= 1
             self._read_on()
-        self._look_at(message)
+        self._look_at(message, told=True)
         return message
 
     def _read_on(self) -> None:
@@ -81,8 +84,8 @@ class Inbox:
             message = await self._receive()
             self._messages.append(message)
             self._held += size_of(message)
+            self._look_at(message, told=bool(self._waiting))
             self._wake()
-            self._look_at(message)
 
     def _has_read(self, task: Any) -> None:
         self._stop_reading = None
@@ -96,7 +99,7 @@ class Inbox:
             if not turn.done():
                 turn.set_result(None)
 
-    def _look_at(self, message: Message) -> None:
+    def _look_at(self, message: Message, *, told: bool) -> None:
         if message["type"] in GONE and not self._over:
             self._over = True
-            self._gone()
+            self._gone(told)

@@ -16,9 +16,9 @@ from engine.base.loops import AbstractEventLoop, asyncio_loop, report
 from engine.base.modes import ExecutionMode
 from engine.dispatch.executor import Core
 from engine.runtime.defaults import Executors
-from engine.runtime.executor import Executor, in_force, options_of
+from engine.runtime.executor import Executor, in_force, options_given, options_of
 from engine.settings.scope import Block
-from engine.settings.switch import Options, program
+from engine.settings.switch import Options
 from handles.base import check_seconds
 
 Priority = int | Callable[[Scope], int]
@@ -104,8 +104,9 @@ class ScopeMiddleware:
     first message to the last, and no timeout once it is accepted.
 
     Without `executor` the middleware makes one in ASYNC mode, opened and closed with the application's lifespan, for
-    which it is also `state["executor"]`; where a server runs no lifespan there is one for each loop. One that is given
-    has to be entered by the application, in its lifespan. `priority` is an integer, larger goes first, or a
+    which it is also `state["executor"]`; where a server runs no lifespan there is one for each loop. A function that is
+    given makes it (`lambda: engine.Executor(config, execution_mode=engine.ASYNC)`); an executor that is given has to be
+    entered by the application, in its lifespan. `priority` is an integer, larger goes first, or a
     function of the ASGI scope that returns one. Paths in `exclude`, and those below them, are left alone: they get no
     executor, and are never held up.
 
@@ -118,7 +119,7 @@ class ScopeMiddleware:
     def __init__(
         self,
         app: Application,
-        executor: Executor | None = None,
+        executor: Executor | Callable[[], Executor] | None = None,
         *,
         timeout: float | None = None,
         priority: Priority = 0,
@@ -126,7 +127,9 @@ class ScopeMiddleware:
     ) -> None:
         _check(app, executor, timeout, exclude)
         self.app = app
-        self.executor = executor
+        self.executor = executor if isinstance(executor, Executor) else None
+        """The one that the application has opened; None where the middleware makes its own."""
+        self._make = _own_executor if executor is None or isinstance(executor, Executor) else executor
         self.timeout = timeout
         self.priority = priority if callable(priority) else _checked_priority(priority)
         self.exclude = tuple(path.rstrip("/") or "/" for path in exclude)
@@ -136,6 +139,8 @@ class ScopeMiddleware:
         """Its own executors, each opened by the lifespan on one loop."""
         self._unopened = Executors()
         """Those of loops without a lifespan."""
+        self._without_lifespan: Options | None = None
+        """Their options, once one was needed."""
         _all.add(self)
 
     def statistics(self) -> RequestStatistics:
@@ -183,15 +188,17 @@ class ScopeMiddleware:
         executor = self.executor or self._opened.get(loop)
         if executor is not None:
             return in_force(executor)
-        enabled = program.options or Options()
-        return options_of(self._unopened.core(enabled), ExecutionMode.ASYNC, enabled.policy)
+        if self._without_lifespan is None:
+            self._without_lifespan = options_given(self._make())
+        given = self._without_lifespan
+        return options_of(self._unopened.core(given), given.mode, given.policy)
 
     # The lifespan
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application's lifespan inside an executor, which is closed before the server hears of the end."""
         loop = asyncio_loop()
-        executor = Executor(execution_mode=ExecutionMode.ASYNC)
+        executor = self._make()
         if isinstance(scope.get("state"), dict):
             scope["state"].setdefault("executor", executor)
 
@@ -217,6 +224,10 @@ class ScopeMiddleware:
             await close()
 
 
+def _own_executor() -> Executor:
+    return Executor(execution_mode=ExecutionMode.ASYNC)
+
+
 _ENDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed", "lifespan.startup.failed"})
 
 
@@ -230,8 +241,10 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 def _check(app: object, executor: object, timeout: float | None, exclude: object) -> None:
     if not callable(app):
         raise TypeError(f"app must be an ASGI application, but got {app!r}")
-    if executor is not None and not isinstance(executor, Executor):
-        raise TypeError(f"executor must be an engine.Executor or None, but got {executor!r}")
+    if executor is not None and not (isinstance(executor, Executor) or callable(executor)):
+        raise TypeError(
+            f"executor must be an engine.Executor, a function that makes one, or None, but got {executor!r}"
+        )
     check_seconds("timeout", timeout)
     if isinstance(exclude, str) or not isinstance(exclude, Sequence | set | frozenset):
         raise TypeError(f'exclude must be a sequence of paths, such as ("/health",), but got {exclude!r}')

@@ -7,6 +7,7 @@ cancellation before they see what came of its ops. All of it runs on the thread 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import Context
 from enum import Enum
 from typing import Any
@@ -113,9 +114,10 @@ class Request:
             self._trailers = bool(message.get("trailers", False))
         last = is_last(message, trailers=self._trailers)
         self._stop_timer()
+        if last:
+            self._complete = True  # before it is sent: a server may say at once that the client has what it wanted
         await self._send(message)
         if last:
-            self._complete = True
             self.work.release()
         elif self._began and not self._is_websocket:
             self._set_timer()
@@ -126,13 +128,15 @@ class Request:
         if not (self._complete or awaits_permission(self.scope)):
             self.inbox.watch()
 
-    def _gone(self) -> None:
+    def _gone(self, told: bool) -> None:
         if self._complete or self._early is not None:
             return
         if self._is_websocket:  # the application is told by a message, and may have something to tidy up
             self.dropped += self.work.drop(End.DISCONNECTED.value, refuse=False)
             return
-        self._loop.call_soon(self._interrupt, End.DISCONNECTED)
+        self._early = End.DISCONNECTED
+        # An application that has asked for the message may end by itself, and cancel the tasks that it has made.
+        self._after(TURNS if told else 1, self._interrupt)
 
     # The time
 
@@ -148,10 +152,11 @@ class Request:
     def _expire(self) -> None:
         if self._complete or self._early is not None:
             return
+        self._early = End.EXPIRED
         if not self._began:
             self._answering = self._loop.create_future()
             start_task(self._loop, self._answer(refusal(self.scope, 504)), Context(), self._has_answered)
-        self._interrupt(End.EXPIRED)
+        self._interrupt()
 
     async def _answer(self, messages: list[Message]) -> None:
         for message in messages:
@@ -165,18 +170,16 @@ class Request:
 
     # The end before the end
 
-    def _interrupt(self, why: End) -> None:
-        if self._complete or self._early is not None:
-            return
-        self._early = why
+    def _interrupt(self) -> None:
         self._interruption.send()
-        self._drop_after(TURNS)
+        self._after(TURNS, self._drop)
 
-    def _drop_after(self, turns: int) -> None:
+    def _after(self, turns: int, then: Callable[[], None]) -> None:
+        """Call back when the loop has turned so many times."""
         if turns:
-            self._loop.call_soon(self._drop_after, turns - 1)
+            self._loop.call_soon(self._after, turns - 1, then)
         else:
-            self._drop()
+            then()
 
     def _drop(self) -> None:
         self.dropped += self.work.drop((self._early or End.FAILED).value)

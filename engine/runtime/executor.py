@@ -151,6 +151,11 @@ def in_force(executor: Executor) -> dict[str, Any]:
     return options_of(core, executor._mode, executor._policy)
 
 
+def options_given(executor: Executor) -> Options:
+    """The options that an executor was made with."""
+    return Options(executor._mode, executor._policy, executor._config)
+
+
 def options_of(core: Core, mode: ExecutionMode, policy: DevicePolicy) -> dict[str, Any]:
     """What is in force where ops go to this core."""
     options = {"executor": core, "mode": mode, "policy": policy}

@@ -781,6 +781,26 @@ async def test_an_application_without_a_lifespan_says_so_as_before() -> None:
     assert (await Exchange().run(middleware)).body == b"2.0"
 
 
+@pytest.mark.parametrize("lifespan", [False, True])
+async def test_a_function_makes_the_executor_anew_for_each_life(lifespan: bool) -> None:
+    made: list[engine.Executor] = []
+
+    def make() -> engine.Executor:
+        made.append(engine.Executor(engine.Config(max_pending_ops=7), execution_mode=engine.ASYNC))
+        return made[-1]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        config = engine.get_config()
+        assert config is not None
+        await answer(send, config.max_pending_ops)
+
+    middleware = ScopeMiddleware(with_lifespan(app), make)
+    for life in range(2):
+        async with living(middleware) if lifespan else contextlib.nullcontext():
+            assert (await Exchange().run(middleware)).body == b"7"
+            assert len(made) == (life + 1 if lifespan else 1)
+
+
 async def test_an_executor_that_was_not_entered_says_what_to_do() -> None:
     with pytest.raises(engine.ExecutorClosedError, match="enter it"):
         await Exchange().run(ScopeMiddleware(add, engine.Executor(execution_mode=engine.ASYNC)))
