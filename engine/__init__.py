@@ -34,15 +34,10 @@ from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
 from engine.failures import INTERNAL as _INTERNAL
+from engine.graph.default_graph import get_default_graph, graphs as _graphs, placeholder, reset_default_graph
 from engine.graph.function import FunctionStatistics, function
-from engine.graph.graph import (
-    Graph,
-    Operation,
-    get_default_graph,
-    graphs as _graphs,
-    placeholder,
-    reset_default_graph,
-)
+from engine.graph.graph import Graph
+from engine.graph.node import Operation
 from engine.graph.session import Session
 from engine.memory.buffers import BufferStatistics, buffer_statistics, clear_buffers
 from engine.runtime.executor import Executor

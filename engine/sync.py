@@ -1,4 +1,14 @@
-"""Sync points of many handles, or of everything: where errors surface."""
+"""Sync points of many handles, or of everything: where errors surface.
+
+Purpose: wait for what was dispatched, on the loop (`synchronize`, `drain`, `gather`, `as_completed`) or on a thread
+that may block (`wait`), and raise what failed, each failure once.
+
+Invariants: every waiting task has a waiter of its own, so cancelling one wakes no other. The ops that it waits for are
+demanded while it waits, and not any longer.
+
+Cells complete on any thread: `Completions._note` appends to a deque, which needs no lock, and wakes the waiter. All
+else runs in the waiting task.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +38,7 @@ Array = np.ndarray[Any, Any]
 async def synchronize(device: str | Device | None = None) -> None:
     """Wait for all that was dispatched before to the executor in force (on one device, where one is named).
 
-    Then raises every failure that nobody was told of yet: one as itself, several as an `ExceptionGroup`. Each is
+    Then raises every failure that was not reported yet: one as itself, several as an `ExceptionGroup`. Each is
     raised once; a second call returns.
     """
     core, where = _target(device)
@@ -52,7 +62,7 @@ def wait(device: str | Device | None = None, timeout: float | None = None) -> No
 
 
 def clear_errors() -> None:
-    """Drop the failures of the executor in force that nobody was told of; their handles go on raising them."""
+    """Drop the failures of the executor in force that were not reported; their handles go on raising them."""
     current_core().ledger.take()
 
 
@@ -72,7 +82,7 @@ async def drain() -> None:
     As `StreamWriter.drain`: call it now and then in a loop that dispatches.
     """
     core = current_core()
-    while (cell := core.over_low_mark()) is not None:
+    while (cell := core.flow.over_low_mark()) is not None:
         await Settled(cell)
     await Turn(core)
 
@@ -156,8 +166,8 @@ def demand_all(cells: Iterable[Cell]) -> list[tuple[DeviceQueue, Demand | None]]
             if cell.value is PENDING:
                 by_home.setdefault(home, []).append(cell)
         else:
-            home.help(cell)  # what cannot be waited for says so
-    return [(home, home.assist(those)) for home, those in by_home.items()]
+            home.poll(cell)  # what cannot be waited for says so
+    return [(home, home.polling.begin(those)) for home, those in by_home.items()]
 
 
 class Woken:
@@ -169,10 +179,13 @@ class Woken:
         self._waiter = waiter
         self._cell = cell
 
-    def __await__(self) -> Generator[Any, None, None]:
-        home: Any = self._cell.home
-        if not (yield from self._waiter.wait(home.owner.timeout)):
-            raise TimeoutError(timed_out(self._cell, home.owner.timeout))
+    def __await__(self) -> Generator[object, None, None]:
+        home = self._cell.home
+        assert isinstance(home, DeviceQueue)
+        limit = home.owner.timeout
+        if not (yield from self._waiter.wait(limit)):
+            assert limit is not None
+            raise TimeoutError(timed_out(self._cell, limit))
 
 
 def _target(device: str | Device | None) -> tuple[Core, Device | None]:
@@ -190,6 +203,6 @@ class Turn:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[None, None, None]:
         if any(queue.driver.turn_is_over() for queue in self._core.queues.values()):
             yield

@@ -11,8 +11,9 @@ from engine.base.op import Op
 from engine.devices.base import Device
 from engine.devices.registry import forget_backends
 from engine.dispatch.dispatcher import warned
-from engine.dispatch.executor import inline_places
-from engine.graph.graph import Graph, graphs
+from engine.dispatch.flow import inline_places
+from engine.graph.default_graph import graphs
+from engine.graph.graph import Graph
 from engine.runtime.current import current, current_core
 from engine.runtime.defaults import reset_defaults
 from engine.settings.switch import program

@@ -10,7 +10,10 @@ import pytest
 import engine
 from engine import ops
 from tests.planning import forbid_runs, force_runs
-from tests.programs import Awaiting, Blocking, Player, Program, make_program, quiet, run_blocking
+from tests.programs.maker import make_program
+from tests.programs.model import Program, quiet
+from tests.programs.player import Player
+from tests.programs.reading import Awaiting, Blocking, run_blocking
 
 Array = np.ndarray[Any, Any]
 Value = tuple[Array, Any]

@@ -122,7 +122,7 @@ class Batcher:
     def _entered(self, call: Call) -> Iterator[Patience]:
         """A call waits inside the block; one that is left before its time leaves its batch."""
         core = call.dispatcher.core
-        core.expect(1)
+        core.flow.expect(1)
         try:
             patience = Patience(self._pace.grace(), core.timeout)
             self._enter(call)
@@ -130,7 +130,7 @@ class Batcher:
         finally:
             if not call.done:
                 self._leave(call)
-            core.expect(-1)
+            core.flow.expect(-1)
 
     def _lose_patience(self, call: Call, patience: Patience) -> None:
         """A call has waited as long as it was told to."""
@@ -221,7 +221,7 @@ class Batcher:
         home = cell.home
         assert isinstance(home, DeviceQueue)
         if home.driver.loop is not None and home.driver.loop is running_loop():
-            ticket.demand = home.assist([cell])
+            ticket.demand = home.polling.begin([cell])
         else:
             ticket.demand = home.demand([cell], head.priority)
         if cell.value is not PENDING:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.arguments import Slot
 from engine.base.op import Op
+from engine.base.pytree import Slot
 from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.records import record_of

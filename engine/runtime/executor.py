@@ -1,11 +1,11 @@
-"""The executor that users make: eager execution inside a block, whatever the program enabled."""
+"""The executor that users make: eager execution inside a block, also in a program that has not enabled it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from engine.base.config import Config, check_config
 from engine.base.errors import MAKE_ANOTHER, BlockingSyncError, ExecutorClosedError
@@ -21,11 +21,11 @@ from engine.settings.switch import Options, program
 
 
 class Executor:
-    """An executor of one's own: inside its block ops are eager and go to it, whatever the program enabled.
+    """An executor of one's own: inside its block ops are eager and go to it, under any settings of the program.
 
     `async with` on a running event loop, `with` in plain code. Leaving the block waits for its work and raises what
-    failed and nobody saw, one error as itself, several as an `ExceptionGroup`. Leaving it by an exception cancels what
-    has not started. After that it refuses work with `ExecutorClosedError`.
+    failed and was not reported, one error as itself, several as an `ExceptionGroup`. Leaving it by an exception cancels
+    what has not started. After that it refuses work with `ExecutorClosedError`.
 
     Options that are None are those of the program where eager execution is enabled, else `Config()`, `SILENT` and
     `SYNC`. Raises what `enable_eager_execution` raises for values that are not options.
@@ -46,7 +46,7 @@ class Executor:
         self._mode = execution_mode or options.mode
         self._core: Core | None = None
         self._block: Block | None = None
-        self._task: Task[Any] | None = None
+        self._task: Task[object] | None = None
         """The task that entered the block."""
 
     @property
@@ -60,7 +60,7 @@ class Executor:
         return tuple(self._core.devices if self._core is not None else make_devices(self._config.device_count))
 
     def statistics(self) -> Statistics:
-        """What the executor has done and is doing now."""
+        """Count what the executor has done and is doing now."""
         if self._core is None:
             return Statistics(State.NEW.value, 0, 0, 0, 0, 0, 0)
         return self._core.statistics()
@@ -91,7 +91,7 @@ class Executor:
         return self._core, self._block
 
     def _is_left_behind(self, error: BaseException | None) -> bool:
-        """Whether the loop closes an async generator that held the block, while its consumer goes on.
+        """True if the loop closes an async generator that held the block, while its consumer goes on.
 
         The consumer's ops came here too, so what is in flight is its work: it is finished, not dropped.
         """
@@ -142,7 +142,7 @@ class Executor:
         report_failures(core, loop)
 
 
-def in_force(executor: Executor) -> dict[str, Any]:
+def in_force(executor: Executor) -> dict[str, object]:
     """What is in force where ops go to this executor, which must be open."""
     core = executor._core
     if core is None or core.state is not State.OPEN:
@@ -156,9 +156,9 @@ def options_given(executor: Executor) -> Options:
     return Options(executor._mode, executor._policy, executor._config)
 
 
-def options_of(core: Core, mode: ExecutionMode, policy: DevicePolicy) -> dict[str, Any]:
+def options_of(core: Core, mode: ExecutionMode, policy: DevicePolicy) -> dict[str, object]:
     """What is in force where ops go to this core."""
-    options = {"executor": core, "mode": mode, "policy": policy}
+    options: dict[str, object] = {"executor": core, "mode": mode, "policy": policy}
     return options | {"device": None, "group": None, "graph": None, "priority": 0}
 
 

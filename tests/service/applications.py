@@ -1,8 +1,8 @@
 """Applications of several frameworks behind the middleware, for real servers: the environment says
 which one `app` is.
 
-`/add` computes, `/slow` takes long, `/body` gives back the length of what it was sent, `/stream` sends events, `/counts`
-tells what was dropped; `/health` is excluded.
+`/add` computes, `/slow` takes long, `/body` gives back the length of what it was sent, `/stream` sends events;
+`/counts` tells what was dropped; `/health`, which is excluded, does as well.
 """
 
 import asyncio
