@@ -28,6 +28,11 @@ class Inbox:
     `gone` is told whether the application has asked for the message itself.
     """
 
+    __slots__ = (
+        *("_asking", "_gone", "_held", "_loop", "_messages", "_over", "_receive", "_stop_reading", "_waiting"),
+        "_watching",
+    )
+
     def __init__(self, receive: Receive, loop: AbstractEventLoop, gone: Callable[[bool], object]) -> None:
         self._receive = receive
         self._loop = loop

@@ -49,8 +49,8 @@ class _Counts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ends = dict.fromkeys(End, 0)
-        self._active = self._refused = self._dropped = 0
+        self._early = dict.fromkeys(End, 0)
+        self._active = self._completed = self._refused = self._dropped = 0
 
     def begun(self) -> None:
         with self._lock:
@@ -59,7 +59,10 @@ class _Counts:
     def ended(self, end: End, dropped: int) -> None:
         with self._lock:
             self._active -= 1
-            self._ends[end] += 1
+            if end is End.COMPLETED:
+                self._completed += 1
+            else:
+                self._early[end] += 1
             self._dropped += dropped
 
     def refused(self) -> None:
@@ -68,13 +71,13 @@ class _Counts:
 
     def read(self) -> RequestStatistics:
         with self._lock:
-            ends = self._ends
+            early = self._early
             return RequestStatistics(
                 active=self._active,
-                completed=ends[End.COMPLETED],
-                failed=ends[End.FAILED],
-                disconnected=ends[End.DISCONNECTED],
-                expired=ends[End.EXPIRED],
+                completed=self._completed,
+                failed=early[End.FAILED],
+                disconnected=early[End.DISCONNECTED],
+                expired=early[End.EXPIRED],
                 refused=self._refused,
                 dropped_ops=self._dropped,
             )

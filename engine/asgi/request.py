@@ -43,7 +43,16 @@ class End(Enum):
 
 
 class Request:
-    """What stands between the server and the application for one request, or one websocket."""
+    """What stands between the server and the application for one request, or one websocket.
+
+    What a request that ends in its first step does not need is made in the second: the timer, and the task that reads
+    ahead.
+    """
+
+    __slots__ = (
+        *("_answering", "_began", "_complete", "_early", "_ends", "_interruption", "_is_websocket", "_loop", "_send"),
+        *("_timeout", "_timer", "_trailers", "dropped", "inbox", "scope", "work"),
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, loop: AbstractEventLoop, timeout: float | None
@@ -65,11 +74,12 @@ class Request:
         self._answering: Any = None
         """The future of the answer that the time is up."""
         self._timer: TimerHandle | None = None
+        self._ends: float | None = None if timeout is None else loop.time() + timeout
+        """When the time is up, by the loop's clock; None while the client is waited for, and where there is no end."""
         self._interruption = Interruption()
 
     async def run(self, app: Application) -> End:
         """Run the application; raises what it raises, apart from what came of its interruption."""
-        self._set_timer()
         self._loop.call_soon(self._watch)
         error: BaseException | None = None
         try:
@@ -93,7 +103,9 @@ class Request:
 
     async def _wind_up(self, error: BaseException | None) -> bool:
         """The application has returned: whether `error` is the `CancelledError` of the interruption alone."""
-        self._stop_timer()
+        self._ends = None
+        if self._timer is not None:
+            self._timer.cancel()
         self.inbox.close()
         alone = await self._interruption.take_back(error)
         if self._answering is not None:
@@ -113,20 +125,24 @@ class Request:
             self._began = True
             self._trailers = bool(message.get("trailers", False))
         last = is_last(message, trailers=self._trailers)
-        self._stop_timer()
+        self._ends = None
         if last:
             self._complete = True  # before it is sent: a server may say at once that the client has what it wanted
         await self._send(message)
         if last:
             self.work.release()
-        elif self._began and not self._is_websocket:
-            self._set_timer()
+        elif self._timeout is not None and not self._is_websocket:
+            self._ends = self._loop.time() + self._timeout
 
     # The client
 
     def _watch(self) -> None:
-        if not (self._complete or awaits_permission(self.scope)):
+        if self._complete or self._early is not None:
+            return
+        if not awaits_permission(self.scope):
             self.inbox.watch()
+        if self._timeout is not None:
+            self._timer = self._loop.call_later(self._timeout, self._look_at_clock)
 
     def _gone(self, told: bool) -> None:
         if self._complete or self._early is not None:
@@ -140,18 +156,18 @@ class Request:
 
     # The time
 
-    def _set_timer(self) -> None:
-        if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._expire)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _look_at_clock(self) -> None:
+        """The timer has run out: the end may have been put off since it was set."""
+        assert self._timeout is not None
+        if self._complete or self._early is not None or (self._began and self._is_websocket):
+            return
+        left = self._timeout if self._ends is None else self._ends - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look_at_clock)
+        else:
+            self._expire()
 
     def _expire(self) -> None:
-        if self._complete or self._early is not None:
-            return
         self._early = End.EXPIRED
         if not self._began:
             self._answering = self._loop.create_future()
