@@ -18,7 +18,7 @@ help:
 	@echo "make demo | service | test | bench | bench-peers | lint | docs | clean"
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m engine demo
+	$(BIN)/python -m engine demo --trace trace.json
 
 # The example service, and the same without the engine, under load for 30 seconds.
 service: $(VENV)/.service

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib
 import json
 import resource
 import subprocess
@@ -83,9 +84,7 @@ async def disconnection(quick: bool) -> dict[str, float]:
             async def send(message: Any) -> None: ...
 
             protected = ScopeMiddleware(app, executor)
-            task = asyncio.create_task(
-                protected({"type": "http", "path": "/", "headers": []}, inbox.get, send)  # type: ignore[arg-type]
-            )
+            task = asyncio.create_task(protected({"type": "http", "path": "/", "headers": []}, inbox.get, send))
             await asyncio.to_thread(gate.wait_entered)
             began = perf_counter()
             inbox.put_nowait({"type": "http.disconnect"})
@@ -112,13 +111,12 @@ async def _closed_loop(call: Call, rows: Any, clients: int, seconds: float) -> t
 
 async def model(quick: bool) -> dict[str, float]:
     """A scikit-learn model: calls a second at equal medians, batched and one call each."""
-    from sklearn.datasets import load_digits
-    from sklearn.naive_bayes import GaussianNB
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    digits, labels = load_digits(return_X_y=True)
-    fitted: Any = make_pipeline(StandardScaler(), GaussianNB(var_smoothing=0.1)).fit(digits, labels)
+    data, bayes, pipelines, scaling = (
+        importlib.import_module(f"sklearn.{name}") for name in ("datasets", "naive_bayes", "pipeline", "preprocessing")
+    )
+    digits, labels = data.load_digits(return_X_y=True)
+    steps = scaling.StandardScaler(), bayes.GaussianNB(var_smoothing=0.1)
+    fitted: Any = pipelines.make_pipeline(*steps).fit(digits, labels)
     rows = list(digits[:100])
     batched = engine.batched(fitted.predict_proba)
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 from engine.devices.base import Device
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure
+from handles.display import site as site
 
 KEPT = 1_000
 """Failures that a ledger keeps in full; further ones are counted."""
@@ -102,27 +103,6 @@ def user_frame(depth: int) -> FrameType:
     while INTERNAL in frame.f_globals and frame.f_back is not None:
         frame = frame.f_back
     return frame
-
-
-def site(code: CodeType | None, lasti: int) -> str:
-    """`file:line` of the instruction `lasti` of `code`."""
-    if code is None:
-        return "an unknown place"
-    known = _sites.get((id(code), lasti))
-    if known is not None and known[0] is code:
-        return known[1]
-    line = next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-    where = f"{code.co_filename}:{line}"
-    if len(_sites) >= SITES:
-        _sites.clear()
-    _sites[id(code), lasti] = code, where
-    return where
-
-
-SITES = 1_000
-"""Places whose line is remembered: all ops of a loop that are cancelled together have one."""
-_sites: dict[tuple[int, int], tuple[CodeType, str]] = {}
-"""By the identity of the code, whose hash takes longer than to look for the line."""
 
 
 def describe(cell: Cell) -> str:

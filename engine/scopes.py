@@ -23,7 +23,9 @@ from typing import Self
 
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
+from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
 from engine.queues.waiting import timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
@@ -43,7 +45,9 @@ class _Inherited(int):
 _INHERITED = _Inherited(0)
 
 
-def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: bool = True) -> OpScope:
+def scope(
+    timeout: float | None = None, *, priority: int = _INHERITED, wait: bool = True, progress: Progress = None
+) -> OpScope:
     """A task group for ops: `async with engine.scope(timeout=seconds) as scope: ...`.
 
     Leaving it waits for all ops dispatched inside. The first failure, an exception in the body, the timeout or a
@@ -53,7 +57,7 @@ def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: boo
     Entering it waits for room while the executor in force is above its high-water marks, in order of priority, then
     of arrival; with `wait=False` it raises `QueueFullError` instead. The timeout counts from when it is entered, the
     wait included. `priority` is an integer, larger goes first; a scope inside another one has that one's unless it is
-    given.
+    given. `progress` shows how many of its ops have ended: True, a label, or a tqdm class.
 
     Raises `ValueError` for a timeout that is negative or not a number, and `TypeError` for arguments of another type.
     """
@@ -62,7 +66,8 @@ def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: boo
         raise TypeError(f"priority must be an integer (a larger one goes first), but got {priority!r}")
     if not isinstance(wait, bool):
         raise TypeError(f"wait must be True (wait for room) or False (raise QueueFullError), but got {wait!r}")
-    return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait)
+    check(progress, "scope")
+    return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait, progress)
 
 
 class _Members:
@@ -141,7 +146,7 @@ class _Deadline:
 class OpScope:
     """Returned by `engine.scope()`; use it with `async with`, once."""
 
-    def __init__(self, timeout: float | None, priority: int | None, wait: bool) -> None:
+    def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
         self._deadline = _Deadline(timeout)
         self._priority = priority
         self._wait = wait
@@ -155,6 +160,8 @@ class OpScope:
         self._interruption: Interruption | None = None
         self._loop: AbstractEventLoop | None = None
         self._idle: Waiter | None = None
+        self._progress = progress
+        self._bar: Bar | NoBar = NO_BAR
 
     @property
     def cancelled(self) -> bool:
@@ -193,13 +200,18 @@ class OpScope:
     def admit(self, cell: Cell) -> None:
         """Count an op that is being dispatched inside; after the end, inside the scope around this one."""
         scope = self if self._open else self.innermost_open()
-        if scope is not None:
-            scope._members.add(cell)
-            cell.waiters = [*(cell.waiters or ()), scope._note]
+        if scope is None:
+            return
+        scope._members.add(cell)
+        scope._bar.added()
+        cell.waiters = [*(cell.waiters or ()), scope._note]
+        if hooks.listeners:
+            hooks.tell("admitted", cell, scope)
 
     def _note(self, cell: Cell) -> None:
         """An op has ended, on any thread: what follows from it is left to the loop."""
         first, idle = self._members.note(cell)
+        self._bar.ended(cell)
         if (first or idle) and self._loop is not None:
             call_soon(self._loop, self._react, first)
 
@@ -226,7 +238,10 @@ class OpScope:
         before = scope_var.get()
         self._parent = None if before.group is None else before.group.innermost_open()
         self._block = Block(group=self, **({} if self._priority is None else {"priority": self._priority}))
+        self._bar = bar(self._progress, "scope")
         self._open = True
+        if hooks.listeners:
+            hooks.tell("entered", self)
         if self._cancelled or self._deadline.passed:
             call_soon(self._loop, self._stop)
         return self
@@ -259,7 +274,8 @@ class OpScope:
         if self._interruption.is_left_behind(error):
             # The consumer's ops are counted here too, so nothing is dropped; what fails is reported by the executor.
             self._open = False
-            self._deadline.stop()
+            self._end()
+            self._tell_left(error)
             await self._interruption.take_back(error)
             return False
         overdue = ""
@@ -272,13 +288,23 @@ class OpScope:
             error = interruption
         finally:
             self._open = False
-            self._deadline.stop()
+            self._end()
         if error is not None or self._stopped:
             self._members.drop("its scope was left")
-        if isinstance(error, _AS_IT_IS):
-            raise error
-        self._raise(error, overdue)
+        outcome = error if isinstance(error, _AS_IT_IS) else self._outcome(error, overdue)
+        self._tell_left(outcome)
+        if outcome is not None:
+            raise outcome
         return True
+
+    def _end(self) -> None:
+        """Leave nothing on the loop or on the screen."""
+        self._bar.close()
+        self._deadline.stop()
+
+    def _tell_left(self, outcome: BaseException | None) -> None:
+        if hooks.listeners:
+            hooks.tell("left", self, outcome)
 
     async def _wait_idle(self) -> str:
         """Wait until all ops have ended, or the scope has; returns what to say if that took too long."""
@@ -298,8 +324,8 @@ class OpScope:
         members.drop("its scope waited longer than Config.operation_timeout_in_ms")
         return overdue
 
-    def _raise(self, error: BaseException | None, overdue: str) -> None:
-        """Raise what the body raised and what failed, together, or that the time was up."""
+    def _outcome(self, error: BaseException | None, overdue: str) -> BaseException | None:
+        """Make the error to raise: what the body raised and what failed, together, or that the time was up."""
         if self._stopped and error is not None:
             error = _without_cancelled_ops(error)
         errors = [] if error is None else [error]
@@ -309,13 +335,14 @@ class OpScope:
             if id(failure.error) not in raised:
                 errors.append(failure.restored())
         if errors:
-            raise BaseExceptionGroup("ops of a scope failed", errors)
+            return BaseExceptionGroup("ops of a scope failed", errors)
         if overdue:
-            raise TimeoutError(overdue)
+            return TimeoutError(overdue)
         if self._deadline.passed and not self._cancelled:
-            raise TimeoutError(
+            return TimeoutError(
                 f"the ops of a scope were not done after {self._deadline.seconds:g} s; those not started were dropped"
             )
+        return None
 
 
 def _without_cancelled_ops(error: BaseException) -> BaseException | None:

@@ -23,9 +23,11 @@ from engine.base.errors import BlockingSyncError
 from engine.base.loops import Waiter, asyncio_loop
 from engine.devices.base import Device
 from engine.dispatch.executor import Core
+from engine.observe.progress import Progress, bar
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
 from engine.queues.waiting import Settled, block_until, timed_out
 from engine.runtime.current import current_core
 from engine.settings.scope import scope_var
@@ -35,15 +37,18 @@ from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 Array = np.ndarray[Any, Any]
 
 
-async def synchronize(device: str | Device | None = None) -> None:
+async def synchronize(device: str | Device | None = None, *, progress: Progress = None) -> None:
     """Wait for all that was dispatched before to the executor in force (on one device, where one is named).
 
     Then raises every failure that was not reported yet: one as itself, several as an `ExceptionGroup`. Each is
-    raised once; a second call returns.
+    raised once; a second call returns. `progress` shows how many of the ops have ended: True, a label, or a tqdm class.
     """
     core, where = _target(device)
-    for barrier in core.barriers(where):
-        await Settled(barrier)
+    with bar(progress, "synchronize") as shown:
+        if progress:
+            shown.watch(core.unfinished(where))
+        for barrier in core.barriers(where):
+            await Settled(barrier)
     core.raise_failures(where)
 
 
@@ -87,16 +92,22 @@ async def drain() -> None:
     await Turn(core)
 
 
-async def gather(*handles: Handle) -> list[Array]:
-    """The values of the handles, in the order given; the first failure in time is raised, the other ops go on."""
-    async for handle in as_completed(handles):
+async def gather(*handles: Handle, progress: Progress = None) -> list[Array]:
+    """The values of the handles, in the order given; the first failure in time is raised, the other ops go on.
+
+    `progress` shows how many have ended: True, a label, or a tqdm class.
+    """
+    async for handle in as_completed(handles, progress=progress):
         if handle._cell.value.__class__ is Failure:
             await handle
     return [await handle for handle in handles]
 
 
-async def as_completed(handles: Iterable[Handle]) -> AsyncIterator[Handle]:
-    """The handles, each when its op has ended; reading one that failed raises its error."""
+async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) -> AsyncIterator[Handle]:
+    """The handles, each when its op has ended; reading one that failed raises its error.
+
+    `progress` shows how many have ended: True, a label, or a tqdm class.
+    """
     handles = tuple(handles)
     for index, handle in enumerate(handles):
         if not isinstance(handle, Handle):
@@ -104,13 +115,18 @@ async def as_completed(handles: Iterable[Handle]) -> AsyncIterator[Handle]:
     waiting: dict[Cell, list[Handle]] = {}
     for handle in handles:
         waiting.setdefault(handle._cell, []).append(handle)
+    shown = bar(progress, "ops", len(handles))
     completions = Completions(waiting)
     try:
         while waiting:
-            for handle in waiting.pop(await completions.next()):
+            cell = await completions.next()
+            ready = waiting.pop(cell)
+            for handle in ready:
+                shown.ended(cell)
                 yield handle
     finally:
         completions.close()
+        shown.close()
 
 
 class Completions:
@@ -148,6 +164,8 @@ class Completions:
                 await Woken(waiter, next(iter(self._left)))
         finally:
             self._waiter = None
+            if hooks.deliver is not None:
+                hooks.deliver()
 
     def close(self) -> None:
         """Wait for none of them any more."""

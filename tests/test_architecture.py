@@ -34,8 +34,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine.queues",),
     ("engine.dispatch",),
     ("engine.runtime",),
+    ("engine.observe",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
-    ("engine.observe", "engine.testing"),
+    ("engine.testing",),
     ("engine.asgi",),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
@@ -45,7 +46,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
 
 # (module, what it imports inside a function): optional backends only.
-LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("engine.cli", "engine.observe.page.server"),
+        ("engine.fusion.native.compiler", "llvmlite.binding"),
+        ("engine.observe", "engine.observe.metrics"),
+        ("engine.observe", "engine.observe.page.application"),
+        ("engine.observe", "engine.observe.spans"),
+        ("engine.observe.pictures", "matplotlib.patches.Patch"),
+        ("engine.observe.pictures", "matplotlib.pyplot"),
+        ("engine.observe.progress", "tqdm.auto.tqdm"),
+    }
+)
 
 # Patterns of the modules that may print: the command line.
 PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")
@@ -71,6 +83,7 @@ ENGINE_NAMES = [
     "ExecutorClosedError",
     "FeedError",
     "FunctionStatistics",
+    "FusionStatistics",
     "Graph",
     "OpCancelledError",
     "Operation",
@@ -99,15 +112,18 @@ ENGINE_NAMES = [
     "executing_eagerly",
     "execution_mode",
     "function",
+    "fusion_statistics",
     "gather",
     "get_config",
     "get_default_graph",
     "get_device_policy",
     "get_execution_mode",
     "list_devices",
+    "observe",
     "op",
     "ops",
     "placeholder",
+    "profile",
     "reset_default_graph",
     "scope",
     "synchronize",

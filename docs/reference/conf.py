@@ -45,18 +45,15 @@ PUBLIC_MODULES = (
     "engine.ops",
     "engine.ops.linalg",
     "engine.ops.fft",
+    "engine.observe",
     "engine.random",
     "engine.testing",
     "handles",
 )
 # Modules, which are in the tuple above, and what is documented under another name.
 ELSEWHERE = {
-    "engine.asgi",
-    "engine.ops",
-    "engine.ops.linalg",
-    "engine.ops.fft",
-    "engine.testing",
-    "handles.CancelOutcome",
+    *("engine.asgi", "engine.observe", "engine.observe.profile", "engine.ops", "engine.ops.linalg", "engine.ops.fft"),
+    *("engine.testing", "handles.CancelOutcome"),
 }
 NOT_MADE_BY_USERS = {
     "engine.BatchStatistics",
@@ -65,6 +62,8 @@ NOT_MADE_BY_USERS = {
     "engine.Operation",
     "engine.Statistics",
     "engine.asgi.RequestStatistics",
+    "engine.observe.OpRecord",
+    "engine.observe.Profile",
     "engine.random.Generator",
 }
 

@@ -1,4 +1,4 @@
-"""What the engine knows of an op: its kernel, what it costs, and how its result looks."""
+"""Ops: one row for each, with its kernel, what it costs, how it is fused, and how its result looks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ShapeDtype(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an op costs, and what it wants to run with."""
+    """The cost of an op, and the threads it wants to run with."""
 
     estimate: Estimate
     """Nanoseconds, from the operands and the parameters."""

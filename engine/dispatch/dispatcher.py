@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from sys import _getframe as frame_at
+from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
@@ -73,11 +74,14 @@ class Dispatcher:
         self._simple = False
         self.plain = False
         """True if an op that needs nothing but its operands may go the fast way."""
+        self.observed = False
+        """True if such an op goes another way, where listeners are told of it."""
         hooks.register(self)
 
     def look_at_hooks(self) -> None:
         """Leave the fast way while a listener is to be told of every record."""
-        self.plain = self._simple and not hooks.listeners
+        self.observed = bool(hooks.listeners)
+        self.plain = self._simple and not self.observed
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         """Dispatch an op of one operand or two and one result, that user code called through one function."""
@@ -210,12 +214,16 @@ class AsyncDispatcher(Dispatcher):
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
+        if near and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
+            return self._put_observed(self.queue, op, (x1,) if x2 is ABSENT else (x1, x2), params, user_frame(2))
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
     def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         frame = user_frame(2)
         operands, queue = self._all_on_one(args)
         if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
+            if queue is not None and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
+                return self._put_observed(queue, op, operands, params, frame)
             return self.dispatch_slowly(op, args, params, frame)[0]
         cell = self.put(queue, op, operands, params, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
@@ -237,6 +245,19 @@ class AsyncDispatcher(Dispatcher):
             self.core.make_room(queue, op.name)
         queue.push(cell)
         return cell
+
+    def _put_observed(
+        self, queue: DeviceQueue, op: Op, operands: tuple[object, ...], params: Params | None, frame: FrameType
+    ) -> Handle:
+        """Put an op that needs nothing but its operands on the queue, and tell listeners of it."""
+        cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
+        if len(queue.pending) >= queue.room:
+            self.core.make_room(queue, op.name)
+        hooks.dispatched(cell, operands)
+        queue.push(cell)
+        if not queue.scheduled:
+            queue.schedule()
+        return handle_of(cell, AsyncHandle)
 
     def _all_on_one(self, args: tuple[object, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
         """Take the cells of the operands, and their queue: the same for all handles; None where they are of several."""
@@ -280,7 +301,7 @@ class AsyncDispatcher(Dispatcher):
                 self.group.admit(record)
             self._log(op, queue.device)
             if hooks.listeners:
-                hooks.dispatched(record)
+                hooks.dispatched(record, record.args)
             queue.push(record)
         except BaseException:  # an interrupt, a closed group
             self.core.flow.free_bytes(record)
@@ -355,6 +376,11 @@ class SyncDispatcher(Dispatcher):
             handle = new(EagerHandle)
             handle._cell = cell
             return handle
+        if near and self.observed and self._simple and op.plain and self.group is None and self.core.state is OPEN:
+            frame = user_frame(2)
+            if right is ABSENT:
+                return self._run_observed(op, (left,), (x1,), params, frame)
+            return self._run_observed(op, (left, right), (x1, x2), params, frame)
         return self.dispatch_slowly(op, (left,) if right is ABSENT else (left, right), params, user_frame(2))[0]
 
     def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
@@ -368,6 +394,26 @@ class SyncDispatcher(Dispatcher):
         except Exception as error:
             error.add_note(note(op, self.queue.device, user_frame(2)))
             raise
+        return handle_of(cell, EagerHandle)
+
+    def _run_observed(
+        self, op: Op, args: tuple[object, ...], values: tuple[object, ...], params: Params | None, frame: FrameType
+    ) -> Handle:
+        """Run an op that needs nothing but its operands, and tell listeners of it."""
+        called = perf_counter()
+        cell = pending_cell(op, (), None, self.queue, frame.f_code, frame.f_lasti)
+        began = perf_counter()
+        try:
+            value = op.kernel(*values) if params is None else op.kernel(*values, **params)
+            cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as error:
+            error.add_note(note(op, self.queue.device, frame))
+            cell.value = Failure(error)
+            raise
+        finally:
+            hooks.called(cell, args, cell.value, called, began, perf_counter())
+            if hooks.deliver is not None:
+                hooks.deliver()
         return handle_of(cell, EagerHandle)
 
     def _values(self, args: tuple[object, ...]) -> list[object] | None:
@@ -396,7 +442,7 @@ class SyncDispatcher(Dispatcher):
         record = make_record(op, (), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
         self._log(op, queue.device)
         handles = handles_of(record, EagerHandle)
-        queue.run(record, values)
+        queue.run(record, values, operands)
         if record.value.__class__ is Failure:
             throw(record.value)
         return handles
@@ -412,7 +458,7 @@ class SyncDispatcher(Dispatcher):
             op, params = copying_op(cell, queue)
             copy = make_record(op, (), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
             self._log(TRANSFER, device)
-            queue.run(copy, [_ready_value(cell, TRANSFER)])
+            queue.run(copy, [_ready_value(cell, TRANSFER)], [cell])
             if copy.value.__class__ is Failure:
                 throw(copy.value)
             keep_copy(cell, (queue, None), copy)

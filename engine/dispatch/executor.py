@@ -33,6 +33,7 @@ from engine.queues.records import BARRIER
 from engine.threads.blas import core_count
 from engine.threads.slots import Slots
 from handles.cell import CancelOutcome, Cell, pending_cell
+from handles.display import statistics_html
 from handles.eager import EagerHandle
 
 
@@ -62,6 +63,9 @@ class Statistics:
     """Ops that run on workers or as tasks of the loop."""
     pending_bytes: int
     """Bytes of snapshotted operands in flight."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 class Core:
@@ -96,6 +100,11 @@ class Core:
         return self.devices.resolve(device)
 
     # In flight
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of operands that were copied for what is in flight."""
+        return self.flow.pending_bytes
 
     async def admit(self, priority: int, wait: bool) -> None:
         """Wait until less is in flight than the high-water marks say; without `wait`, raise `QueueFullError`."""
@@ -138,6 +147,11 @@ class Core:
     def barriers(self, device: Device | None = None) -> list[Cell]:
         """Markers behind all that was dispatched so far, on one device or on all."""
         return [queue.barrier() for queue in self._queues_of(device) if queue.has_unsettled()]
+
+    def unfinished(self, device: Device | None = None) -> list[Cell]:
+        """The records in flight, on one device or on all."""
+        queues = self.queues.values() if device is None else [self.queues[device]]
+        return [cell for queue in queues for cell in queue.unfinished() if cell.op is not BARRIER]
 
     def raise_failures(self, device: Device | None = None) -> None:
         """Raise what failed and was not reported yet."""

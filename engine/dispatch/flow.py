@@ -1,7 +1,7 @@
 """Flow control: what one executor holds in flight, and what happens at its high-water marks.
 
-Purpose: bounded memory, whatever a program dispatches. Past the marks a dispatch executes queued work itself, a scope
-waits before it is entered, and `drain` waits until half is left.
+Purpose: bounded memory, however much a program dispatches. Past the marks a dispatch executes queued work itself, a
+scope waits before it is entered, and `drain` waits until half is left.
 
 Invariants: the bytes counted are those of the records that have not ended, each counted once and taken off once;
 `DeviceQueue.room` is never larger than what the marks leave, so a queue asks here before it goes past them.

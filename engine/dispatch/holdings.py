@@ -1,4 +1,4 @@
-"""What an executor holds as long as it lives: the devices of its configuration, their backends, and the workers."""
+"""Holdings of an executor, given back when it ends: the devices of its configuration, their backends, and workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,13 @@
 """Code generation: many small steps written as one Python function, so that a replay of them all is one op.
 
+Purpose: to call a function of a hundred small ops costs little more than the calls of NumPy's functions themselves.
+
 The function has a line for each step, without branches. It is compiled by Python; NumPy's functions do the work. An
-error in it gets a note that says which step raised it, by the number of the line.
+error in it gets a note that says which step raised it, by the number of the line (`FIRST_LINE` says where they begin).
+
+Invariants: a name is used again only when the value that it had is not needed any more, as `schedule` says; large
+values are let go at once. The code holds no text of users: kernels, parameters and constants are names that it finds
+in its namespace.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class GraphDispatcher(Dispatcher):
         return self.graph.add(op, operands, params, device, code, lasti, infer_node(op, operands, params))
 
     def operand(self, value: object) -> object:
-        """What a node holds for an operand: cells of its graph, scalars, and arrays that only the engine can write."""
+        """Convert an operand to what a node may hold: a cell of its graph, a scalar, or an array that never changes."""
         if isinstance(value, np.ndarray):
             value = snapshot(value)
         elif not isinstance(value, Handle):

@@ -56,7 +56,7 @@ def _known_placeholders(graph: Graph) -> str:
 
 
 def feed_value(value: object, expected: ShapeDtype, subject: str) -> Cell | Array:
-    """What is fed, as a step reads it: the cell of a handle, or an array that only the engine can write to.
+    """Convert a value that is fed to what a step reads: the cell of a handle, or an array that stays as it is.
 
     Python scalars and sequences take the dtype that is expected, where that loses nothing; arrays and handles must
     have it. Raises `FeedError` for a wrong shape or dtype.
@@ -119,6 +119,6 @@ def _is_known(part: object) -> bool:
 
 
 def _subject(cell: Cell) -> str:
-    """What is fed, in the words of an error."""
+    """A node that is fed, in the words of an error."""
     kind = "placeholder" if cell.op is PLACEHOLDER else "symbol"
     return f"{kind} {home_of(cell).name_of(cell)!r} (made at {home_of(cell).place_of(cell)})"

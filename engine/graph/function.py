@@ -38,6 +38,7 @@ from engine.graph.trace import Given, Kept, Traced, Tracer
 from engine.graph.weights import are_unchanged, recorded
 from engine.runtime.current import current
 from handles.base import Handle
+from handles.display import statistics_html
 
 logger = logging.getLogger("engine.function")
 
@@ -64,6 +65,9 @@ class FunctionStatistics:
     """Ops that the Python function called in those."""
     nodes_kept: int
     """Ops that are left of them to do."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 @overload

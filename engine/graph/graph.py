@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from itertools import count
 from types import CodeType, FrameType
 from typing import Any, Self
@@ -39,7 +40,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.initial: list[Any] = []
-        """What the slots hold before a run: constants, and None where results go."""
+        """The slots before a run: constants, and None where results go."""
         self.records: list[Cell | None] = []
         """For each slot the node whose first result it holds, if it is one."""
         self._names: dict[str, count[int]] = {}
@@ -68,6 +69,9 @@ class Graph:
     def _repr_svg_(self) -> str:
         """The picture that a notebook shows; it needs no other package. Of a large graph it has the first nodes."""
         return to_svg(nodes_of(self.records))
+
+    def _repr_html_(self) -> str:
+        return f"<div><b>{escape(repr(self))}</b></div>{self._repr_svg_()}"
 
     def __repr__(self) -> str:
         return f"<{self.description} with {len(self.operations)} operations>"

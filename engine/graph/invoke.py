@@ -1,4 +1,4 @@
-"""Invoking a plan: as one op, step by step, on the queues as in ASYNC mode, or added to a graph."""
+"""Invoking a plan in one of four ways: as one op, step by step, on the queues as in ASYNC mode, or into a graph."""
 
 from __future__ import annotations
 

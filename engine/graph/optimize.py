@@ -1,4 +1,4 @@
-"""From what a function traced to the steps of its replay: dead nodes go, equal ones are one, constants are folded."""
+"""Optimization of a trace: dead nodes go, equal ones become one, constants are folded. What is left is a `Plan`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan:
     inputs: int
     """The number of inputs, which have the first slots."""
     initial: Slots
-    """What the slots hold before a replay: None, constants, and cells of captured handles."""
+    """The slots before a replay: None, constants, and cells of captured handles."""
     steps: list[Step]
     outputs: tuple[int, ...]
     described: dict[int, ShapeDtype]
@@ -168,7 +168,7 @@ def _numbered(
 
 
 def _described(graph: Graph, slot: int) -> ShapeDtype:
-    """What is known of the result in a slot: of the record there, or of one before it that has several results."""
+    """Shape and dtype of the result in a slot: of the record there, or of one before it that has several results."""
     first = slot
     while (record := graph.records[first]) is None:
         first -= 1

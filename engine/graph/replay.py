@@ -1,4 +1,14 @@
-"""How a plan is replayed: as one op where it is small, else as a few, so that large ops run as they do eagerly."""
+"""Replays: a plan made ready to run, as one op where it is small, else as a few ops.
+
+Purpose: a small function costs one dispatch; in a large one each large op runs as it does eagerly, with all that a
+queue does for it (fusion, threads, turns with others), and only the small ones between are merged.
+
+Invariants: each form computes what the steps of the plan compute, in their order, and raises what they raise. A step
+that runs code of users, is on a device of its own, or copies to one, is never merged.
+
+A `Replay` belongs to a trace and is never changed once it is made; its forms are made by the first thread that needs
+one, and a second thread that comes meanwhile makes an equal one, so no lock is needed.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from engine.base.op import ShapeDtype
 from engine.queues import reading
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
+from engine.queues.hooks import hooks
 from engine.queues.records import entry_of, record_of
 from engine.queues.slice import SLICE
 from engine.queues.waiting import block_until, check_not_waiting_for_itself, timed_out
@@ -60,6 +61,8 @@ class Poll:
             if task != self._last_task:
                 self._last_task = task
                 driver.drive_now(OVERTIME, cell, now)
+        if hooks.deliver is not None:
+            hooks.deliver()
         return cell.value is not PENDING
 
     def begin(self, cells: Iterable[Cell]) -> Demand | None:
@@ -75,6 +78,8 @@ class Poll:
             return None
         for cell in left:
             check_not_waiting_for_itself(cell)
+        if hooks.listeners:
+            hooks.tell("demanded", [record_of(cell) for cell in left])
         if len(left) == 1 and loop is driver.loop and self._comes_soon(left[0]):
             return None
         demand = queue.demand(left)
@@ -115,6 +120,8 @@ class Poll:
                 remove_waiter(cell, waiter.wake)
         finally:
             self._queue.withdraw(demand)
+            if hooks.deliver is not None:
+                hooks.deliver()
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""

@@ -28,7 +28,7 @@ from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, settle
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -102,7 +102,8 @@ class Slice:
         if until is None:  # what is run for one task that awaits does not count
             self._backlog.slices += 1
         backlog = self._backlog
-        in_place = IN_PLACE and queue.on_host and not hooks.listeners
+        in_place = IN_PLACE and queue.on_host
+        run_brief = self._run_told if hooks.listeners else self._run_brief
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -110,7 +111,7 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
-                if in_place and self._run_brief(ends, until):
+                if in_place and run_brief(ends, until):
                     break
                 if pending and self._take_one(until):
                     break
@@ -251,6 +252,35 @@ class Slice:
                     return True
         finally:
             self._completions.completed += done
+
+    def _run_told(self, ends: float, until: Cell | None) -> bool:
+        """As `_run_brief`, while listeners are to be told of each record."""
+        source, slow = self._pending, self.costs.slow
+        now = perf_counter()
+        while source and now <= ends:
+            cell = source[0]
+            if cell.rare is not None or cell.value is not PENDING or slow:
+                return False
+            values, work = self._values_of(cell)
+            if values is None or work > cell.op.brief:
+                return False
+            try:
+                value = cell.op.kernel(*values) if cell.params is None else cell.op.kernel(*values, **cell.params)
+                if value.__class__ is not ARRAY:
+                    value = checked(np.asarray(value))
+            except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                hooks.started(cell)
+                self._completions.complete(cell, failed(cell, error))
+                now = perf_counter()
+            else:
+                began, now = now, perf_counter()
+                hooks.ran(cell, value, began, now)
+                settle(cell, value)
+            self._completions.completed += 1
+            source.popleft()
+            if cell is until:
+                return True
+        return now > ends
 
     # One record of any kind
 

@@ -1,4 +1,11 @@
-"""Default executors: one for each running loop, and for each thread without one, made at the first op there."""
+"""Default executors: one for each running loop, and for each thread without one, made at the first op there.
+
+Invariants: a loop has one executor from its first op until it shuts down, and so has a thread without a loop. An op
+that is called while another loop runs on the thread never goes to the one before.
+
+`lock` (of the switch) guards the making of executors. `Executors.here` is read and written by its own thread only, so
+the look-up of each op takes no lock.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from engine.queues.waiting import Settled, block_until
 from engine.runtime.defaults import report_failures
 from engine.settings.scope import Block, dissolve, entered, forget_dispatchers
 from engine.settings.switch import Options, program
+from handles.display import table_html
 
 
 class Executor:
@@ -64,6 +66,13 @@ class Executor:
         if self._core is None:
             return Statistics(State.NEW.value, 0, 0, 0, 0, 0, 0)
         return self._core.statistics()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; never waits."""
+        numbers = asdict(self.statistics())
+        devices = " ".join(map(str, self.devices)) if self._core is not None else dict(self._config.device_count)
+        facts: dict[str, object] = {"devices": devices, "mode": self._mode.name, "policy": self._policy.name}
+        return table_html("Executor", facts | {name.replace("_", " "): fact for name, fact in numbers.items()})
 
     @contextmanager
     def as_default(self) -> Iterator[Self]:

@@ -3,6 +3,8 @@
 A worker belongs to the executor that submitted its job, and goes back to the cache when the job ends. When the last
 executor has let go of the cache, idle workers end at once and busy ones when their job does. Threads are daemons: a
 kernel that never ends cannot keep the interpreter from exiting.
+
+`Workers._lock` guards which workers are idle; a job goes from the submitter to its worker through the worker's inbox.
 """
 
 from __future__ import annotations

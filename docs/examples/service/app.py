@@ -11,20 +11,14 @@ from io import BytesIO
 from typing import Annotated, Any
 
 import numpy as np
+import prometheus_client
 from compute import present_value, profile, similar, step, toned
 from data import FEATURES, ROWS, Data
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 import engine
-from engine import ops
-
-try:
-    import prometheus_client
-
-    from engine import observe
-except ImportError:  # the service works without: pip install 'eagerloop[observe]'
-    observe = None
+from engine import observe, ops
 
 data = Data(int(os.environ.get("SERVICE_ROWS", ROWS)))
 config = engine.Config(max_pending_ops=int(os.environ.get("SERVICE_PENDING_OPS", "4096")))
@@ -47,10 +41,9 @@ app.add_middleware(
 )
 
 
-if observe is not None:
-    observe.prometheus()
-    app.mount("/metrics", prometheus_client.make_asgi_app())
-    app.mount("/live", observe.dashboard())
+observe.prometheus()
+app.mount("/metrics", prometheus_client.make_asgi_app())
+app.mount("/live", observe.dashboard())
 
 
 @app.get("/health")
