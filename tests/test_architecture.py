@@ -77,6 +77,7 @@ PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo
 
 ENGINE_NAMES = [
     "ASYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -109,6 +110,8 @@ ENGINE_NAMES = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",
