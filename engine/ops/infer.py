@@ -125,11 +125,14 @@ def typed(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def normalize_axes(axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes as non-negative numbers; all of them for None. Raises `AxisError` (a `ValueError`) out of range."""
+def normalize_axes(axis: Any, ndim: int, *, repeated: bool = False) -> tuple[int, ...]:
+    """The axes as non-negative numbers; all of them for None.
+
+    Raises `AxisError` (a `ValueError`) out of range, and `ValueError` for an axis given twice where it must not be.
+    """
     if axis is None:
         return tuple(range(ndim))
-    return np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+    return np.lib.array_utils.normalize_axis_tuple(axis, ndim, allow_duplicate=repeated)
 
 
 def axis_of_scalar(shape: Shape) -> Shape:

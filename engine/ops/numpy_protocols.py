@@ -16,8 +16,10 @@ from engine.ops.creation import asarray, astype
 from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without as without_axes
 from engine.ops.numpy_binding import bind, first_name, named, parameters, without
 from engine.ops.numpy_forms import FORMS
-from engine.ops.numpy_known import known
+from engine.ops.numpy_known import cost_of_call
 from engine.ops.numpy_results import Several, several
+from engine.ops.numpy_shape_rules import shape_of_call
+from engine.ops.numpy_shapes import with_plain_values
 from engine.ops.numpy_writes import (
     IGNORES_OUT,
     arrays_of,
@@ -261,18 +263,20 @@ def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         if function not in IGNORES_OUT:
             return function_into(function, args, kwargs)
         kwargs = without(kwargs, "out")
+    if np.ndarray in map(type, (*args, *kwargs.values())):
+        args, kwargs = with_plain_values(function, args, kwargs)
     operands: list[Any] = []
     result = several(function, args, kwargs)
     if result is not None and not result.arrays:
         return result.build(())
     call = take((args, kwargs), operands)
-    facts = known(function, args, kwargs) if result is None else None
+    cost = cost_of_call(function, args, kwargs) if result is None else None
     op = Op(
         name_of(function),
         _opaque(function, result),
-        infer=None if facts is None else facts.infer,
-        ns=None if facts is None else 1.0,
-        cost=None if facts is None else facts.cost,
+        infer=shape_of_call(function, result),
+        ns=None if cost is None else 1.0,
+        cost=cost,
         outputs=1 if result is None else result.arrays,
         view=True,
         computes=not any(map(callable, (*args, *kwargs.values()))),
