@@ -99,7 +99,7 @@ async def test_what_is_said_before_it_runs_is_so(name: str) -> None:
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("name", [name for name in ARRAYS if name not in ("poly", "roots")])  # they need values
 def test_what_a_graph_says_is_so(name: str, unknown: bool) -> None:
     function, wrong = FUNCTIONS[name], []
 

@@ -181,9 +181,9 @@ def viewed(kernel: Callable[..., Any]) -> Infer:
         result = kernel(outline(shape, dtype, 1), **params).shape
         if None not in shape:
             return ShapeDtype(result, dtype)
-        # Twice with other lengths: the dimensions that change are those that depend on the unknown ones.
-        other = kernel(outline(shape, dtype, 2), **params).shape
-        return ShapeDtype(tuple(n if n == m else None for n, m in zip(result, other, strict=True)), dtype)
+        # With other lengths, too: the dimensions that change are those that depend on the unknown ones.
+        others = [kernel(outline(shape, dtype, length), **params).shape for length in (2, 101)]
+        return ShapeDtype(tuple(n if n == m == k else None for n, m, k in zip(result, *others, strict=True)), dtype)
 
     return infer
 

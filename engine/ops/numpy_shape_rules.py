@@ -23,7 +23,8 @@ Rule = Callable[..., ShapeDtype | Facts]
 VIEWED: tuple[Function, ...] = (
     *(np.array_split, np.atleast_1d, np.atleast_2d, np.atleast_3d, np.broadcast_arrays, np.diagonal, np.dsplit),
     *(np.fliplr, np.flipud, np.hsplit, np.rollaxis, np.rot90, np.split, np.swapaxes, np.vsplit),
-    np.lib.stride_tricks.sliding_window_view,
+    *(np.lib.stride_tricks.sliding_window_view, np.linalg.diagonal, np.matrix_transpose, np.linalg.matrix_transpose),
+    *(np.transpose, np.permute_dims, np.expand_dims, np.squeeze, np.broadcast_to, np.flip, np.moveaxis),
 )
 """Functions that only rearrange: what they give has the memory of their operand."""
 
@@ -39,7 +40,7 @@ COPIED: tuple[Function, ...] = (
     *(np.amax, np.amin, np.max, np.min, np.prod, np.all, np.any, np.argmax, np.argmin, np.around, np.count_nonzero),
     *(np.astype, np.tensordot, np.linalg.cond, np.linalg.cross, np.linalg.matmul, np.linalg.matrix_norm),
     *(np.linalg.matrix_power, np.linalg.matrix_rank, np.linalg.multi_dot, np.linalg.norm, np.linalg.pinv),
-    *(np.linalg.qr, np.linalg.svd, np.linalg.vector_norm, np.linalg.trace, np.linalg.diagonal, np.linalg.eigvalsh),
+    *(np.linalg.qr, np.linalg.svd, np.linalg.vector_norm, np.linalg.trace, np.linalg.eigvalsh),
     *(np.linalg.eigh, np.linalg.vecdot, np.linalg.tensordot),
 )
 """Functions whose results have lengths of the operands."""
@@ -644,11 +645,11 @@ RULES: dict[Function, Rule] = {
 UNTOLD: dict[Function, str] = {
     np.apply_along_axis: "it calls a function of the user",
     np.apply_over_axes: "it calls a function of the user",
-    np.poly: "the values decide its dtype",
+    np.poly: "NumPy iterates over the argument before it dispatches, which is a sync point",
     np.polydiv: "leading zeros are cut off",
     np.polymul: "leading zeros are cut off",
     np.real_if_close: "the values decide its dtype",
-    np.roots: "leading and trailing zeros are cut off",
+    np.roots: "NumPy iterates over the argument before it dispatches, which is a sync point",
 }
 """Functions of which nothing can be told before they have run, and why."""
 

@@ -34,6 +34,7 @@ VALUE_PARAMETERS = frozenset(
     {
         *("axes", "axis", "axis1", "axis2", "axisa", "axisb", "axisc", "deg", "indices_or_sections", "k", "kth", "n"),
         *("N", "new_shape", "num", "obj", "offset", "pad_width", "s", "shape", "start", "window_shape"),
+        *("destination", "reps", "source"),
     }
 )
 """Parameters whose values, not only their shapes, decide the shape of the result."""
@@ -151,26 +152,43 @@ def _answer(question: Question) -> Facts:
 
 def _answered(question: Question) -> Facts:
     """The answer, also where lengths of operands are unknown: what all lengths give that can be meant."""
-    if not any(None in each.shape for each in question.operands):
+    unknown = [place for each in question.operands for place in each.shape].count(None)
+    if not unknown:
         return question.way(question)
-    shapes = [each.shape for each in question.operands]
-    found: list[Facts] = []
-    for length in sorted({1, 2, 7, *numbers(shapes), *numbers(question.call)})[:_LENGTHS_TRIED]:
-        operands = [
-            ShapeDtype(tuple(length if n is None else n for n in shape), each.dtype)
-            for shape, each in zip(shapes, question.operands, strict=True)
-        ]
-        try:
-            again = Question(question.way, question.function, operands, question.call, question.result)
-            found.append(question.way(again))
-        except Exception:  # noqa: BLE001 - does not fit this length, maybe another
-            continue
-    if not found or len({tuple(len(each.shape) for each in facts) for facts in found}) > 1:
+    lengths = _lengths_to_try(question)
+    fitting = {length: facts for length in lengths for facts in _tried(question, [length] * unknown)}
+    found = list(fitting.values())
+    for length in list(fitting)[:1] if unknown > 1 else ():  # some may be other than the rest
+        for place in range(min(unknown, _VARIED)):
+            for other in lengths:
+                found += _tried(question, [length] * place + [other] + [length] * (unknown - place - 1))
+    if len(found) < 2 or len({tuple(len(each.shape) for each in facts) for facts in found}) > 1:
         raise question.unknown("it depends on a shape that is not known yet")
     return tuple(map(_common, zip(*found, strict=True)))
 
 
-_LENGTHS_TRIED = 16
+_VARIED = 4
+_LENGTHS_TRIED = 24
+
+
+def _lengths_to_try(question: Question) -> list[int]:
+    told = numbers([each.shape for each in question.operands])
+    asked = numbers(question.call)
+    lengths = [2, 1, 3, 7, 12, *sorted(told), *(each for n in sorted(asked) for each in (n, 2 * n, n + 7))]
+    return list(dict.fromkeys(lengths))[:_LENGTHS_TRIED]
+
+
+def _tried(question: Question, lengths: list[int]) -> list[Facts]:
+    """What the function gives where these are the unknown lengths; nothing where they do not fit."""
+    left = iter(lengths)
+    operands = [
+        ShapeDtype(tuple(next(left) if n is None else n for n in each.shape), each.dtype) for each in question.operands
+    ]
+    try:
+        again = Question(question.way, question.function, operands, question.call, question.result)
+        return [question.way(again)]
+    except Exception:  # noqa: BLE001 - does not fit these lengths, maybe others
+        return []
 
 
 def _common(results: Sequence[ShapeDtype]) -> ShapeDtype:
@@ -211,7 +229,7 @@ def copied(question: Question) -> Facts:
     literal = numbers(call) - {sizes[name] for name in sizes}
     lengths = {n for each in question.operands for n in each.shape if n == 0 or (n is not None and n > _KEPT)}
     lengths |= set(sizes.values())
-    unused = (n for n in range(5, 1000, 2) if n not in literal)
+    unused = (n for n in range(11, 1000, 2) if n not in literal)
     stands_for: dict[int, int] = dict(zip(unused, sorted(lengths), strict=False))
     for_length = {length: n for n, length in stands_for.items()}
     arrays = [_stand_in([for_length.get(n or 0, n or 0) for n in each.shape], each.dtype) for each in question.operands]
