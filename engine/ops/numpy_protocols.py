@@ -19,7 +19,7 @@ from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_known import cost_of_call
 from engine.ops.numpy_results import Several, several
 from engine.ops.numpy_shape_rules import shape_of_call
-from engine.ops.numpy_shapes import with_plain_values
+from engine.ops.numpy_shapes import filled, with_constants
 from engine.ops.numpy_writes import (
     IGNORES_OUT,
     arrays_of,
@@ -263,12 +263,12 @@ def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         if function not in IGNORES_OUT:
             return function_into(function, args, kwargs)
         kwargs = without(kwargs, "out")
-    if np.ndarray in map(type, (*args, *kwargs.values())):
-        args, kwargs = with_plain_values(function, args, kwargs)
     operands: list[Any] = []
     result = several(function, args, kwargs)
     if result is not None and not result.arrays:
         return result.build(())
+    if np.ndarray in map(type, (*args, *kwargs.values())):
+        args, kwargs = with_constants(function, args, kwargs)
     call = take((args, kwargs), operands)
     cost = cost_of_call(function, args, kwargs) if result is None else None
     op = Op(
@@ -289,7 +289,7 @@ def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 
 def _opaque(function: Callable[..., Any], result: Several | None) -> Callable[..., Any]:
     def kernel(*operands: Any, call: Any) -> Any:
-        args, kwargs = fill(call, operands)
+        args, kwargs = filled(call, operands)
         value = function(*args, **kwargs)
         if result is None:
             return value

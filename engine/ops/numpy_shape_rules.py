@@ -174,34 +174,41 @@ def _ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> ShapeDtype:
 
 
 def _insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> ShapeDtype:
-    arr = _operand(arr)
-    shape, where = ((size_of(arr.shape),), 0) if axis is None else (arr.shape, _one_axis(axis, len(arr.shape)))
-    length = shape[where]
-    if isinstance(obj, int | np.integer) or np.ndim(obj) == 0 or len(np.atleast_1d(obj)) == 1:
-        if length is None or not isinstance(obj, int | np.integer | list | tuple):
-            raise Undecided("a slice of an unknown length" if length is None else "obj is a slice")
-        its = _operand(values).shape  # one place: as many as there are values for it
-        if len(shape) == 1:
-            count = size_of(its)
-        else:
-            its = (1,) * (len(shape) - len(its)) + its
-            count = its[0] if not isinstance(obj, list | tuple) and where != 0 else its[where]
-            if not isinstance(obj, list | tuple):
-                raise Undecided("values are laid out along the axis")
-    elif isinstance(obj, list | tuple) and not any(isinstance(each, bool | np.bool_) for each in obj):
-        count = len(obj)
-    else:
-        raise Undecided("a mask")
-    return ShapeDtype(replaced(shape, where, total([length, count])), arr.dtype)
+    arr, its = _operand(arr), _operand(values).shape
+    shape, where = _flat_or_along(arr, axis)
+    if len(its) > len(shape):
+        raise Undecided("the values have more dimensions")
+    its = (1,) * (len(shape) - len(its)) + its
+    places = _places(obj, shape[where])
+    count = places
+    if obj.__class__ is not slice and not (obj.shape if isinstance(obj, ShapeDtype) else np.shape(obj)):
+        count = its[0]
+    elif places == 1:
+        count = its[where]
+    return ShapeDtype(replaced(shape, where, total([shape[where], count])), arr.dtype)
+
+
+def _flat_or_along(arr: ShapeDtype, axis: Any) -> tuple[Shape, int]:
+    """The shape, flattened where there is no axis, and the axis."""
+    return ((size_of(arr.shape),), 0) if axis is None else (arr.shape, _one_axis(axis, len(arr.shape)))
+
+
+def _places(obj: Any, length: Dim) -> Dim:
+    """How many places of an axis an argument stands for: a slice, a mask, or indices."""
+    if isinstance(obj, ShapeDtype):
+        return None if obj.dtype == np.bool_ else size_of(obj.shape)
+    if isinstance(obj, slice):
+        return None if length is None else len(range(*obj.indices(length)))
+    array = np.asarray(obj)
+    return int(np.count_nonzero(array)) if array.dtype == np.bool_ else array.size
 
 
 def _delete(arr: Any, obj: Any, axis: Any = None) -> ShapeDtype:
     arr = _operand(arr)
-    shape, where = ((size_of(arr.shape),), 0) if axis is None else (arr.shape, _one_axis(axis, len(arr.shape)))
-    length = shape[where]
-    if length is None:
-        return ShapeDtype(shape, arr.dtype)
-    left = np.delete(np.broadcast_to(np.zeros(1, np.int8), (length,)), obj).size
+    shape, where = _flat_or_along(arr, axis)
+    length, left = shape[where], None
+    if length is not None and not isinstance(obj, ShapeDtype):
+        left = np.delete(np.broadcast_to(np.zeros(1, np.int8), (length,)), obj).size
     return ShapeDtype(replaced(shape, where, left), arr.dtype)
 
 

@@ -47,22 +47,41 @@ _FEW = 1024
 """Elements up to which an array that decides the shape is looked at when the op is dispatched."""
 
 
-def with_plain_values(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """The same call with sequences of integers in place of arrays that decide the shape: they are no operands."""
+class Constant:
+    """In the arguments of a call: an array that is no operand, because its values decide the shape."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array.copy()
+        self.array.setflags(write=False)
+
+
+def with_constants(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """The same call with constants in place of the small arrays of integers that decide the shape."""
     names = parameters(function).names
     return (
         tuple(
-            _plain(value) if place < len(names) and names[place] in VALUE_PARAMETERS else value
+            _constant(value) if place < len(names) and names[place] in VALUE_PARAMETERS else value
             for place, value in enumerate(args)
         ),
-        {name: _plain(value) if name in VALUE_PARAMETERS else value for name, value in kwargs.items()},
+        {name: _constant(value) if name in VALUE_PARAMETERS else value for name, value in kwargs.items()},
     )
 
 
-def _plain(value: Any) -> Any:
-    if value.__class__ is np.ndarray and value.dtype.kind in "iub" and 0 < value.size <= _FEW:
-        return value.tolist()
+def _constant(value: Any) -> Any:
+    if value.__class__ is np.ndarray and value.dtype.kind in "iub" and value.size <= _FEW:
+        return Constant(value)
     return value
+
+
+def filled(call: Any, operands: Sequence[Any]) -> Arguments:
+    """The arguments of a call with these in place of its slots, and arrays in place of its constants."""
+    args, kwargs = fill(call, operands)
+    return (
+        tuple([each.array if each.__class__ is Constant else each for each in args]),
+        {name: each.array if each.__class__ is Constant else each for name, each in kwargs.items()},
+    )
 
 
 class Question:
@@ -93,8 +112,7 @@ class Question:
 
     def filled(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with these in place of the operands."""
-        args, kwargs = fill(self.call, operands)
-        return args, kwargs
+        return filled(self.call, operands)
 
     def unknown(self, why: str) -> UnknownShapeError:
         """The error for a result that cannot be described yet."""
@@ -134,6 +152,8 @@ def _hashable(value: Any) -> Any:
         return (cls, *map(_hashable, value))
     if cls is dict:
         return tuple((name, _hashable(each)) for name, each in value.items())
+    if cls is Constant:
+        return (Constant, value.array.dtype, value.array.shape, value.array.tobytes())
     return cls, value
 
 
@@ -202,6 +222,8 @@ def numbers(value: Any) -> set[int]:
         return numbers(list(value.values()))
     if isinstance(value, list | tuple):
         return {len(value)}.union(*map(numbers, value))
+    if value.__class__ is Constant:
+        return numbers(value.array.tolist())
     return {int(value)} if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0 else set()
 
 
@@ -272,7 +294,7 @@ def _check_values(question: Question) -> None:
     """Raises `UnknownShapeError` where an operand is an argument whose values decide."""
     args, kwargs = question.filled([_Deciding] * len(question.operands))
     for name, value in (bind(question.function, args, kwargs) or kwargs).items():
-        if name in VALUE_PARAMETERS and _holds(value, _Deciding):
+        if name in VALUE_PARAMETERS and name != "obj" and _holds(value, _Deciding):
             raise question.unknown(f"the values of {name} decide it")
 
 
@@ -285,7 +307,7 @@ def _holds(value: Any, what: object) -> bool:
 
 
 def _called(question: Question, call: Any, arrays: Sequence[Any]) -> Facts:
-    args, kwargs = fill(call, arrays)
+    args, kwargs = filled(call, arrays)
     with np.errstate(all="ignore"):
         value = question.function(*args, **kwargs)
     results = [value] if question.result is None else question.result.flatten(value)
