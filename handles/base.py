@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Failure, Unready
+from handles.memory import Memory, Unavailable
 from handles.methods import MASKED, Methods
 from handles.operators import Operators
 from handles.views import Link, rebind, refresh, shows
@@ -19,7 +20,7 @@ Value = Any
 """What a handle's value is read as: an ndarray, or a NumPy scalar where there are no dimensions."""
 
 
-class Handle(Operators, Methods):
+class Handle(Operators, Methods, Memory):
     """The result of an op: a view of a write-once result cell.
 
     Dropping a handle cancels nothing. `==` is elementwise; `hash` is identity, and refused where there are no
@@ -50,6 +51,10 @@ class Handle(Operators, Methods):
         """The shape of the result; never waits. A dimension that depends on values not computed yet is None."""
         cell = self._cell
         return cell.home.infer(cell).shape
+
+    @shape.setter
+    def shape(self, shape: Any) -> None:
+        rebind(self, self.reshape(shape))
 
     @property
     def ndim(self) -> int:
@@ -89,6 +94,16 @@ class Handle(Operators, Methods):
             cell.home.nudge(cell)
             return False
         return True
+
+    # What handles cannot have
+
+    itemset = Unavailable("write h[index] = value")
+    newbyteorder = Unavailable("use h.view(h.dtype.newbyteorder()), or h.byteswap() to swap the bytes")
+    ptp = Unavailable("use np.ptp(h), or h.max() - h.min()")
+    setflags = Unavailable("its value never changes; h.copy() is another handle, and np.array(h) an array of its own")
+    tostring = Unavailable("use h.tobytes()")
+    __array_interface__ = Unavailable("use np.asarray(h), which is read-only")
+    __array_struct__ = Unavailable("use np.asarray(h), which is read-only")
 
     # Waiting
 

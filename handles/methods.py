@@ -248,10 +248,22 @@ class Methods:
         """The real part of each element."""
         return _call(np.real, self)
 
+    @real.setter
+    def real(self, value: Any) -> None:
+        self._write("real", value)
+
     @property
     def imag(self) -> Handle:
         """The imaginary part of each element."""
         return _call(np.imag, self)
+
+    @imag.setter
+    def imag(self, value: Any) -> None:
+        self._write("imag", value)
+
+    def _write(self, attribute: str, value: Any) -> None:
+        refresh(self)  # type: ignore[arg-type]
+        self._cell.home.namespace.attributes.write(self, attribute, value)
 
     def round(self, decimals: SupportsIndex = 0, out: Any = None) -> Handle:
         """Each element rounded to so many decimals."""

@@ -8,6 +8,7 @@ any other object too (strings, dates, None), as those of `ndarray` are.
 from __future__ import annotations
 
 from array import array
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -27,40 +28,64 @@ class Operators:
     _cell: Cell
 
     def __add__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.add(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.add(self, other)  # type: ignore[no-any-return]
+        return _with_text_or_dates("add", self, other, other)
 
     def __radd__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.add(other, self) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.add(other, self)  # type: ignore[no-any-return]
+        return _with_text_or_dates("add", other, self, other)
 
     def __sub__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.subtract(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.subtract(self, other)  # type: ignore[no-any-return]
+        return _with_text_or_dates("subtract", self, other, other)
 
     def __rsub__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.subtract(other, self) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.subtract(other, self)  # type: ignore[no-any-return]
+        return _with_text_or_dates("subtract", other, self, other)
 
     def __mul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.multiply(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.multiply(self, other)  # type: ignore[no-any-return]
+        return _with_text_or_dates("multiply", self, other, other)
 
     def __rmul__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.multiply(other, self) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.multiply(other, self)  # type: ignore[no-any-return]
+        return _with_text_or_dates("multiply", other, self, other)
 
     def __truediv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.divide(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.divide(self, other)  # type: ignore[no-any-return]
+        return _with_text_or_dates("divide", self, other, other)
 
     def __rtruediv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.divide(other, self) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.divide(other, self)  # type: ignore[no-any-return]
+        return _with_text_or_dates("divide", other, self, other)
 
     def __floordiv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.floor_divide(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.floor_divide(self, other)  # type: ignore[no-any-return]
+        return _with_text_or_dates("floor_divide", self, other, other)
 
     def __rfloordiv__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.floor_divide(other, self) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.floor_divide(other, self)  # type: ignore[no-any-return]
+        return _with_text_or_dates("floor_divide", other, self, other)
 
     def __mod__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.remainder(self, other) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.remainder(self, other)  # type: ignore[no-any-return]
+        return _with_text_or_dates("remainder", self, other, other)
 
     def __rmod__(self, other: Any) -> Handle:
-        return self._cell.home.namespace.remainder(other, self) if isinstance(other, OURS) else NotImplemented
+        if isinstance(other, OURS):
+            return self._cell.home.namespace.remainder(other, self)  # type: ignore[no-any-return]
+        return _with_text_or_dates("remainder", other, self, other)
 
     def __pow__(self, other: Any) -> Handle:
         return self._cell.home.namespace.operators.power(self, other) if isinstance(other, OURS) else NotImplemented
@@ -203,6 +228,16 @@ class Operators:
         if mine.__class__ is not new.__class__:
             mine.__class__ = new.__class__
         return self
+
+
+def _with_text_or_dates(name: str, x1: Any, x2: Any, other: Any) -> Handle:
+    """An operator with a string or a date of Python's; `NotImplemented` for objects that may know better."""
+    takes_text = name == "add" and isinstance(other, str | bytes)
+    if not takes_text and type(other) not in (date, datetime, timedelta):  # a subclass is of pandas, say
+        return NotImplemented  # type: ignore[no-any-return]
+    handle = x2 if x1 is other else x1
+    result: Handle = getattr(handle._cell.home.namespace, name)(x1, x2)
+    return result
 
 
 NUMBERS = (Operators, int, float, complex)

@@ -104,7 +104,7 @@ def test_what_a_graph_says_is_so(name: str, unknown: bool) -> None:
     function, wrong = FUNCTIONS[name], []
 
     def symbol(array: Any) -> Any:
-        return engine.placeholder(array.dtype, [None if unknown else n for n in array.shape])
+        return engine.placeholder(array.dtype, tuple(None if unknown else n for n in array.shape))
 
     for call, real in all_calls(function):
         with engine.Graph().as_default():

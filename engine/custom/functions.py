@@ -48,7 +48,10 @@ def op(
     shape: Any = None,
     max_concurrency: Any = None,
 ) -> Any:
-    """Make an op of a Python function: arrays in, an array (or a tuple of `num_outputs` arrays) out.
+    """Make an op of a Python function: arrays in; an array, a tuple of `num_outputs` arrays, or nothing out.
+
+    A function that returns None has a handle of no outputs: awaiting it waits for the call, raises what it raised, and
+    gives None.
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
     beside compute. Independent calls run at once, on different workers; `max_concurrency` bounds how many calls of
@@ -57,19 +60,35 @@ def op(
     op has run: a `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the
     `ShapeDtype` of each operand.
 
-    Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` or `max_concurrency` below 1; the op
-    raises `TypeError` at the call where the arguments do not fit the function's signature.
+    Raises `TypeError` for what is not callable and for generator functions, and `ValueError` for `num_outputs` or
+    `max_concurrency` below 1; the op raises `TypeError` at the call where the arguments do not fit the function's
+    signature.
     """
     if function is None:
         return functools.partial(op, name=name, num_outputs=num_outputs, shape=shape, max_concurrency=max_concurrency)
     if not callable(function):
         raise TypeError(f"engine.op makes ops of functions, but got {function!r}")
+    _refuse_generator(function)
     if isinstance(num_outputs, bool) or not isinstance(num_outputs, int) or num_outputs < 1:
         raise ValueError(f"num_outputs must be an integer, 1 or more, but got {num_outputs!r}")
     if max_concurrency is not None:
         _check_max_concurrency(max_concurrency)
     name = name or str(getattr(function, "__name__", type(function).__name__))
     return _make(function, name, num_outputs, shape, None if max_concurrency is None else Slots(max_concurrency))
+
+
+def _refuse_generator(function: Any) -> None:
+    called = function
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(
+            f"engine.op makes ops of functions that return arrays, but {getattr(function, '__name__', function)!r} "
+            "is a generator function: return what it yields as one array, np.stack(list(...)), or make an op of what "
+            "one step computes"
+        )
 
 
 def _check_max_concurrency(value: object) -> None:

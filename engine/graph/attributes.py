@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.devices.cpu import is_frozen, snapshot
+from engine.devices.cpu import holds_objects, is_frozen, snapshot
 from handles.base import Handle
 from handles.cell import Cell
 
@@ -278,7 +278,7 @@ class Look:
     def at_array(self, value: Array) -> Any:
         if isinstance(value, np.ma.MaskedArray):
             return np.ma.MaskedArray, self.at_array(value.data), self.at_array(np.ma.getmaskarray(value))
-        if value.dtype.hasobject:
+        if holds_objects(value.dtype):
             return np.ndarray, value.shape, tuple(map(self.part, value.ravel().tolist()))
         self.arrays.append(value if value.__class__ is np.ndarray else np.asarray(value))
         return value.__class__, self._rest(value)

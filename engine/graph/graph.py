@@ -19,7 +19,7 @@ from engine.base.errors import MAKE_ANOTHER, SymbolError
 from engine.base.modes import DevicePolicy
 from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
-from engine.devices.cpu import CpuBackend, lock, snapshot
+from engine.devices.cpu import CpuBackend, holds_objects, lock, snapshot
 from engine.dispatch.dispatcher import TRANSFER, Dispatcher, handle_of
 from engine.dispatch.executor import Core, State
 from engine.failures import Ledger, site, user_frame
@@ -171,7 +171,7 @@ class Graph:
     def placeholder(self, dtype: Any, shape: Any, name: str | None, frame: FrameType) -> Symbol:
         """A node whose value each run is fed."""
         its = ShapeDtype(placeholder_shape(shape), np.dtype(dtype))  # type: ignore[arg-type]
-        if its.dtype.hasobject:
+        if holds_objects(its.dtype):
             raise TypeError("placeholder: arrays of Python objects are not supported")
         self.begin(frame)
         record = self.add(PLACEHOLDER, [], None, scope_var.get().device, frame.f_code, frame.f_lasti, (its,), name)

@@ -18,7 +18,7 @@ from engine.ops import checks, costs
 from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
 from engine.ops.rows import Operand, check_operands
 from engine.parallel.moves import selected, taken
-from engine.queues.operands import is_array_like
+from engine.queues.operands import holds_handle, is_array_like
 from engine.runtime.current import current
 from handles.base import Handle
 from handles.views import Key, link, link_above, ndim_of
@@ -30,8 +30,8 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
 
     def part(entry: Any) -> Any:
         if isinstance(entry, Handle | np.ndarray | list | tuple):
-            if isinstance(entry, list | tuple) and len(entry) == 0:
-                entry = np.empty(0, np.intp)
+            if isinstance(entry, list | tuple):
+                entry = _index_of(entry)
             operands.append(entry)
             return Slot(len(operands) - 1)
         if entry is None or entry is Ellipsis or isinstance(entry, slice | int | bool | np.bool_):
@@ -46,7 +46,19 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
                 f"but got {entry!r}"
             ) from None
 
+    if isinstance(key, str) or (key.__class__ is list and key and all(isinstance(each, str) for each in key)):
+        return key, operands  # of fields
     return (tuple(map(part, key)) if isinstance(key, tuple) else part(key)), operands
+
+
+def _index_of(entry: Any) -> Any:
+    """A nested sequence as an index: one without elements is of integers."""
+    if holds_handle(entry):
+        return entry
+    array = np.asarray(entry)
+    array = array if array.size else array.astype(np.intp)
+    array.setflags(write=False)  # it is the operand's own: no snapshot is needed
+    return array
 
 
 def fill_key(key: Any, operands: Sequence[Any]) -> Any:
@@ -56,7 +68,12 @@ def fill_key(key: Any, operands: Sequence[Any]) -> Any:
 
 
 def _getitem(x: Any, *operands: Any, key: Any) -> Any:
-    return x[fill_key(key, operands)]
+    part = x[fill_key(key, operands)]
+    # A string that is an element is as long as it is: the array's dtype says how long it may be.
+    return np.array(part, x.dtype) if part.__class__ in _TEXT else part
+
+
+_TEXT: frozenset[Any] = frozenset({str, np.str_, np.bytes_})
 
 
 def _setitem(x: Any, value: Any, *operands: Any, key: Any) -> Any:
@@ -72,9 +89,22 @@ def _overwrite(x: Any, value: Any, *operands: Any, key: Any) -> Any:
 
 
 def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
+    if isinstance(key, str | list):
+        return _infer_fields(x, key)
     # The key is told from its entries before those are put in: a `ShapeDtype` is a tuple too.
     entries = fill_key(key if isinstance(key, tuple) else (key,), operands)
     return ShapeDtype(_indexed(shape_of(x), entries), dtype_of(x))
+
+
+def _infer_fields(x: Any, key: Any) -> ShapeDtype:
+    dtype = dtype_of(x)
+    if dtype.names is None:
+        raise IndexError(
+            "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
+            f"but got {key!r}"
+        )
+    part = np.empty(1, dtype)[key]
+    return ShapeDtype((*shape_of(x), *part.shape[1:]), part.dtype)
 
 
 def _indexed(shape: Shape, key: tuple[Any, ...]) -> Shape:

@@ -421,7 +421,7 @@ SPECIAL: dict[Any, Special] = {
         (np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask),
         change_first,
     ),
-    np.array_equiv: _answer_in_eager_code,
+    **dict.fromkeys((np.allclose, np.array_equal, np.array_equiv), _answer_in_eager_code),
     np.nan_to_num: _nan_to_num,
     **dict.fromkeys(
         (np.median, np.nanmedian, np.nanpercentile, np.nanquantile, np.percentile, np.quantile),

@@ -28,6 +28,12 @@ VIEWED: tuple[Function, ...] = (
 )
 """Functions that only rearrange: what they give has the memory of their operand."""
 
+_KEEPING_LENGTHS = (
+    *("capitalize", "count", "endswith", "find", "index", "lower", "lstrip", "rfind", "rindex", "rstrip"),
+    *("startswith", "strip", "swapcase", "title", "upper"),
+)
+"""Functions of strings whose results are no longer than their operands, or numbers."""
+
 COPIED: tuple[Function, ...] = (
     *(np.allclose, np.angle, np.argpartition, np.array_equal, np.array_equiv, np.average, np.busday_count),
     *(np.busday_offset, np.choose, np.clip, np.cross, np.datetime_as_string, np.digitize, np.dot, np.einsum, np.fix),
@@ -42,6 +48,7 @@ COPIED: tuple[Function, ...] = (
     *(np.linalg.matrix_power, np.linalg.matrix_rank, np.linalg.multi_dot, np.linalg.norm, np.linalg.pinv),
     *(np.linalg.qr, np.linalg.svd, np.linalg.vector_norm, np.linalg.trace, np.linalg.eigvalsh),
     *(np.linalg.eigh, np.linalg.vecdot, np.linalg.tensordot),
+    *(getattr(module, name) for module in (np.strings, np.char) for name in _KEEPING_LENGTHS),
 )
 """Functions whose results have lengths of the operands."""
 
@@ -649,6 +656,11 @@ RULES: dict[Function, Rule] = {
 }
 """The rule of each function that has one: of its arguments, with shapes and dtypes in place of arrays."""
 
+_CHANGING_LENGTHS = (
+    *("center", "decode", "encode", "expandtabs", "join", "ljust", "mod", "multiply", "partition", "replace"),
+    *("rjust", "rpartition", "slice", "translate", "zfill"),
+)
+
 UNTOLD: dict[Function, str] = {
     np.apply_along_axis: "it calls a function of the user",
     np.apply_over_axes: "it calls a function of the user",
@@ -659,6 +671,13 @@ UNTOLD: dict[Function, str] = {
     np.roots: "NumPy iterates over the argument before it dispatches, which is a sync point",
 }
 """Functions of which nothing can be told before they have run, and why."""
+
+UNTOLD.update(
+    (getattr(module, name), "the values decide how long the strings are")
+    for module in (np.strings, np.char)
+    for name in _CHANGING_LENGTHS
+    if hasattr(module, name)
+)
 
 WAYS: dict[Function, Way] = {
     **dict.fromkeys(VIEWED, viewed),
