@@ -12,6 +12,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.testing import GateOp
 
 np: Any = numpy  # its stubs know of no arrays but its own
 
@@ -156,6 +157,13 @@ def test_how_the_array_lies_in_memory(mode: engine.ExecutionMode) -> None:
     assert handle.flags.c_contiguous
     assert not handle.flags.writeable
     assert handle.T.flags.f_contiguous
+    for name in ("C_CONTIGUOUS", "F_CONTIGUOUS", "WRITEABLE", "ALIGNED", "OWNDATA", "C", "F", "W", "A", "FORC", "FNC"):
+        assert handle.flags[name] == handle.result().flags[name]
+    assert repr(handle.flags) == repr(handle.result().flags)
+    with pytest.raises(AttributeError):
+        handle.flags.nonsense  # noqa: B018
+    with pytest.raises(KeyError):
+        handle.flags["NONSENSE"]
     assert bytes(handle.data) == SQUARE.tobytes()
     assert handle.data.readonly
     assert handle.ctypes.shape[:] == [3, 4]
@@ -188,7 +196,8 @@ def test_bytes_and_files(mode: engine.ExecutionMode, tmp_path: Path) -> None:
 
 
 SYNC_POINTS: dict[str, Callable[[Any], Any]] = {
-    "flags": lambda x: x.flags,
+    "flags": lambda x: x.flags.c_contiguous,
+    "flags by name": lambda x: x.flags["F"],
     "strides": lambda x: x.strides,
     "data": lambda x: x.data,
     "bytes": bytes,
@@ -213,6 +222,13 @@ def test_what_handles_cannot_have_says_what_to_use(name: str, mode: engine.Execu
     assert not hasattr(handle, name)
     with pytest.raises(AttributeError, match=f"has no attribute '{name}': (use|write|its value)"):
         getattr(handle, name)
+
+
+async def test_some_flags_are_known_at_once(gate: GateOp) -> None:
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        flags = gate(SQUARE).flags
+        assert (flags.writeable, flags.owndata, flags.aligned, flags["WRITEABLE"]) == (False, False, True, False)
+        gate.open()
 
 
 def test_a_view_of_a_class_of_arrays_is_refused(mode: engine.ExecutionMode) -> None:

@@ -291,7 +291,7 @@ _WRITTEN = Op(
 )
 
 
-def _operands_of(steps: Sequence[Any]) -> tuple[Handle, ...]:
+def _operands_of(steps: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(operand for step in steps if step.__class__ is Key for operand in step.operands)
 
 

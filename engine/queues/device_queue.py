@@ -371,7 +371,11 @@ class DeviceQueue(Queue):
         return self.driver.drive(seconds, until, patient=patient)
 
     def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
-        """Shape and dtype. Off the loop, a caller that needs a dimension which values decide runs what can run now."""
+        """Shape and dtype.
+
+        Off the loop, a caller that needs a dimension which values decide runs what can run now, and waits while an op
+        of the library's own is being computed; it never waits for a function of the user, or for a slot.
+        """
         inferred = infer_cell(cell, tell=tell)
         if None in inferred.shape and tell and running_loop() is None:
             self._run_up_to(record_of(cell))
@@ -386,6 +390,9 @@ class DeviceQueue(Queue):
                 gives_up = perf_counter() + PATIENCE
             elif (self.lock.locked() or self.runnable()) and perf_counter() < gives_up:
                 sleep(SLICE / 8)
+            elif _is_being_computed(record):
+                sleep(SLICE / 8)
+                gives_up = perf_counter() + PATIENCE
             else:
                 return
 
@@ -508,3 +515,11 @@ class DeviceQueue(Queue):
             else:
                 self.backlog.put_back(entry)
         self.starting.try_again()
+
+
+def _is_being_computed(record: Cell) -> bool:
+    """Whether a record waits for computations of the library's own only, all of which have begun, so that they end."""
+    awaited = blockers(record)
+    return bool(awaited) and all(
+        each.op.known and not each.op.external and each.rare is not None and each.rare.running for each in awaited
+    )
