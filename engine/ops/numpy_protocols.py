@@ -18,8 +18,8 @@ from engine.ops.numpy_binding import bind, first_name, named, parameters, withou
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_known import cost_of_call
 from engine.ops.numpy_results import Several, several
-from engine.ops.numpy_shape_rules import shape_of_call
 from engine.ops.numpy_shapes import filled, with_constants
+from engine.ops.numpy_shapes_table import shape_of_call
 from engine.ops.numpy_writes import (
     IGNORES_OUT,
     arrays_of,

@@ -1,6 +1,6 @@
 """Shapes and dtypes of NumPy's functions that have no row, before they have run.
 
-Three ways to tell, and each function has one, in the tables of `numpy_shape_rules`:
+Three ways to tell, and each function has one, in `numpy_shapes_table`:
 
 * `viewed`: the function only rearranges, so it is called on arrays of the very shapes that take no memory;
 * `copied`: each length of the result is a length of an operand, or a small constant. The function is called on small
@@ -29,15 +29,22 @@ from engine.ops.numpy_results import Several
 
 Function = Callable[..., Any]
 Facts = tuple[ShapeDtype, ...]
+Rule = Callable[..., ShapeDtype | Facts]
 
 VALUE_PARAMETERS = frozenset(
     {
         *("axes", "axis", "axis1", "axis2", "axisa", "axisb", "axisc", "deg", "indices_or_sections", "k", "kth", "n"),
-        *("N", "new_shape", "num", "obj", "offset", "pad_width", "s", "shape", "start", "window_shape"),
+        *("N", "new_shape", "num", "obj", "offset", "pad_width", "s", "shape", "window_shape"),
         *("destination", "reps", "source"),
     }
 )
 """Parameters whose values, not only their shapes, decide the shape of the result."""
+
+
+def decides(function: Function, name: str) -> bool:
+    """Whether the values of an argument decide the shape of the result."""
+    return name in VALUE_PARAMETERS or (name == "start" and function is np.rollaxis)
+
 
 _SIZES = frozenset({"N", "num"})
 """Parameters that are a length of the result."""
@@ -62,10 +69,10 @@ def with_constants(function: Function, args: tuple[Any, ...], kwargs: dict[str, 
     names = parameters(function).names
     return (
         tuple(
-            _constant(value) if place < len(names) and names[place] in VALUE_PARAMETERS else value
+            _constant(value) if place < len(names) and decides(function, names[place]) else value
             for place, value in enumerate(args)
         ),
-        {name: _constant(value) if name in VALUE_PARAMETERS else value for name, value in kwargs.items()},
+        {name: _constant(value) if decides(function, name) else value for name, value in kwargs.items()},
     )
 
 
@@ -258,7 +265,7 @@ def copied(question: Question) -> Facts:
     call = _replaced_sizes(call, question, {name: for_length[size] for name, size in sizes.items()})
     try:
         facts = _called(question, call, arrays)
-    except UnknownShapeError:
+    except (UnknownShapeError, np.exceptions.AxisError):
         raise
     except (np.linalg.LinAlgError, IndexError) as error:
         raise question.unknown("it depends on the values") from error
@@ -269,7 +276,7 @@ def copied(question: Question) -> Facts:
     return tuple(ShapeDtype(_put_back(question, its.shape, stands_for, literal), its.dtype) for its in facts)
 
 
-def ruled(rule: Callable[..., ShapeDtype | Facts]) -> Way:
+def ruled(rule: Rule) -> Way:
     """Ask a rule: a function of the arguments by their names, with shapes and dtypes in place of arrays."""
 
     def way(question: Question) -> Facts:
@@ -294,7 +301,7 @@ def _check_values(question: Question) -> None:
     """Raises `UnknownShapeError` where an operand is an argument whose values decide."""
     args, kwargs = question.filled([_Deciding] * len(question.operands))
     for name, value in (bind(question.function, args, kwargs) or kwargs).items():
-        if name in VALUE_PARAMETERS and name != "obj" and _holds(value, _Deciding):
+        if decides(question.function, name) and name != "obj" and _holds(value, _Deciding):
             raise question.unknown(f"the values of {name} decide it")
 
 
