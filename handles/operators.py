@@ -227,11 +227,21 @@ class Operators(Holder, Generic[H]):
 
 def _with_text_or_dates(name: str, x1: Any, x2: Any, other: Any) -> Any:
     """An operator with a string or a date of Python's; `NotImplemented` for objects that may know better."""
-    takes_text = name == "add" and isinstance(other, str | bytes)
+    handle = x2 if x1 is other else x1
+    takes_text = name == "add" and isinstance(other, str | bytes) and _may_be_text(handle)
     if not takes_text and type(other) not in (date, datetime, timedelta):  # a subclass is of pandas, say
         return NotImplemented
-    handle = x2 if x1 is other else x1
     return getattr(handle._cell.home.namespace, name)(x1, x2)
+
+
+def _may_be_text(handle: Holder) -> bool:
+    """Whether the elements are strings, or are not known: what adds text to numbers is told so at once."""
+    cell = handle._cell
+    try:
+        dtype: np.dtype[Any] | None = cell.home.infer(cell, tell=False).dtype
+    except Exception:  # noqa: BLE001 - it is not known yet, or the op fails: the reader is told
+        return True
+    return dtype is None or dtype.kind in "SUT"
 
 
 NUMBERS = (Operators, int, float, complex)

@@ -300,6 +300,15 @@ def test_a_string_is_read_as_numpy_gives_it(mode: engine.ExecutionMode) -> None:
         assert handle.result() == array[0, 1]
 
 
+def test_text_and_numbers_are_not_added(mode: engine.ExecutionMode) -> None:
+    handle = ops.asarray(SQUARE)
+    calls: list[Callable[[], Any]] = [lambda: handle + "x", lambda: "total: " + handle, lambda: b"x" + handle]
+    for call in calls:
+        with pytest.raises(TypeError):
+            call()
+    assert "ab" * ops.asarray(2) == "abab"
+
+
 def test_free_strings_are_snapshotted_and_written_to(mode: engine.ExecutionMode) -> None:
     array = FREE.copy()
     handle = ops.asarray(array)
