@@ -235,3 +235,33 @@ async def test_what_shapes_prove_wrong_is_said(name: str) -> None:
                 handle.shape  # noqa: B018
             with pytest.raises(error):
                 await handle
+
+
+UFUNCS = [
+    name
+    for name in dir(np)
+    if isinstance(getattr(np, name), np.ufunc) and getattr(np, name).__name__ == name and name != "matmul"
+]
+
+
+@pytest.mark.parametrize("name", UFUNCS)
+async def test_the_shape_of_every_ufunc_is_known(name: str) -> None:
+    """Each ufunc, on numbers of every kind that it takes, as a matrix and a vector."""
+    ufunc = getattr(np, name)
+    shapes: dict[str, list[Any]] = {"matvec": [(5, 2, 3), (3,)], "vecmat": [(5, 2), (2, 3)], "vecdot": [(5, 3), (3,)]}
+    several = shapes.get(name, [(5, 3), (3,)])[: ufunc.nin]
+    found = 0
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        for dtype in ("?", "i4", "f4", "f8", "c16", "M8[D]", "m8[s]", "U3"):
+            operands = [np.ones(shape, dtype) if dtype[0] != "M" else np.zeros(shape, dtype) for shape in several]
+            try:
+                with np.errstate(all="ignore"):
+                    real = ufunc(*operands)
+            except TypeError:
+                continue
+            said = described(ufunc(*map(ops.asarray, operands)))
+            found += 1
+            assert said is not None
+            assert not differences(said, real), (dtype, said, real)
+        engine.cancel_pending()
+    assert found

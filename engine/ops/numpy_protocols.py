@@ -13,7 +13,15 @@ import numpy as np
 from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
 from engine.ops.creation import asarray, astype
-from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without as without_axes
+from engine.ops.infer import (
+    broadcast,
+    elementwise,
+    normalize_axes,
+    of_core_dimensions,
+    sample,
+    shape_of,
+    without as without_axes,
+)
 from engine.ops.numpy_binding import bind, first_name, named, parameters, without
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_known import cost_of_call
@@ -80,8 +88,13 @@ def _nanoseconds(ufunc: np.ufunc) -> float | None:
 @functools.cache
 def plain_op(ufunc: np.ufunc) -> Op:
     """The op of a ufunc that the namespace has no row for."""
-    infer = elementwise(ufunc) if ufunc.signature is None else None
+    infer = elementwise(ufunc) if ufunc.signature is None else _infer_core(ufunc)
     return Op(ufunc.__name__, ufunc, infer=infer, ns=_nanoseconds(ufunc), outputs=ufunc.nout)
+
+
+def _infer_core(ufunc: np.ufunc) -> Callable[..., Any] | None:
+    """The rule of a ufunc of NumPy's own with a signature; one of others may have any."""
+    return of_core_dimensions(ufunc) if getattr(np, ufunc.__name__, None) is ufunc else None
 
 
 @functools.cache
