@@ -15,7 +15,18 @@ from engine.base.arguments import Slot
 from engine.base.op import Op, ShapeDtype
 from engine.fusion.blocks import select
 from engine.ops import checks, costs
-from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
+from engine.ops.infer import (
+    Dim,
+    Shape,
+    broadcast,
+    described,
+    dtype_of,
+    normalize_axis,
+    replaced,
+    shape_of,
+    size_of,
+    type_of,
+)
 from engine.ops.rows import Operand, check_operands
 from engine.parallel.moves import selected, taken
 from engine.queues.operands import holds_handle, is_array_like
@@ -24,7 +35,7 @@ from handles.base import Handle
 from handles.views import Key, link, link_above, ndim_of
 
 
-def _split_key(key: Any) -> tuple[Any, list[Any]]:
+def _split_key(x: Handle, key: Any) -> tuple[Any, list[Any]]:
     """The key with slots in place of arrays, and the arrays. Raises `IndexError` for what cannot be an index."""
     operands: list[Any] = []
 
@@ -41,14 +52,24 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
         try:
             return as_index(entry)
         except TypeError:
-            raise IndexError(
-                "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
-                f"but got {entry!r}"
-            ) from None
+            raise _no_index(entry) from None
 
     if isinstance(key, str) or (key.__class__ is list and key and all(isinstance(each, str) for each in key)):
+        if (described(x) or _UNKNOWN).dtype.names is None:
+            raise _no_index(key)
         return key, operands  # of fields
     return (tuple(map(part, key)) if isinstance(key, tuple) else part(key)), operands
+
+
+_UNKNOWN = ShapeDtype((), np.dtype([("any", "i1")]))
+"""Stands for what is not known yet: it may have fields."""
+
+
+def _no_index(key: object) -> IndexError:
+    return IndexError(
+        "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
+        f"but got {key!r}"
+    )
 
 
 def _index_of(entry: Any) -> Any:
@@ -99,10 +120,7 @@ def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
 def _infer_fields(x: Any, key: Any) -> ShapeDtype:
     dtype = dtype_of(x)
     if dtype.names is None:
-        raise IndexError(
-            "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
-            f"but got {key!r}"
-        )
+        raise _no_index(key)
     part = np.empty(1, dtype)[key]
     return ShapeDtype((*shape_of(x), *part.shape[1:]), part.dtype)
 
@@ -212,7 +230,7 @@ _SETITEM = Op("setitem", _setitem, infer=lambda x, *others, key: x, cost=_writte
 
 def getitem(x: Handle, key: Any, /) -> Handle:
     """`x[key]`: integers, slices, `...`, None, integer and boolean arrays, which may be handles."""
-    template, operands = _split_key(key)
+    template, operands = _split_key(x, key)
     if not operands:
         handle = current().dispatch(_SLICE, x, params={"key": template})
         cell = x._cell  # as `link` does, whose call costs as much as all of this
@@ -233,7 +251,7 @@ def _may_be_integer(index: Any) -> bool:
 
 def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:
     """The array that `x` would be after `x[key] = value`."""
-    template, operands = _split_key(key)
+    template, operands = _split_key(x, key)
     return current().dispatch_any(_SETITEM, (x, value, *operands), {"key": template})
 
 
