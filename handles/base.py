@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Failure, Undescribed, Unready
+from handles.display import handle_html
 from handles.memory import Memory, Unavailable
 from handles.methods import MASKED, Methods
 from handles.operators import Operators
@@ -312,6 +313,10 @@ class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
         elif isinstance(cell.value, Failure) and state == "failed":
             facts.append(f"error={_shorten_error(cell.value.error)}")
         return f"<{type(self).__name__} {' '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; never waits, never raises."""
+        return handle_html(self)
 
 
 class _Shared:

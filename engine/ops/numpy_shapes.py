@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.arguments import Slot, fill
 from engine.base.errors import UnknownShapeError
 from engine.base.op import ShapeDtype
+from engine.base.pytree import Slot, fill
 from engine.ops.infer import Dim, Shape, outline
 from engine.ops.numpy_binding import Arguments, bind, parameters
 from engine.ops.numpy_results import Several

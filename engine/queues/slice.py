@@ -27,6 +27,7 @@ from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
+from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Slice:
         self._pending = queue.pending
         self._backlog = queue.backlog
         self._completions = queue.completions
+        self._plain = queue.on_host and not queue.strict
         self.costs = Costs()
         self.early: set[int] = set()
         """Records that were demanded and dealt with, and still stand on the queue: their identities."""
@@ -100,7 +102,7 @@ class Slice:
         if until is None:  # what is run for one task that awaits does not count
             self._backlog.slices += 1
         backlog = self._backlog
-        in_place = IN_PLACE and queue.on_host and not hooks.listeners
+        in_place = IN_PLACE and queue.on_host
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -120,6 +122,17 @@ class Slice:
             self._take_off_early()
         return moved or self._completions.completed > before
 
+    def run_in_order(self, ends: float, until: Cell) -> bool:
+        """Run small records in dispatch order until then, or up to `until`; False where that takes a whole slice.
+
+        For the task that awaits, which does no more than that in its turn: all else is for the drive that is scheduled.
+        """
+        queue = self._queue
+        if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
+            return False
+        with queue.lock:
+            return self._run_brief(ends, until)
+
     def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
         """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
 
@@ -131,7 +144,7 @@ class Slice:
             queue.demands.take()
         if queue.outcomes.waiting:
             moved = True
-            queue.outcomes.take()
+            queue.outcomes.take(ends)
         if self._backlog.arrived:
             moved = True
             self._look_at_arrived()
@@ -179,6 +192,8 @@ class Slice:
         """
         source, array, slow = self._pending, ARRAY, self.costs.slow
         done = 0
+        tell = hooks.ran if hooks.listeners else None
+        began = perf_counter() if tell is not None else 0.0
         try:
             while True:
                 for _ in A_FEW:
@@ -223,8 +238,14 @@ class Slice:
                             value = checked(np.asarray(value))
                     except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
                         done += 1
+                        if tell is not None:
+                            hooks.started(cell)
                         self._completions.complete(cell, failed(cell, error))
                     else:
+                        if tell is not None:
+                            ended = perf_counter()
+                            tell(cell, value, began, ended)
+                            began = ended
                         cell.value = value
                         done += 1  # here, where no interrupt comes in between
                         cell.args = ()
