@@ -16,7 +16,7 @@ import numpy as np
 from handles.cell import Failure
 
 if TYPE_CHECKING:
-    from handles.base import Handle
+    from handles.holder import Holder
 
 Array = np.ndarray[Any, Any]
 
@@ -69,7 +69,7 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def handle_html(handle: Handle) -> str:
+def handle_html(handle: Holder) -> str:
     """What is known of a handle: its state, its shape, its op and place, and its value or error where it has one."""
     try:
         return table_html(type(handle).__name__, _facts(handle)) + _result_html(handle)
@@ -77,7 +77,7 @@ def handle_html(handle: Handle) -> str:
         return f"<pre>{escape(type(handle).__name__)}: not shown because of {escape(type(error).__name__)}</pre>"
 
 
-def _facts(handle: Handle) -> dict[str, object]:
+def _facts(handle: Holder) -> dict[str, object]:
     cell = handle._cell
     facts: dict[str, object] = {"state": cell.state}
     try:
@@ -92,7 +92,7 @@ def _facts(handle: Handle) -> dict[str, object]:
     return facts
 
 
-def _result_html(handle: Handle) -> str:
+def _result_html(handle: Holder) -> str:
     cell = handle._cell
     if isinstance(cell.value, Failure):
         failure = cell.value

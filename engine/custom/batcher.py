@@ -35,8 +35,7 @@ from engine.settings.scope import scope_var
 from engine.threads.blas import core_count
 from engine.threads.offload import offload
 from handles.base import Handle
-from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell
-from handles.protocols import Home
+from handles.cell import PENDING, Cell, Failure, Home, add_waiter, pending_cell
 
 SPAN = 0.005
 """Seconds after which an op that works off batches leaves the next one to another op."""

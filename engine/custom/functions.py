@@ -53,7 +53,10 @@ def op(
     max_concurrency: Any = None,
     coalesce: Any = False,
 ) -> Any:
-    """Make an op of a Python function: arrays in, an array (or a tuple of `num_outputs` arrays) out.
+    """Make an op of a Python function: arrays in; an array, a tuple of `num_outputs` arrays, or nothing out.
+
+    A function that returns None has a handle of no outputs: awaiting it waits for the call, raises what it raised, and
+    gives None.
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
     beside compute. Independent calls run at once, on different workers; `max_concurrency` bounds how many calls of
@@ -67,14 +70,16 @@ def op(
     call has a handle of its own, and cancelling one takes nothing from the others. Calls in SYNC mode have run when
     they return, so there is nothing to share.
 
-    Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` or `max_concurrency` below 1; the op
-    raises `TypeError` at the call where the arguments do not fit the function's signature.
+    Raises `TypeError` for what is not callable and for generator functions, and `ValueError` for `num_outputs` or
+    `max_concurrency` below 1; the op raises `TypeError` at the call where the arguments do not fit the function's
+    signature.
     """
     if function is None:
         options = {"name": name, "num_outputs": num_outputs, "shape": shape, "max_concurrency": max_concurrency}
         return functools.partial(op, **options, coalesce=coalesce)
     if not callable(function):
         raise TypeError(f"engine.op makes ops of functions, but got {function!r}")
+    _refuse_generator(function)
     if isinstance(num_outputs, bool) or not isinstance(num_outputs, int) or num_outputs < 1:
         raise ValueError(f"num_outputs must be an integer, 1 or more, but got {num_outputs!r}")
     if max_concurrency is not None:
@@ -84,6 +89,20 @@ def op(
     name = name or str(getattr(function, "__name__", type(function).__name__))
     limit = None if max_concurrency is None else Slots(max_concurrency)
     return _make(function, name, num_outputs, shape, limit, coalesce)
+
+
+def _refuse_generator(function: Any) -> None:
+    called = function
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(
+            f"engine.op makes ops of functions that return arrays, but {getattr(function, '__name__', function)!r} "
+            "is a generator function: return what it yields as one array, np.stack(list(...)), or make an op of what "
+            "one step computes"
+        )
 
 
 def _check_max_concurrency(value: object) -> None:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from engine.devices.cpu import holds_objects
 from engine.graph.identity import BOUND, PARTIAL, Bound, Identity, reference
 from handles.base import Handle
 from handles.cell import Cell
@@ -242,7 +243,7 @@ class Look:
     def at_array(self, value: Array) -> Part:
         if isinstance(value, np.ma.MaskedArray):
             return np.ma.MaskedArray, self.at_array(value.data), self.at_array(np.ma.getmaskarray(value))
-        if value.dtype.hasobject:
+        if holds_objects(value.dtype):
             return np.ndarray, value.shape, tuple(map(self.part, value.ravel().tolist()))
         self.arrays.append(value if value.__class__ is np.ndarray else np.asarray(value))
         return value.__class__, self._rest(value)
