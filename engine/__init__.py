@@ -35,6 +35,7 @@ from engine.base.modes import (
     ExecutionMode,
 )
 from engine.base.op import ShapeDtype
+from engine.base.version import VERSION as _VERSION
 from engine.custom.batched import batched
 from engine.custom.batches import BatchStatistics
 from engine.custom.functions import op
@@ -57,7 +58,7 @@ from engine.settings.switch import disable_eager_execution, enable_eager_executi
 from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
-__version__ = "0.1.0"
+__version__ = _VERSION
 
 __all__ = [
     "ASYNC",

@@ -59,7 +59,7 @@ class Executor:
     @property
     def devices(self) -> tuple[Device, ...]:
         """The devices that ops can run on."""
-        return tuple(self._core.devices if self._core is not None else make_devices(self._config.device_count))
+        return tuple(self._core.devices if self._core is not None else make_devices(self._config))
 
     def statistics(self) -> Statistics:
         """Count what the executor has done and is doing now."""
