@@ -15,6 +15,7 @@ from engine import ops
 from engine.asgi import RequestStatistics, ScopeMiddleware
 from engine.asgi.inbox import HELD_BYTES
 from engine.asgi.messages import Application, Message, Scope
+from engine.settings.scope import scope_var
 from engine.testing import GateOp
 from tests.service.exchange import Exchange, answer, living, with_lifespan
 
@@ -165,8 +166,6 @@ async def test_a_prefix_that_the_application_is_mounted_at_does_not_count(execut
 
 
 async def test_priority_is_a_number_or_a_function_of_the_scope(executor: engine.Executor) -> None:
-    from engine.settings.scope import scope_var
-
     seen: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -627,8 +626,6 @@ def says(text: str) -> Message:
 
 
 async def test_a_websocket_has_one_scope_for_its_life(executor: engine.Executor) -> None:
-    from engine.settings.scope import scope_var
-
     groups: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
