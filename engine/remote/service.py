@@ -26,8 +26,8 @@ from engine.devices.cpu import HOST, lock
 from engine.devices.dask.errors import packed_error
 from engine.devices.dask.programs import KEPT, SILENT, Message, Package, Reply, Step, packed
 from engine.devices.dask.rows import rows
-from engine.dispatch.dispatcher import make_outputs
 from engine.dispatch.executor import Core
+from engine.dispatch.records import cells_of, make_record
 from engine.failures import INTERNAL, Place
 from engine.queues.slice import SLICE
 from engine.settings.scope import Scope, scope_var
@@ -120,13 +120,10 @@ class Service:
             constants[-each - 1] if each < 0 else made[each] if each in made else self._values[each]
             for each in step.operands
         )
-        cell = pending_cell(op, args, step.params, self._queue, None, step.number)
+        cell = make_record(op, args, step.params, self._queue, None, step.number)
         if not op.known or step.errors is not None:
             cell.extend().context = self._context_of(step.errors)
-        if op.outputs != 1:
-            make_outputs(cell)
-        outputs = (cell,) if op.outputs == 1 else cell.extend().outputs
-        for index, each in enumerate(outputs):
+        for index, each in enumerate(cells_of(cell)):
             made[step.number + index] = each
             if step.fate == KEPT:
                 self._values[step.number + index] = each

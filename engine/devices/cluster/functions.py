@@ -13,8 +13,8 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from engine.base.arguments import fill
 from engine.base.op import Op
+from engine.base.pytree import fill
 
 Chunked = Any
 """A `dask.array.Array`."""

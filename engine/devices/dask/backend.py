@@ -46,7 +46,7 @@ class Connection:
             return self._session
 
     def _new_session(self) -> Session:
-        """A session; where none could be had a moment ago, the same error at once: ops that wait are not to queue up."""
+        """A session; where none could be had a moment ago, the same error at once."""
         if self._failure is not None and monotonic() < self._failed_until:
             raise self._failure
         module: Any = import_module("engine.devices.dask.session")
