@@ -33,6 +33,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.graphs
 	$(BIN)/python -m benchmarks.fairness
+	$(BIN)/python -m benchmarks.cluster
 
 # What `make bench` measures beside eagerloop where it finds them. PyTorch is left out: the registry's build brings
 # gigabytes of CUDA; a CPU build that is installed by hand is measured as well.

@@ -23,7 +23,7 @@ from engine.base.config import Config
 from engine.base.errors import ExecutorClosedError
 from engine.base.loops import AbstractEventLoop
 from engine.base.op import Op
-from engine.devices.base import Backend, Device
+from engine.devices.base import Device
 from engine.dispatch.flow import FlowControl
 from engine.dispatch.holdings import Devices, Holdings
 from engine.dispatch.spread import Spread
@@ -83,6 +83,7 @@ class Core:
         self.calls = Slots(lambda: min(32, core_count() + 4))
         """Slots of users' functions."""
         self.queues: dict[Device, DeviceQueue] = {}
+        self._spread = Spread(self.queues)
         self.flow = FlowControl(config, self.queues)
         self.admission = self.flow.admission
         width, split = config.inter_op_parallelism_threads, config.intra_op_parallelism_threads or core_count()
@@ -100,15 +101,9 @@ class Core:
     def resolve(self, device: Device, inputs: Sequence[Device | None] = ()) -> Device:
         """The device, if this executor has it; else CPU:0 under soft placement, or `UnknownDeviceError`.
 
-        Where any device of a kind will do, it is that of the first input on one, else the least loaded.
+        Where any device of a kind will do, it is the one that an input is on, else the least loaded one.
         """
-        if device in self.devices:
-            return device
         return self._spread.choose(device, inputs) or self.devices.resolve(device)
-
-    def backend_of(self, device: Device) -> Backend[Any] | None:
-        """The backend of a device, or of a kind of devices; None where this executor has none."""
-        return next((backend for each, backend in self.devices.items() if device.covers(each)), None)
 
     # In flight
 

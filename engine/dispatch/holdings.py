@@ -30,6 +30,10 @@ class Devices(dict[Device, Backend[Any]]):
         self._soft = config.allow_soft_placement
         self._missed: set[Device] = set()
 
+    def serving(self, device: Device) -> Backend[Any] | None:
+        """The backend of a device, or of any of a kind; None where there is none."""
+        return next((backend for each, backend in self.items() if device.covers(each)), None)
+
     def resolve(self, device: Device) -> Device:
         """The device, if it exists; else CPU:0 under soft placement, logged once, or `UnknownDeviceError`."""
         if device in self:

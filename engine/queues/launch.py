@@ -71,7 +71,7 @@ class Launched(Record):
         self.kernel = op.kernel
         self.params = dict(cell.params or {})
         self.operands = operands
-        self.sources = tuple(None if each is None else device for each in map(_home_of, cell.args or operands))
+        self._given = cell.args or operands
         self.outputs = op.outputs
         self.device = device
         self.cell = cell
@@ -81,6 +81,11 @@ class Launched(Record):
         """True where it was never handed to the backend, as it was cancelled before."""
         self._context: Context | None = cell.rare.context if cell.rare is not None else None
         self._open = [end]
+
+    @property
+    def sources(self) -> tuple[Device | None, ...]:  # type: ignore[override]
+        """For each operand the device that it is on; None for what is on none."""
+        return tuple(None if each is None else self.device for each in map(_home_of, self._given))
 
     @property
     def abandoned(self) -> bool:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import DeviceLostError, UnknownDeviceError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from engine.devices.dask.session import Session
 
 LOOKAHEAD = 1_024
+"""Ops of one program, at most."""
+AGAIN_SECONDS = 10.0
+"""Seconds after a failed connection before another one is tried."""
 
 
 class Connection:
@@ -29,6 +33,8 @@ class Connection:
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._closed = False
+        self._failure: Exception | None = None
+        self._failed_until = 0.0
 
     def session(self) -> Session:
         """The session. Raises `ConnectionError` where no scheduler answers."""
@@ -36,9 +42,20 @@ class Connection:
             if self._closed:
                 raise DeviceLostError("the executor has closed, and the cluster with it")
             if self._session is None:
-                module: Any = import_module("engine.devices.dask.session")
-                self._session = module.Session(self._scheduler, self._security, self._workers)
+                self._session = self._new_session()
             return self._session
+
+    def _new_session(self) -> Session:
+        """A session; where none could be had a moment ago, the same error at once."""
+        if self._failure is not None and monotonic() < self._failed_until:
+            raise self._failure
+        module: Any = import_module("engine.devices.dask.session")
+        try:
+            session: Session = module.Session(self._scheduler, self._security, self._workers)
+        except Exception as error:
+            self._failure, self._failed_until = error, monotonic() + AGAIN_SECONDS
+            raise
+        return session
 
     def close(self) -> None:
         """The executor has closed."""

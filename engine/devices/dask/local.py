@@ -11,12 +11,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from contextlib import suppress
 
 from engine.threads.blas import core_count
 
 START_SECONDS = 60.0
+"""Seconds that a process may take until it is ready."""
 _CODE = "import sys; sys.path[:] = {path!r}; from engine.devices.dask.process import main; main()"
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -89,7 +91,13 @@ class LocalCluster:
     def _hear(self, child: subprocess.Popen[bytes]) -> str:
         """The address that a child says it listens on."""
         assert child.stdout is not None
-        line = child.stdout.readline().decode().strip()
+        patience = threading.Timer(START_SECONDS, child.kill)
+        patience.daemon = True
+        patience.start()
+        try:
+            line = child.stdout.readline().decode().strip()
+        finally:
+            patience.cancel()
         if not line:
             raise RuntimeError(
                 f"a process of the local Dask cluster ended with exit status {child.wait()} before it was ready; "
