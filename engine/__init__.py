@@ -2,7 +2,14 @@
 
 import sys as _sys
 
-from engine import devices as devices, observe as observe, ops as ops, random as random, testing as testing
+from engine import (
+    asgi as asgi,
+    devices as devices,
+    observe as observe,
+    ops as ops,
+    random as random,
+    testing as testing,
+)
 from engine.base.config import Config
 from engine.base.errors import (
     BlockingSyncError,
@@ -28,6 +35,9 @@ from engine.base.modes import (
     ExecutionMode,
 )
 from engine.base.op import ShapeDtype
+from engine.base.version import VERSION as _VERSION
+from engine.custom.batched import batched
+from engine.custom.batches import BatchStatistics
 from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
@@ -48,7 +58,7 @@ from engine.settings.switch import disable_eager_execution, enable_eager_executi
 from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
-__version__ = "0.1.0"
+__version__ = _VERSION
 
 __all__ = [
     "ASYNC",
@@ -57,6 +67,7 @@ __all__ = [
     "DEVICE_PLACEMENT_SILENT_FOR_INT32",
     "DEVICE_PLACEMENT_WARN",
     "SYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -84,6 +95,8 @@ __all__ = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

@@ -32,8 +32,21 @@ def site(code: CodeType | None, lasti: int) -> str:
     """`file:line` of the instruction `lasti` of `code`."""
     if code is None:
         return "an unknown place"
+    known = _sites.get((id(code), lasti))
+    if known is not None and known[0] is code:
+        return known[1]
     line = next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-    return f"{code.co_filename}:{line}"
+    where = f"{code.co_filename}:{line}"
+    if len(_sites) >= SITES:
+        _sites.clear()
+    _sites[id(code), lasti] = code, where
+    return where
+
+
+SITES = 1_000
+"""Places whose line is remembered: ops that are cancelled together were mostly dispatched at one place."""
+_sites: dict[tuple[int, int], tuple[CodeType, str]] = {}
+"""By the identity of the code, whose hash takes longer than to look for the line."""
 
 
 def table_html(title: str, facts: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ are done by the thread that leaves the executor's block, or by the loop that shu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -23,9 +23,10 @@ from engine.base.config import Config
 from engine.base.errors import ExecutorClosedError
 from engine.base.loops import AbstractEventLoop
 from engine.base.op import Op
-from engine.devices.base import Device
+from engine.devices.base import Backend, Device
 from engine.dispatch.flow import FlowControl
 from engine.dispatch.holdings import Devices, Holdings
+from engine.dispatch.spread import Spread
 from engine.failures import Ledger, raise_together
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
@@ -88,6 +89,7 @@ class Core:
         for device, backend in self.devices.items():
             self.queues[device] = DeviceQueue(self, device, backend, loop, width=width, split=split)
         self.inline = {device: InlineQueue(self, device, backend) for device, backend in self.devices.items()}
+        self._spread = Spread(self.queues)
         self._holdings = Holdings(self.devices)
 
     @property
@@ -95,9 +97,18 @@ class Core:
         """The device of ops that nothing places."""
         return self.devices.default
 
-    def resolve(self, device: Device) -> Device:
-        """The device, if this executor has it; else CPU:0 under soft placement, or `UnknownDeviceError`."""
-        return self.devices.resolve(device)
+    def resolve(self, device: Device, inputs: Sequence[Device | None] = ()) -> Device:
+        """The device, if this executor has it; else CPU:0 under soft placement, or `UnknownDeviceError`.
+
+        Where any device of a kind will do, it is that of the first input on one, else the least loaded.
+        """
+        if device in self.devices:
+            return device
+        return self._spread.choose(device, inputs) or self.devices.resolve(device)
+
+    def backend_of(self, device: Device) -> Backend[Any] | None:
+        """The backend of a device, or of a kind of devices; None where this executor has none."""
+        return next((backend for each, backend in self.devices.items() if device.covers(each)), None)
 
     # In flight
 

@@ -23,7 +23,7 @@ class Devices(dict[Device, Backend[Any]]):
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__(make_devices(config.device_count))
+        super().__init__(make_devices(config))
         self.default = next(iter(self))
         self.on_host = all(backend.on_host for backend in self.values())
         """True if each device runs an op's own kernel, so that several ops may be made one."""

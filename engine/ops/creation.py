@@ -10,6 +10,8 @@ import numpy as np
 
 from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
+from engine.devices.cluster.backend import no_cluster
+from engine.devices.cluster.values import is_chunked
 from engine.devices.cpu import borrow, checked, unmasked
 from engine.failures import user_frame
 from engine.fusion.blocks import cast
@@ -19,6 +21,7 @@ from engine.ops.manipulation import stack
 from engine.ops.rows import Operand, named, op_of_several
 from engine.queues.operands import holds_handle
 from engine.runtime.current import current
+from engine.settings.in_force import list_devices
 from engine.settings.libraries import meet_libraries
 from engine.settings.scope import device as device_scope
 from handles.base import Handle
@@ -276,7 +279,7 @@ _ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True, block=cast)
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool | None = None) -> Handle:
-    """A handle of an array, a scalar, a nested sequence (of handles, too), or another handle.
+    """A handle of an array, a scalar, a nested sequence (of handles, too), another handle, or an array of Dask.
 
     An ndarray is snapshotted; with `copy=False` it is not, and the caller promises not to write into it. `device`
     copies to that device, whatever the policy. Raises `ValueError` where `copy=False` cannot be had.
@@ -284,6 +287,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     dtype = checks.dtype_or_none("asarray", dtype)
     if isinstance(obj, Handle):
         return _of_handle(obj, dtype, device, copy)
+    if is_chunked(obj):
+        return _of_chunked(obj, dtype, device)
     if isinstance(obj, np.ndarray) and obj.__class__ is not np.ndarray:
         obj = unmasked(obj)
     if isinstance(obj, list | tuple) and holds_handle(obj):
@@ -299,6 +304,22 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     if not isinstance(obj, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
         obj = checked(np.array(obj))  # whatever NumPy can read: a buffer, an array of another library
     return on_device(device, _ASARRAY, (obj,), {})
+
+
+def _infer_chunked(*, dask_array: Any) -> ShapeDtype:
+    return ShapeDtype(tuple(None if length != length else length for length in dask_array.shape), dask_array.dtype)
+
+
+_CHUNKED = Op("asarray", np.asarray, infer=_infer_chunked, view=True)
+
+
+def _of_chunked(obj: Any, dtype: np.dtype[Any] | None, device: Place) -> Handle:
+    """A handle of an array of Dask, on the cluster as it is; it is copied where another device is asked for."""
+    cluster = next((each for each in list_devices() if each.kind == "CLUSTER"), None)
+    if cluster is None:
+        raise no_cluster()
+    handle = on_device(cluster, _CHUNKED, (), {"dask_array": obj})
+    return _of_handle(handle, dtype, device, None)
 
 
 def _of_handle(obj: Handle, dtype: np.dtype[Any] | None, device: Place, copy: bool | None) -> Handle:

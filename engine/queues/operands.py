@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.devices.cluster.values import is_chunked
 from engine.devices.cpu import checked, plain, snapshot
 from engine.settings.switch import program
 from handles.base import Handle
@@ -32,6 +33,8 @@ def operand(value: Any, *, keep: bool) -> Any:
         if holds_handle(value):
             return program.namespace.asarray(value)._cell
         return checked(np.asarray(value))
+    if is_chunked(value):
+        return program.namespace.asarray(value)._cell  # of a cluster; not gathered here in silence
     if is_array_like(value):
         return checked(np.array(value))
     raise TypeError(
