@@ -42,7 +42,7 @@ lint: $(VENV)/.test
 
 # Anew each time: what a page is made of cannot be told from the dates of files, as op tables make the functions.
 docs: $(VENV)/.test
-	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --quiet --builder html docs/reference build/docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --quiet --builder html docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
