@@ -2,6 +2,10 @@
 
 import sys as _sys
 
+from engine.base import interpreter as _interpreter
+
+_interpreter.check()  # before anything that counts references is imported
+
 from engine import devices as devices, ops as ops, random as random, testing as testing
 from engine.base.config import Config
 from engine.base.errors import (
@@ -51,7 +55,7 @@ from engine.settings.switch import disable_eager_execution, enable_eager_executi
 from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ASYNC",
