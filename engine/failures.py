@@ -15,6 +15,7 @@ from typing import NoReturn
 from engine.devices.base import Device
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure
+from handles.display import site as site
 
 KEPT = 1_000
 """Failures that a ledger keeps in full; further ones are counted."""
@@ -102,14 +103,6 @@ def user_frame(depth: int) -> FrameType:
     while INTERNAL in frame.f_globals and frame.f_back is not None:
         frame = frame.f_back
     return frame
-
-
-def site(code: CodeType | None, lasti: int) -> str:
-    """`file:line` of the instruction `lasti` of `code`."""
-    if code is None:
-        return "an unknown place"
-    line = next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-    return f"{code.co_filename}:{line}"
 
 
 def describe(cell: Cell) -> str:
