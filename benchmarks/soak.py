@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -332,8 +333,13 @@ async def soaked(port: int, pid: int, seconds: float, seed: int, show: Callable[
     rounds = rounds_in(seconds)
     for _ in range(rounds):
         seen.health.clear()
-        await load.round(seconds / rounds)
-        rows.append(await silence(port, pid, began, seen.health))
+        try:
+            await load.round(seconds / rounds)
+            rows.append(await silence(port, pid, began, seen.health))
+        except* (OSError, EOFError) as errors:
+            seen.wrong.append(f"the service is gone: {errors.exceptions[0]!r}")
+        if seen.wrong[-1:] and seen.wrong[-1].startswith("the service is gone"):
+            break
         show(line(rows[-1]))
         if seen.hung:
             break
@@ -351,8 +357,12 @@ def main() -> int:
         print("soak: the figures of a process are read from /proc, which this system does not have")
         return 2
     print(f"{options.seconds:g} s of load in {rounds_in(options.seconds)} rounds, seed {seed}", flush=True)
-    command = [sys.executable, "-m", "benchmarks.soak_service", "--loop", options.loop]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.soak_service", "--loop", options.loop]
+    # Threads of BLAS that spin for each other on a busy machine would be most of what is measured.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         try:
             port = int(process.stdout.readline())

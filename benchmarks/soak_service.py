@@ -25,7 +25,7 @@ from engine import ops
 SIDE, ROWS = 120, 20_000
 """Of the matrix and the catalogue: small enough that an hour holds many requests of each kind."""
 DEADLINE_SECONDS = 0.01
-LARGE = 300_000
+LARGE = 100_000
 """Elements of `/chain`: such that results go to buffers that are used again."""
 Handler = Callable[[str], Awaitable[object]]
 
@@ -66,11 +66,20 @@ class SoakService(EngineService):
             "/counts": self.counts,
         }
 
+    async def slow(self) -> object:
+        """The service's own, in a scope: what a client that goes away has asked for is dropped."""
+        with self.executor.as_default():
+            async with engine.scope():
+                corner = products(self.data.matrix)
+        return float(await corner)
+
     async def chain(self, token: str) -> object:
         """A chain that is computed as one fusion group."""
         with self.executor.as_default():
-            x = ops.sqrt(ops.asarray(self.series) * 2.0 + 1.0)
-            return float(await ops.sum(x * x - x))
+            async with engine.scope():
+                x = ops.sqrt(ops.asarray(self.series) * 2.0 + 1.0)
+                total = ops.sum(x * x - x)
+        return float(await total)
 
     async def fail(self, token: str) -> object:
         """An error that comes out where the request awaits, through an op that depends on the one that failed."""
@@ -114,8 +123,9 @@ class SoakService(EngineService):
             return float(await ops.sum(fetched(self.data.small)))
 
     async def counts(self, token: str) -> object:
-        """What is there when no request is on its way but this one."""
+        """What is there when no request is on its way but this one; buffers that wait to be used again are let go."""
         gc.collect()
+        engine.clear_buffers()
         both = [executor.statistics() for executor in (self.executor, self.small_executor)]
         return {
             "pending": sum(each.pending for each in both),

@@ -52,14 +52,18 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def environment(version: str, program: str) -> Path:
-    """Make the environment of one version, unless it is there and as new as what it is made from."""
+def environment(version: str, program: str, deadline: float) -> Path:
+    """Make the environment of one version, unless it is there and as new as what it is made from.
+
+    Raises `CalledProcessError`, or `TimeoutExpired` past the deadline.
+    """
     folder = ROOT / "build" / "pythons" / version
     stamp = folder / ".made"
     if not stamp.exists() or stamp.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
         subprocess.run([program, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--editable", f"{ROOT}[test]"], check=True)
+        seconds = max(1.0, deadline - time.monotonic())
+        subprocess.run([*pip, "--editable", f"{ROOT}[test]"], check=True, timeout=seconds)
         stamp.touch()
     return folder / "bin" / "python"
 
@@ -78,7 +82,9 @@ def tested(version: str, arguments: Sequence[str], deadline: float) -> Outcome:
     if time.monotonic() > deadline:
         return Outcome(version, "not tested: no time was left")
     try:
-        python = environment(version, program)
+        python = environment(version, program, deadline)
+    except subprocess.TimeoutExpired:
+        return Outcome(version, "not tested: time was over before its environment was made")
     except subprocess.CalledProcessError as error:
         return Outcome(version, f"its environment could not be made (status {error.returncode})", failed=True)
     print(f"--- Python {version}: {program}", flush=True)

@@ -200,9 +200,20 @@ def main(name: str, path: str, cell: str, factor: str, results: str, trace: str 
 def report(measured: Measured, peak: int | None, digests: list[str]) -> Report:
     """Sum one run up."""
     waits = [wait for _, wait in measured.visits] or [0.0]  # a run may end before the first request is due
-    lag, visit = (np.percentile(values, [50, 99, 100]).tolist() for values in (measured.lags, waits))
+    lag_p50, lag_p99, lag_max = np.percentile(measured.lags, [50, 99, 100])
+    visit_p50, visit_p99, visit_max = np.percentile(waits, [50, 99, 100])
     return Report(
-        measured.seconds, *lag, peak, digests, *visit, lags=worst(measured.lags), visits=sorted(measured.visits)
+        seconds=measured.seconds,
+        lag_p50=float(lag_p50),
+        lag_p99=float(lag_p99),
+        lag_max=float(lag_max),
+        peak_bytes=peak,
+        digests=digests,
+        visit_p50=float(visit_p50),
+        visit_p99=float(visit_p99),
+        visit_max=float(visit_max),
+        lags=worst(measured.lags),
+        visits=sorted(measured.visits),
     )
 
 

@@ -116,8 +116,8 @@ def figure(title: str, picture: Array, shades: Array, panels: Sequence[Panel]) -
 
 
 EXPLAINED = (
-    "Three ways to compute these pictures in one asyncio program, and what else got done meanwhile: milliseconds over the\n"
-    "seconds of each run.  Area: how late the event loop was.  Dots: how long a tiny request waited for its answer."
+    "Three ways to compute these pictures in one asyncio program, and what else got done meanwhile, in milliseconds\n"
+    "over the seconds of each run.  Area: how late the event loop was.  Dots: how long a tiny request waited."
 )
 
 
