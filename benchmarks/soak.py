@@ -323,8 +323,22 @@ def rounds_in(seconds: float) -> int:
     return max(4, min(ROUNDS, int(seconds / ROUND_SECONDS)))
 
 
+async def listening(port: int) -> None:
+    """Return when the service accepts connections: it tells its port before it does."""
+    async with asyncio.timeout(LONGEST_SECONDS):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(HOST, port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+
 async def soaked(port: int, pid: int, seconds: float, seed: int, show: Callable[[str], None]) -> tuple[list[Row], Seen]:
     """Load a service in rounds, and measure it after each."""
+    await listening(port)
     seen = Seen()
     load = Load(port, seen, seed)
     rows: list[Row] = []
