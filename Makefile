@@ -10,12 +10,12 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: demo service test bench bench-peers lint docs clean help
+.PHONY: demo service test test-all test-others bench bench-peers soak lint docs clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
 help:
-	@echo "make demo | service | test | bench | bench-peers | lint | docs | clean"
+	@echo "make demo | service | test | test-all | bench | bench-peers | soak | lint | docs | clean"
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m engine demo --trace trace.json
@@ -28,6 +28,19 @@ service: $(VENV)/.service
 test: lint docs
 	$(BIN)/python -m pytest
 	$(BIN)/python tests/wheel_check.py
+
+# On every supported Python that is found here; what is not found is named. `make test-all PYTEST="tests/test_cli.py"`.
+test-all: $(VENV)/.test
+	$(BIN)/python tests/all_pythons.py $(if $(PYTEST),-- $(PYTEST))
+
+# The versions beside this environment's: a quarter of the files, another one each day, for some minutes at most.
+test-others: $(VENV)/.test
+	$(BIN)/python tests/all_pythons.py --others --quarter --minutes 6
+
+# A service under mixed load, with errors and clients that leave, for an hour: `make soak SOAK_SECONDS=60` for less.
+SOAK_SECONDS ?= 3600
+soak: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
@@ -47,7 +60,7 @@ lint: $(VENV)/.test
 
 # Anew each time: what a page is made of cannot be told from the dates of files, as op tables make the functions.
 docs: $(VENV)/.test
-	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --quiet --builder html docs/reference build/docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --quiet --builder html docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

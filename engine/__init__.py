@@ -2,6 +2,10 @@
 
 import sys as _sys
 
+from engine.base import interpreter as _interpreter
+
+_interpreter.check()  # before anything that counts references is imported
+
 from engine import (
     asgi as asgi,
     devices as devices,

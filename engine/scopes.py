@@ -274,7 +274,7 @@ class OpScope:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:  # not `bool`: type checkers would take what the body assigns for possibly unbound
         assert self._block is not None
         assert self._interruption is not None
         self._block.leave()

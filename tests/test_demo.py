@@ -1,9 +1,12 @@
 """The demo: what it refuses, that its three ways agree bit for bit, and what it prints and writes."""
 
+import asyncio
 import io
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from engine import cli
 from engine.demo import main as demo, measure, picture, relief, terrain
 from engine.demo.measure import Report
-from engine.demo.ways import PICTURES, STEPS, WAYS
+from engine.demo.ways import PICTURES, STEPS, WAYS, Tiny, Visitors
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -152,7 +155,15 @@ def test_without_matplotlib_it_says_what_to_install(
 async def computed(name: str, job: relief.Job) -> tuple[list[terrain.Array], int]:
     """The pictures of one way, and how many steps it told of."""
     steps = []
-    pictures = await WAYS[name][1](job, lambda: steps.append(name))
+    answers = []
+
+    @asynccontextmanager
+    async def visitors(tiny: Tiny) -> AsyncIterator[None]:
+        yield
+        answers.append(await tiny(measure.NUMBERS))
+
+    pictures = await WAYS[name][1](job, lambda: steps.append(name), visitors)
+    assert answers == [np.sum(np.sqrt(measure.NUMBERS))]
     return pictures, len(steps)
 
 
@@ -226,16 +237,56 @@ def test_a_late_beat_is_late_for_every_millisecond_that_it_missed() -> None:
 
 
 async def test_a_timed_way_gives_its_pictures_its_time_and_lags(capsys: pytest.CaptureFixture[str]) -> None:
-    async def way(job: relief.Job, step: Any) -> list[terrain.Array]:
+    async def way(job: relief.Job, step: Any, visitors: Visitors) -> list[terrain.Array]:
         step()
+        answered = asyncio.Event()
+
+        async def answer(numbers: terrain.Array) -> float:
+            answered.set()
+            return 1.0
+
+        async with visitors(answer):
+            await answered.wait()
         step()
         return [job.elevation]
 
-    pictures, seconds, lags = await measure.timed(way, plane(0, 0))
-    assert pictures[0].shape == (9, 9)
-    assert seconds > 0
-    assert min(lags) >= 0
+    measured = await measure.timed(way, plane(0, 0))
+    assert measured.pictures[0].shape == (9, 9)
+    assert measured.seconds > 0
+    assert min(measured.lags) >= 0
+    assert measured.visits
+    assert all(due >= 0 and wait >= 0 for due, wait in measured.visits)
     assert capsys.readouterr().out == '{"done": 1}\n{"done": 2}\n'
+
+
+async def test_requests_come_whether_or_not_those_before_were_answered() -> None:
+    visits: list[tuple[float, float]] = []
+    asked = 0
+    third = asyncio.Event()
+
+    async def answer(numbers: terrain.Array) -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            third.set()
+        await asyncio.Event().wait()
+        return 0.0
+
+    task = asyncio.create_task(measure.visiting(answer, 0.0, visits))
+    await third.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(visits) >= 3  # those that were never answered count, too
+
+
+@pytest.mark.parametrize(("count", "parts"), [(0, 0), (1, 1), (7, 3), (9, 9)])
+def test_the_worst_of_each_part_is_kept(count: int, parts: int) -> None:
+    lags = [float(index) for index in range(count)]
+    found = measure.worst(lags, 3 if count == 7 else 240)
+    assert len(found) == parts
+    assert found[-1:] == lags[-1:]
+    assert found == sorted(found)
 
 
 def test_digests_tell_bits_shapes_and_dtypes_apart() -> None:
@@ -257,20 +308,32 @@ def report(**changes: Any) -> Report:
         "lag_max": 0.25,
         "peak_bytes": 512_000_000,
         "digests": [f"{index}" for index in range(len(PICTURES))],
+        "visit_p50": 0.002,
+        "visit_p99": 0.01,
+        "visit_max": 0.05,
     }
     return Report(**facts | changes)
 
 
 def test_the_table_has_a_row_for_each_way() -> None:
     table = demo.table({name: report(peak_bytes=None if name == "numpy" else 512_000_000) for name in WAYS})
+    times = ["1.25", "0.5", "3.0", "250.0", "2.0", "10.0", "50.0"]
     rows = {
         label: line.removeprefix(label).split()
         for line in table.splitlines()
         for label, _ in WAYS.values()
         if line.startswith(label)
     }
-    assert rows["NumPy in the coroutine"] == ["1.25", "0.5", "3.0", "250.0", "unknown"]
-    assert rows["asyncio.to_thread"] == rows["eagerloop, ASYNC"] == ["1.25", "0.5", "3.0", "250.0", "512"]
+    assert rows["NumPy in the coroutine"] == [*times, "unknown"]
+    assert rows["asyncio.to_thread"] == rows["eagerloop, ASYNC"] == [*times, "512"]
+
+
+def test_the_engine_is_compared_with_the_others_whichever_is_better() -> None:
+    other = report(seconds=2.5, lag_max=0.125, visit_max=0.0, peak_bytes=None)
+    text = demo.table({"numpy": other, "threads": report(), "engine": report()})
+    rows = {line[:32].strip(): line[32:].split() for line in text.splitlines() if line.startswith("beside")}
+    assert rows["beside NumPy in the coroutine"] == ["0.50", "2.00", "1.00", "unknown", "unknown"]
+    assert rows["beside asyncio.to_thread"] == ["1.00"] * 5
 
 
 def test_pictures_that_differ_are_named() -> None:

@@ -67,7 +67,10 @@ def run(settings: Settings, out: TextIO, err: TextIO) -> int:
         different = compare(reports)
         out.write(different or f"\nAll {len(PICTURES)} pictures are equal bit for bit in the three ways.\n")
         try:
-            picture.write(settings.output, title(path, terrain), results)
+            panels = [
+                picture.Panel(WAYS[name][0], each.seconds, each.lags, each.visits) for name, each in reports.items()
+            ]
+            picture.write(settings.output, title(path, terrain), results, panels)
         except OSError as error:
             err.write(f"eagerloop demo: {settings.output}: {error.strerror or error}\n")
             return 1
@@ -147,21 +150,54 @@ def progress(label: str, err: TextIO) -> Callable[[int], None]:
 
 
 def table(reports: dict[str, Report]) -> str:
-    """The figures of all ways."""
+    """The figures of all ways, and what they come to."""
     lines = [
-        f"\n{'':<24}{'wall':>8}{'heartbeat lag, ms':>28}{'peak':>12}",
-        f"{'':<24}{'s':>8}{'p50':>10}{'p99':>9}{'max':>9}{'memory, MB':>12}",
+        f"\n{'':<24}{'wall':>7}{'event loop late, ms':>24}{'tiny request, ms':>24}{'peak':>10}",
+        f"{'':<24}{'s':>7}" + f"{'p50':>8}{'p99':>8}{'max':>8}" * 2 + f"{'memory, MB':>12}",
     ]
     for name, report in reports.items():
-        lags = [1000 * lag for lag in (report.lag_p50, report.lag_p99, report.lag_max)]
+        lags = (report.lag_p50, report.lag_p99, report.lag_max)
+        waits = (report.visit_p50, report.visit_p99, report.visit_max)
+        times = "".join(f"{1000 * seconds:8.1f}" for seconds in (*lags, *waits))
         peak = "unknown" if report.peak_bytes is None else f"{report.peak_bytes / 1e6:.0f}"
-        lines.append(f"{WAYS[name][0]:<24}{report.seconds:8.2f}{lags[0]:10.1f}{lags[1]:9.1f}{lags[2]:9.1f}{peak:>12}")
-    lines += [
-        "",
-        "Each way ran in a process of its own. A beat is due every millisecond; its lag is how late it came.",
-        "Peak memory is the most that the process had resident, some 40 MB of Python and NumPy included.",
-    ]
+        lines.append(f"{WAYS[name][0]:<24}{report.seconds:7.2f}{times}{peak:>12}")
+    lines += ["", *verdict(reports), "", *EXPLAINED]
     return "\n".join(lines) + "\n"
+
+
+EXPLAINED = (
+    "The same pictures, each way in a process of its own. Beside them a heartbeat is due every millisecond: how late",
+    "it comes is how late the event loop is for everything else. Every 20 ms a tiny request comes (the square roots of",
+    "16 numbers, and their sum), computed as the pictures are; it waits from when it is due until it is answered.",
+    "Peak memory is the most that the process had resident, some 40 MB of Python and NumPy included.",
+)
+
+
+def verdict(reports: dict[str, Report]) -> list[str]:
+    """Divide the engine's figures by those of each other way, whichever did better."""
+    own = reports.get("engine")
+    if own is None:
+        return []
+    columns = ("wall", "loop max", "request p50", "request max", "memory")
+    lines = [
+        "eagerloop's figures divided by those of the others; below 1, eagerloop is better:",
+        f"{'':<32}" + "".join(f"{column:>13}" for column in columns),
+    ]
+    for name, other in reports.items():
+        if other is not own:
+            ratios = map(ratio, figures(own), figures(other))
+            lines.append(f"{'beside ' + WAYS[name][0]:<32}" + "".join(f"{text:>13}" for text in ratios))
+    return lines
+
+
+def figures(report: Report) -> tuple[float, ...]:
+    """What ways are compared by; 0 where a figure is unknown."""
+    return (report.seconds, report.lag_max, report.visit_p50, report.visit_max, float(report.peak_bytes or 0))
+
+
+def ratio(mine: float, theirs: float) -> str:
+    """One figure divided by another, as text."""
+    return f"{mine / theirs:.2f}" if mine > 0 and theirs > 0 else "unknown"
 
 
 def compare(reports: dict[str, Report]) -> str:

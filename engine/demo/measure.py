@@ -11,8 +11,10 @@ import json
 import math
 import sys
 from asyncio import get_running_loop
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +24,7 @@ import numpy as np
 import engine
 from engine.demo.relief import Job, plan
 from engine.demo.terrain import Array, load
-from engine.demo.ways import WAYS, Way
+from engine.demo.ways import WAYS, Tiny, Way
 
 try:
     import resource as _resource
@@ -33,6 +35,12 @@ else:
 
 BEAT = 0.001
 """Seconds between two beats of the heartbeat."""
+VISIT = 0.02
+"""Seconds between two tiny requests."""
+NUMBERS = np.arange(16.0)
+"""What a tiny request is about."""
+PARTS = 240
+"""Parts of a run, of each of which the worst lag is reported."""
 SHOWN_STEP = 4
 """Of the eight pictures the PNG shows every so many pixels."""
 
@@ -50,6 +58,25 @@ class Report:
     """The most memory that the process ever had, interpreter and NumPy included; None where nobody tells."""
     digests: list[str]
     """SHA-256 of shape, dtype and bytes of each picture."""
+    visit_p50: float
+    """Seconds from when a tiny request was due until it was answered."""
+    visit_p99: float
+    visit_max: float
+    lags: list[float] = field(default_factory=list)
+    """The worst lag of each of some equal parts of the run."""
+    visits: list[tuple[float, float]] = field(default_factory=list)
+    """When each tiny request was due, in seconds since the start, and how long it waited."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run of a way gave."""
+
+    pictures: list[Array]
+    seconds: float
+    lags: list[float]
+    """Of each millisecond of the run."""
+    visits: list[tuple[float, float]]
 
 
 def lateness(due: float, now: float) -> list[float]:
@@ -67,10 +94,39 @@ async def heartbeat(lags: list[float]) -> None:
         due += BEAT * len(late)
 
 
-async def timed(way: Way, job: Job) -> tuple[list[Array], float, list[float]]:
-    """Run one way beside a heartbeat: the pictures, the seconds, and the lags in seconds."""
+async def visiting(tiny: Tiny, start: float, visits: list[tuple[float, float]]) -> None:
+    """Send a tiny request every so often, whether or not those before it were answered; note how long each waited."""
+
+    async def ask(due: float) -> None:
+        try:
+            await tiny(NUMBERS)
+        finally:  # at the end of the run too, where it has waited for that long at least
+            visits.append((due - start, perf_counter() - due))
+
+    due = perf_counter() + VISIT
+    async with asyncio.TaskGroup() as group:
+        while True:
+            await asyncio.sleep(due - perf_counter())
+            while due <= perf_counter():  # all of them, where the loop stood still
+                group.create_task(ask(due))
+                due += VISIT
+
+
+async def timed(way: Way, job: Job) -> Measured:
+    """Run one way beside a heartbeat and tiny requests."""
     lags: list[float] = []
+    visits: list[tuple[float, float]] = []
     done = 0
+
+    @asynccontextmanager
+    async def visitors(tiny: Tiny) -> AsyncIterator[None]:
+        task = get_running_loop().create_task(visiting(tiny, start, visits))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
     def step() -> None:
         nonlocal done
@@ -81,11 +137,18 @@ async def timed(way: Way, job: Job) -> tuple[list[Array], float, list[float]]:
     await asyncio.sleep(10 * BEAT)
     lags.clear()
     start = perf_counter()
-    pictures = await way(job, step)
+    pictures = await way(job, step, visitors)
     seconds = perf_counter() - start
     await asyncio.sleep(2 * BEAT)  # the beats that were due meanwhile
     pulse.cancel()
-    return pictures, seconds, lags
+    return Measured(pictures, seconds, lags, visits)
+
+
+def worst(lags: list[float], parts: int = PARTS) -> list[float]:
+    """The worst of each of some equal parts; of fewer parts where there are fewer values."""
+    parts = min(parts, len(lags))
+    edges = [index * len(lags) // parts for index in range(parts + 1)] if parts else []
+    return [max(lags[low:high]) for low, high in pairwise(edges)]
 
 
 def peak_bytes() -> int | None:
@@ -121,18 +184,37 @@ def main(name: str, path: str, cell: str, factor: str, results: str, trace: str 
     """
     job = plan(load(Path(path), float(cell)), int(factor))
     with engine.profile() if trace else nullcontext() as profile:
-        pictures, seconds, lags = asyncio.run(timed(WAYS[name][1], job))
+        measured = asyncio.run(timed(WAYS[name][1], job))
     if profile is not None:
         profile.save(trace)
         profile.plot().figure.figure.savefig(timeline, dpi=150)
     peak = peak_bytes()
-    p50, p99 = np.percentile(lags, [50, 99])
-    digests = [digest(picture) for picture in pictures]
+    digests = [digest(picture) for picture in measured.pictures]
     if results:
-        *shades, blended, high = pictures
+        *shades, blended, high = measured.pictures
         small = np.stack([shade[::SHOWN_STEP, ::SHOWN_STEP] for shade in shades])
         np.savez(results, shades=small, blend=blended, elevation=high)
-    tell(asdict(Report(seconds, float(p50), float(p99), max(lags), peak, digests)))
+    tell(asdict(report(measured, peak, digests)))
+
+
+def report(measured: Measured, peak: int | None, digests: list[str]) -> Report:
+    """Sum one run up."""
+    waits = [wait for _, wait in measured.visits] or [0.0]  # a run may end before the first request is due
+    lag_p50, lag_p99, lag_max = np.percentile(measured.lags, [50, 99, 100])
+    visit_p50, visit_p99, visit_max = np.percentile(waits, [50, 99, 100])
+    return Report(
+        seconds=measured.seconds,
+        lag_p50=float(lag_p50),
+        lag_p99=float(lag_p99),
+        lag_max=float(lag_max),
+        peak_bytes=peak,
+        digests=digests,
+        visit_p50=float(visit_p50),
+        visit_p99=float(visit_p99),
+        visit_max=float(visit_max),
+        lags=worst(measured.lags),
+        visits=sorted(measured.visits),
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,23 @@ from engine.demo.terrain import Array
 
 Step = Callable[[], None]
 """Called when one more part of the work is done."""
-Way = Callable[[Job, Step], Awaitable[list[Array]]]
+Tiny = Callable[[Array], Awaitable[float]]
+"""Answers a tiny request: the sum of the square roots of a few numbers."""
+Visitors = Callable[[Tiny], AbstractAsyncContextManager[None]]
+"""Lets tiny requests come while the block runs; they are answered as the way computes."""
+Way = Callable[[Job, Step, Visitors], Awaitable[list[Array]]]
 """Gives the eight shaded reliefs, their blend, and the resampled elevation."""
 
 STEPS = 3 + 1 + len(AZIMUTHS) + 1
 PICTURES = (*(f"sun at {azimuth}°" for azimuth in AZIMUTHS), "blend", "elevation")
 
 
-async def with_numpy(job: Job, step: Step) -> list[Array]:
+def tiny(numbers: Array) -> float:
+    """Compute what a tiny request asks for, with plain NumPy."""
+    return float(np.sum(np.sqrt(numbers)))
+
+
+async def with_numpy(job: Job, step: Step, visitors: Visitors) -> list[Array]:
     """Plain NumPy in the coroutine, which at least lets the loop turn between two pictures."""
 
     async def run(function: Callable[..., Array], *args: Any) -> Array:
@@ -32,14 +42,18 @@ async def with_numpy(job: Job, step: Step) -> list[Array]:
         await asyncio.sleep(0)
         return result
 
-    east, north = await run(relief.slope_east, job), await run(relief.slope_north, job)
-    high = await run(relief.height, job)
-    steep = await run(relief.steepness, east, north)
-    shades = [await run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS]
-    return [*shades, await run(relief.blend, shades), high]
+    async def answer(numbers: Array) -> float:
+        return tiny(numbers)
+
+    async with visitors(answer):
+        east, north = await run(relief.slope_east, job), await run(relief.slope_north, job)
+        high = await run(relief.height, job)
+        steep = await run(relief.steepness, east, north)
+        shades = [await run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS]
+        return [*shades, await run(relief.blend, shades), high]
 
 
-async def with_threads(job: Job, step: Step) -> list[Array]:
+async def with_threads(job: Job, step: Step, visitors: Visitors) -> list[Array]:
     """Each part in `asyncio.to_thread`, all parts that can run at once at once."""
 
     async def run(function: Callable[..., Array], *args: Any) -> Array:
@@ -47,18 +61,26 @@ async def with_threads(job: Job, step: Step) -> list[Array]:
         step()
         return result
 
-    east, north, high = await asyncio.gather(
-        run(relief.slope_east, job), run(relief.slope_north, job), run(relief.height, job)
-    )
-    steep = await run(relief.steepness, east, north)
-    shades = await asyncio.gather(*(run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS))
-    return [*shades, await run(relief.blend, shades), high]
+    async def answer(numbers: Array) -> float:
+        return await asyncio.to_thread(tiny, numbers)
+
+    async with visitors(answer):
+        east, north, high = await asyncio.gather(
+            run(relief.slope_east, job), run(relief.slope_north, job), run(relief.height, job)
+        )
+        steep = await run(relief.steepness, east, north)
+        shades = await asyncio.gather(*(run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS))
+        return [*shades, await run(relief.blend, shades), high]
 
 
-async def with_engine(job: Job, step: Step) -> list[Array]:
+async def with_engine(job: Job, step: Step, visitors: Visitors) -> list[Array]:
     """All pictures dispatched at once, on two logical devices; the data flow says what waits for what."""
     config = engine.Config(device_count={"CPU": 2})
-    async with engine.Executor(config, execution_mode=engine.ASYNC):
+
+    async def answer(numbers: Array) -> float:
+        return float(await ops.sum(ops.sqrt(numbers)))
+
+    async with engine.Executor(config, execution_mode=engine.ASYNC), visitors(answer):
         with engine.device("CPU:0"):
             east = relief.slope_east(ops, job)
         with engine.device("CPU:1"):

@@ -50,10 +50,28 @@ def _adopted(result: object) -> int:
     return _count(owner)
 
 
-def _measured(count: int) -> int:
-    return count if 0 < count < 100 else -(1 << 30)
+def _counts_each() -> bool:
+    """Tell whether each reference more counts as one more, and each one less as one less."""
+    thing = object()
+    alone = _count(thing)
+    held = [thing]
+    once = _count(thing)
+    held.append(thing)
+    twice = _count(thing)
+    held.clear()
+    return (once - alone, twice - alone, _count(thing) - alone) == (1, 2, 0)
 
 
-_OWN = _measured(_of_one_name())
-HELD_BY_ADOPTERS = _of_a_result() - _OWN
-"""References to a sole result inside `adopt`, apart from the one name: another name there, and those of two callers."""
+def _calibrated() -> tuple[int, int]:
+    """Measure what one name counts, and what adopters hold besides; numbers that nothing is below where that fails."""
+    own, result = _of_one_name(), _of_a_result()
+    if 0 < own <= result < _MOST and _counts_each():
+        return own, result - own
+    return _REFUSED, 0
+
+
+_MOST = 100
+"""References that a call could count to a thing of one name; more is no count."""
+_REFUSED = -(1 << 30)
+_OWN, HELD_BY_ADOPTERS = _calibrated()
+"""References of the one name; and to a sole result inside `adopt` apart from it: another name, two callers' names."""

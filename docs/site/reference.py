@@ -1,11 +1,9 @@
 """How the reference is made from the docstrings; every public name must have its place in it."""
 
 import re
-import sys
 from enum import Enum
 from importlib import import_module
 from inspect import isclass
-from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -14,30 +12,6 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-project = "eagerloop"
-author = "the eagerloop authors"
-project_copyright = author
-extensions = ["sphinx.ext.autodoc"]
-default_role = "code"  # docstrings mark code with single backticks
-exclude_patterns = ["*.md", "*.ipynb"]
-
-html_theme = "alabaster"
-html_theme_options = {"description": "Asynchronous eager execution for NumPy", "page_width": "1080px"}
-html_copy_source = False
-html_show_copyright = False
-
-add_module_names = False
-python_maximum_signature_line_length = 100
-python_use_unqualified_type_names = True
-autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
-# Names that say more than what they stand for; docs/reference/index.rst explains them.
-autodoc_type_aliases = {
-    name: name for name in ("Array", "Axes", "Axis", "Lengths", "Norm", "Number", "Operand", "Order", "Place", "Size")
-}
 
 PUBLIC_MODULES = (
     "engine",
@@ -136,9 +110,10 @@ def check_complete(app: Sphinx, env: BuildEnvironment) -> None:
         logging.getLogger(__name__).warning("%s is public and has no place in docs/reference", name)
 
 
-def setup(app: Sphinx) -> None:
+def setup(app: Sphinx) -> dict[str, bool]:
     """Register what this file adds to Sphinx."""
     app.add_directive("names", Names)
     app.connect("autodoc-process-signature", process_signature)
     app.connect("missing-reference", resolve)
     app.connect("env-check-consistency", check_complete)
+    return {"parallel_read_safe": True}
