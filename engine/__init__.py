@@ -28,6 +28,7 @@ from engine.base.modes import (
     ExecutionMode,
 )
 from engine.base.op import ShapeDtype
+from engine.base.warned import guard_modules as _guard_modules
 from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
@@ -120,3 +121,4 @@ _program.register(namespace=ops, graphs=_graphs)
 for _name, _module in list(_sys.modules.items()):
     if _name.partition(".")[0] in ("engine", "handles"):
         vars(_module)[_INTERNAL] = True
+_guard_modules()

@@ -12,6 +12,7 @@ from sys import _getframe as frame_at
 from types import CodeType, FrameType, TracebackType
 from typing import NoReturn
 
+from engine.base.warned import is_placed, line_of
 from engine.devices.base import Device
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure
@@ -108,8 +109,7 @@ def site(code: CodeType | None, lasti: int) -> str:
     """`file:line` of the instruction `lasti` of `code`."""
     if code is None:
         return "an unknown place"
-    line = next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-    return f"{code.co_filename}:{line}"
+    return f"{code.co_filename}:{line_of(code, lasti)}"
 
 
 def describe(cell: Cell) -> str:
@@ -155,9 +155,13 @@ def failed(cell: Cell, error: BaseException) -> Failure:
 
 def _of_kernel(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the kernel on: the frames of the engine would keep the operands, and the cell, alive."""
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "engine":
+    while trace is not None and _is_engines(trace.tb_frame):
         trace = trace.tb_next
     return trace
+
+
+def _is_engines(frame: FrameType) -> bool:
+    return INTERNAL in frame.f_globals or is_placed(frame.f_code)
 
 
 def _twin(error: BaseException) -> BaseException:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.base.warned import guarded
 from engine.threads.slots import Slots
 
 SMALL_NS = 100_000
@@ -88,6 +89,7 @@ class Op:
             "cost",
             "external",
             "fusion",
+            "guarded",
             "infer",
             "kernel",
             "known",
@@ -100,6 +102,8 @@ class Op:
 
     name: str
     kernel: Callable[..., Any]
+    guarded: Callable[..., Any]
+    """The kernel for callers that call it again at the place of dispatch if it is to warn (`engine.base.warned`)."""
     infer: Infer | None
     """Shape and dtype of the result, from those of the operands."""
     cost: Cost
@@ -160,6 +164,7 @@ class Op:
         values = {
             "name": name,
             "kernel": kernel,
+            "guarded": guarded(kernel),
             "infer": infer,
             "cost": Cost(estimate, small, blas, parallel),
             "fusion": Fusion(fusable, block, variant, updates),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Sequence
 from contextvars import copy_context
 from sys import _getframe as frame_at
 from types import FrameType
@@ -19,6 +20,7 @@ from engine.base.errors import ExecutorClosedError, UnknownShapeError
 from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
 from engine.base.op import Op
+from engine.base.warned import REFUSES, call_at, is_refusal
 from engine.devices.base import Device
 from engine.devices.cpu import checked
 from engine.dispatch.executor import Core, State
@@ -37,6 +39,8 @@ from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 
 logger = logging.getLogger("engine.placement")
+
+__warningregistry__ = REFUSES  # the fast path of SYNC mode calls kernels in this module
 
 BYTES_COUNTED = 4096
 """Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
@@ -356,7 +360,7 @@ class SyncDispatcher(Dispatcher):
         elif x2 is not ABSENT:
             near = near and x2.__class__ in SCALARS
         if near and self.plain and op.plain and self.core.state is OPEN:
-            kernel = op.kernel
+            kernel = op.guarded
             try:
                 if params is not None:
                     value = kernel(x1, **params) if x2 is ABSENT else kernel(x1, x2, **params)
@@ -364,9 +368,8 @@ class SyncDispatcher(Dispatcher):
                     value = kernel(x1) if x2 is ABSENT else kernel(x1, x2)
                 if value.__class__ is not ARRAY:
                     value = checked(np.asarray(value))
-            except Exception as error:
-                error.add_note(note(op, queue.device, user_frame(2)))
-                raise
+            except Exception as error:  # noqa: BLE001 - `_after` raises it
+                value = self._after(error, op, (x1,) if x2 is ABSENT else (x1, x2), params, user_frame(2))
             cell = Cell()
             cell.op = op
             cell.args = ()
@@ -385,12 +388,24 @@ class SyncDispatcher(Dispatcher):
             return self.dispatch_slowly(op, args, params, user_frame(2))[0]
         cell = pending_cell(op, (), None, self.queue, None, 0)
         try:
-            value = op.kernel(*values, **params or {})
+            value = op.guarded(*values, **params or {})
             cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
-        except Exception as error:
-            error.add_note(note(op, self.queue.device, user_frame(2)))
-            raise
+        except Exception as error:  # noqa: BLE001 - `_after` raises it
+            cell.value = self._after(error, op, values, params, user_frame(2))
         return handle_of(cell, EagerHandle)
+
+    def _after(
+        self, error: Exception, op: Op, values: Sequence[Any], params: dict[str, Any] | None, frame: FrameType
+    ) -> Any:
+        """The value where the kernel was only to warn: it does so at the place of dispatch. Else raise the error."""
+        try:
+            if not is_refusal(error):
+                raise error
+            value = call_at(frame.f_code, frame.f_lasti, op.kernel, values, params or {}, frame.f_globals)
+            return value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as raised:
+            raised.add_note(note(op, self.queue.device, frame))
+            raise
 
     def _values(self, args: tuple[Any, ...]) -> list[Any] | None:
         """The operands; None where one is not there, is elsewhere, or has to be converted."""
