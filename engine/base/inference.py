@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.base.errors import UnknownShapeError
 from engine.base.op import ShapeDtype
+from engine.base.sites import describe_op, hide_frames, hide_traceback, located, render_apart
 from handles.cell import PENDING, Cell, Failure
 
 
@@ -19,9 +20,9 @@ def infer_cell(cell: Cell, *, tell: bool = True) -> ShapeDtype:
     """
     known = _infer(cell)
     if isinstance(known, Failure):
-        if tell:
-            known.throw()
-        raise known.restored()
+        known.seen = known.seen or tell
+        hide_frames()
+        raise located(known)
     return known
 
 
@@ -80,7 +81,11 @@ def _remember(cell: Cell, operands: list[Any]) -> None:
             f"the shape and dtype of {op.name!r} are not known before it has run: await the handle first, "
             "or say them with engine.op(..., shape=...)"
         )
-    inferred = op.infer(*operands, **(params or {}))
+    try:
+        inferred = op.infer(*operands, **(params or {}))
+    except Exception as error:
+        _tell_place(error, record)
+        raise
     if isinstance(inferred, tuple) and not isinstance(inferred, ShapeDtype):
         outputs = record.extend().outputs
         if not outputs and record.op.outputs != 1:
@@ -89,6 +94,15 @@ def _remember(cell: Cell, operands: list[Any]) -> None:
             output.extend().inferred = its
     else:
         (rare or cell.extend()).inferred = inferred
+
+
+def _tell_place(error: Exception, record: Cell) -> None:
+    note = describe_op(record.op.name, record.home.device, record.code, record.lasti)
+    if note not in vars(error).get("__notes__", ()):  # of a step in a function's own inference
+        error.add_note(note)
+    hide_frames()
+    hide_traceback(error.__traceback__)
+    render_apart(error)
 
 
 def _described(arg: Any) -> Any:

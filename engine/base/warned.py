@@ -92,8 +92,8 @@ def _code_at(code: CodeType | None, lasti: int) -> CodeType:
     if code is not None:
         made = _CODE.replace(
             co_filename=code.co_filename,
-            co_firstlineno=line_of(code, lasti),
-            co_linetable=_one_line(_CODE),
+            co_firstlineno=code.co_firstlineno,
+            co_linetable=_one_line(_CODE, line_of(code, lasti) - code.co_firstlineno),
             co_name=code.co_name,
             co_qualname=code.co_qualname,
         )
@@ -198,7 +198,7 @@ def _moved_code(code: CodeType, here: CodeType) -> CodeType:
     return code.replace(
         co_filename=here.co_filename,
         co_firstlineno=here.co_firstlineno,
-        co_linetable=_one_line(code),
+        co_linetable=_one_line(code, line_of(here, 0) - here.co_firstlineno),
         co_consts=tuple(_moved_code(each, here) if isinstance(each, CodeType) else each for each in code.co_consts),
     )
 
@@ -214,8 +214,22 @@ _NO_COLUMNS = 13
 """The kind of an entry in the table of places that has a line and no columns."""
 
 
-def _one_line(code: CodeType) -> bytes:
-    """The table of places of code that is all on its first line: an entry for each eight instructions at most."""
+def _one_line(code: CodeType, offset: int) -> bytes:
+    """The table of places of code that is all on one line, so far from its first one.
+
+    It has an entry for each eight instructions at most; the first one moves from the first line to that line.
+    """
     whole, rest = divmod(len(code.co_code) // 2, 8)
     lengths = [8] * whole + [rest] * bool(rest)
-    return b"".join(bytes((0x80 | _NO_COLUMNS << 3 | length - 1, 0)) for length in lengths)
+    entries = [bytes((0x80 | _NO_COLUMNS << 3 | length - 1,)) for length in lengths]
+    return entries[0] + _signed(offset) + b"".join(entry + b"\0" for entry in entries[1:])
+
+
+def _signed(number: int) -> bytes:
+    """A number as these tables have it: the sign in the lowest bit, then six bits in each byte."""
+    rest = abs(number) << 1 | (number < 0)
+    digits = []
+    while rest > 0x3F:
+        digits.append(0x40 | rest & 0x3F)
+        rest >>= 6
+    return bytes((*digits, rest))

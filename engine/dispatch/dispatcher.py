@@ -20,6 +20,7 @@ from engine.base.errors import ExecutorClosedError, UnknownShapeError
 from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
 from engine.base.op import Op
+from engine.base.sites import hide_frames, hide_traceback, render_apart
 from engine.base.warned import REFUSES, call_at, is_refusal
 from engine.devices.base import Device
 from engine.devices.cpu import checked
@@ -405,7 +406,12 @@ class SyncDispatcher(Dispatcher):
             return value if value.__class__ is ARRAY else checked(np.asarray(value))
         except Exception as raised:
             raised.add_note(note(op, self.queue.device, frame))
+            hide_frames()
+            hide_traceback(raised.__traceback__)
+            render_apart(raised)
             raise
+        finally:
+            del error  # its traceback has this frame
 
     def _values(self, args: tuple[Any, ...]) -> list[Any] | None:
         """The operands; None where one is not there, is elsewhere, or has to be converted."""
@@ -439,7 +445,7 @@ class SyncDispatcher(Dispatcher):
         handles = handles_of(record, EagerHandle)
         queue.run(record, values)
         if record.value.__class__ is Failure:
-            throw(record.value)
+            throw(record.value, at_call=True)
         return handles
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
@@ -457,7 +463,7 @@ class SyncDispatcher(Dispatcher):
             self._log(TRANSFER, device)
             queue.run(copy, [_ready_value(cell, TRANSFER)])
             if copy.value.__class__ is Failure:
-                throw(copy.value)
+                throw(copy.value, at_call=True)
             keep_copy(cell, (queue, None), copy)
         return copy
 

@@ -25,7 +25,7 @@ from time import monotonic, perf_counter, sleep
 from typing import Any, Protocol
 
 from engine.base.inference import infer_cell
-from engine.base.loops import AbstractEventLoop, Waiter, asyncio_loop, current_task, running_loop
+from engine.base.loops import AbstractEventLoop, CancelledError, Waiter, asyncio_loop, current_task, running_loop
 from engine.base.op import ShapeDtype
 from engine.devices.base import Backend, Device
 from engine.devices.registry import losers, loss
@@ -51,6 +51,7 @@ from engine.queues.waiting import (
     blockers,
     cancellation,
     check_not_waiting_for_itself,
+    tell_interrupted,
     timed_out,
 )
 from engine.queues.worker import WorkerLane
@@ -349,6 +350,9 @@ class DeviceQueue(Queue):
             try:
                 if not (yield from waiter.wait(self.owner.timeout)):
                     raise TimeoutError(timed_out(cell, self.owner.timeout))
+            except CancelledError as error:
+                tell_interrupted(error, self.awaited_by(cell))
+                raise
             finally:
                 remove_waiter(cell, waiter.wake)
         finally:

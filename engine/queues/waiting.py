@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from engine.base.errors import BlockingSyncError, OpCancelledError
+from engine.base.sites import shell
 from engine.failures import describe
 from engine.queues.bell import Bell
 from engine.queues.demand import Demand
@@ -189,6 +190,15 @@ def _drive(records: list[Cell], bell: Bell, homes: set[Drivable]) -> bool:
             home.check_can_end(record)
         done = home.drive(SLICE, record, patient=True) or done
     return done
+
+
+def tell_interrupted(error: BaseException, awaited: Cell) -> None:
+    """In a notebook, where an interrupt cancels the cell that waits, say what became of the op."""
+    if shell() is not None:
+        error.add_note(
+            f"waiting for {describe(awaited)} was interrupted; the op itself goes on: await its handle again, or drop "
+            "it with handle.cancel() or engine.cancel_pending()"
+        )
 
 
 def timed_out(cell: Cell, seconds: float | None) -> str:
