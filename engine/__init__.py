@@ -1,6 +1,7 @@
 """eagerloop: asynchronous eager execution for NumPy, native to asyncio."""
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from engine import devices as devices, ops as ops, random as random, testing as testing
 from engine.base.config import Config
@@ -17,6 +18,7 @@ from engine.base.errors import (
     UnknownDeviceError,
     UnknownShapeError,
 )
+from engine.base.hints import raise_missing as _raise_missing
 from engine.base.modes import (
     ASYNC,
     DEVICE_PLACEMENT_EXPLICIT,
@@ -115,6 +117,17 @@ __all__ = [
     "testing",
     "wait",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "random", "__version__"])
+
+
+if not _TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> None:
+        _raise_missing(__name__, name, __dir__())
+
 
 _program.register(namespace=ops, graphs=_graphs)
 

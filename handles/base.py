@@ -10,6 +10,7 @@ import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Failure, Unready
 from handles.methods import MASKED, Methods
+from handles.missing import names_there
 from handles.operators import Operators
 from handles.views import Link, rebind, refresh, shows
 
@@ -29,6 +30,9 @@ class Handle(Operators, Methods):
     """
 
     __slots__ = ("__weakref__", "_cell", "_link")
+
+    READING = "(await handle)"
+    """How the value is read, for messages."""
 
     _cell: Cell
     _link: Link | None
@@ -287,6 +291,9 @@ class Handle(Operators, Methods):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._cell.home.reduce(self._cell)
+
+    def __dir__(self) -> list[str]:
+        return names_there(self)
 
     def __repr__(self) -> str:
         cell = self._cell

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.base.errors import ExecutorClosedError, UnknownShapeError
+from engine.base.errors import ExecutorClosedError, UnknownShapeError, closed_message
 from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
 from engine.base.op import Op
@@ -484,7 +484,7 @@ def _ready_value(cell: Cell, op: Op) -> Any:
 def check_open(core: Core, op: Op) -> None:
     """Raise `ExecutorClosedError` unless the executor takes work."""
     if core.state is not OPEN:
-        raise ExecutorClosedError(f"{op.name!r} was dispatched to an executor that is {core.state.value}")
+        raise ExecutorClosedError(closed_message(op.name, core.state.value))
 
 
 def make_outputs(record: Cell) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.config import Config
-from engine.base.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError
+from engine.base.errors import ExecutorClosedError, QueueFullError, UnknownDeviceError, closed_message
 from engine.base.loops import AbstractEventLoop, running_loop
 from engine.base.op import Op
 from engine.devices.base import Device
@@ -185,7 +185,7 @@ class Core:
         the loop's thread would have to wait after all for what the scope itself dispatched.
         """
         if self.state is not State.OPEN:
-            raise ExecutorClosedError(f"{op_name!r} was dispatched to an executor that is {self.state.value}")
+            raise ExecutorClosedError(closed_message(op_name, self.state.value))
         free = self._free()
         if free <= 0:
             if admitted and self._free(2) > 0:
