@@ -203,6 +203,7 @@ def test_a_warning_that_is_an_error_fails_the_op(array: Any, mode: engine.Execut
         with pytest.raises(RuntimeWarning, match="encountered in log"):
             ops.sqrt(ops.log(x) + 1.0).result()
     assert sum("op 'log'" in note for note in caught.value.__notes__) == 1
+    assert caught.value.__context__ is None
     assert np.log(ops.asarray([1.0])).result() == 0  # type: ignore[attr-defined]
 
 

@@ -54,6 +54,12 @@ def is_refusal(error: BaseException) -> bool:
     return error.__class__ is TypeError and error.args == _WORDS
 
 
+def forget_refusal(error: BaseException) -> None:
+    """Take a refusal out of the context of an error that the second call raised."""
+    if error.__context__ is not None and is_refusal(error.__context__):
+        error.__context__ = None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # A frame at the place of dispatch
 

@@ -21,7 +21,7 @@ from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
 from engine.base.op import Op
 from engine.base.sites import hide_frames, hide_traceback, render_apart
-from engine.base.warned import REFUSES, call_at, is_refusal
+from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Device
 from engine.devices.cpu import checked
 from engine.dispatch.executor import Core, State
@@ -405,6 +405,7 @@ class SyncDispatcher(Dispatcher):
             value = call_at(frame.f_code, frame.f_lasti, op.kernel, values, params or {}, frame.f_globals)
             return value if value.__class__ is ARRAY else checked(np.asarray(value))
         except Exception as raised:
+            forget_refusal(raised)
             raised.add_note(note(op, self.queue.device, frame))
             hide_frames()
             hide_traceback(raised.__traceback__)

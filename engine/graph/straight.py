@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.op import SMALL_NS, Op, ShapeDtype
-from engine.base.warned import REFUSES, call_at, is_refusal
+from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimizer import Plan, scheduled
@@ -213,6 +213,7 @@ def _one_by_one(plan: Plan, steps: Sequence[Step], values: dict[int, Any], outpu
         try:
             result = call_at(step.code, step.lasti, step.op.kernel, read, step.params or {})
         except Exception as error:
+            forget_refusal(error)
             error.add_note(_place(step))
             raise
         results = result if step.op.outputs > 1 else (result,)

@@ -186,6 +186,7 @@ from engine.ops.statistics import (
     sum as sum,
     var as var,
 )
+from engine.ops.texts.compose import document as _document
 
 e = _math.e
 inf = _math.inf
@@ -359,6 +360,8 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+_document(globals(), vars(linalg), vars(fft))
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from engine.base.errors import OpCancelledError
 from engine.base.loops import CancelledError, done_elsewhere, run_apart
 from engine.base.modes import ExecutionMode
-from engine.base.warned import call_at, is_refusal
+from engine.base.warned import call_at, forget_refusal, is_refusal
 from engine.devices.base import Array, Backend, Device
 from engine.devices.cpu import HOST, checked
 from engine.failures import failed
@@ -142,6 +142,7 @@ def value_after(error: Exception, cell: Cell, values: Sequence[Any]) -> Any:
         value = call_at(cell.code, cell.lasti, cell.op.kernel, values, cell.params or {})
         return value if value.__class__ is np.ndarray else checked(np.asarray(value))
     except Exception as raised:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+        forget_refusal(raised)
         return failed(cell, raised)
 
 
