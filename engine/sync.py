@@ -156,8 +156,8 @@ def demand_all(cells: Iterable[Cell]) -> list[tuple[DeviceQueue, Demand | None]]
             if cell.value is PENDING:
                 by_home.setdefault(home, []).append(cell)
         else:
-            home.help(cell)  # what cannot be waited for says so
-    return [(home, home.assist(those)) for home, those in by_home.items()]
+            home.poll(cell)  # what cannot be waited for says so
+    return [(home, home.polling.begin(those)) for home, those in by_home.items()]
 
 
 class Woken:

@@ -90,7 +90,7 @@ class Handle(Operators, Methods):
         """Whether reading would not wait: the op has finished, with a value or with an error."""
         cell = self._cell
         if cell.value is PENDING:
-            cell.home.nudge(cell)
+            cell.home.keep_going(cell)
             return False
         return True
 
@@ -99,7 +99,7 @@ class Handle(Operators, Methods):
     def __await__(self) -> Generator[Any, None, Value]:
         cell = self._cell
         home = cell.home
-        if cell.value is PENDING and not home.help(cell):
+        if cell.value is PENDING and not home.poll(cell):
             yield from home.wait(cell)
         value = home.host(cell) if home.on_host else (yield from home.fetch(cell))
         return value if value.ndim else value[()]

@@ -36,17 +36,17 @@ class Home(Protocol):
     def namespace(self) -> Any:
         """The array API namespace of the engine."""
 
-    def help(self, cell: Cell) -> bool:
+    def poll(self, cell: Cell) -> bool:
         """What `await` does first: settle the cell here and now, if it can be done in no time."""
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
-        """What `await` runs: help, then suspend, until the cell is settled."""
+        """What `await` runs: poll, then suspend, until the cell is settled."""
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell is settled; refuse where that would freeze a running loop."""
 
-    def nudge(self, cell: Cell) -> None:
-        """Somebody polls for this cell: make sure that it is being worked on."""
+    def keep_going(self, cell: Cell) -> None:
+        """Make sure that a cell is worked on, for a caller who asks again and again whether it is ready."""
 
     def host(self, cell: Cell) -> np.ndarray[Any, Any]:
         """The settled value as a read-only array, or the error raised."""

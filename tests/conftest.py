@@ -10,7 +10,6 @@ import uvloop
 import engine
 import engine.testing
 from engine.queues import forking
-from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
 
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -36,14 +35,14 @@ def fresh_engine() -> Iterator[None]:
 def whole_backlogs(fresh_engine: None) -> Iterator[None]:
     """Every test leaves the backlog of every queue as its invariants have it, whatever is still on its way."""
     yield
-    queues = [queue for queue in list(forking.queues) if isinstance(queue, DeviceQueue)]
+    queues = list(forking.queues)
     with ExitStack() as held:
         for queue in queues:  # of all of them: an operand of another queue must not end while it is looked at
             if not queue.lock.acquire(timeout=1.0):
                 return  # a thread is in a slice that does not end
             held.callback(queue.lock.release)
         for queue in queues:
-            queue.take_requests()
+            queue.demands.take()
             queue.backlog.check()
 
 

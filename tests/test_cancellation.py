@@ -140,8 +140,7 @@ async def test_an_op_parked_on_another_device_is_dropped(gate: GateOp, executor:
 async def test_cancelling_the_operand_of_a_parked_op_ends_both(gate: GateOp, executor: engine.Executor) -> None:
     with executor.as_default():
         with engine.device("CPU:1"):
-            gate(1.0)
-            queued = ops.asarray(1.0) + 1
+            queued = gate(1.0) + 1
         parked = ops.add(queued.to_device("CPU:0"), 1)
         await (ops.asarray(5.0) + 1)
         queued.cancel()

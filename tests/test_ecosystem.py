@@ -10,7 +10,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.queues.device_queue import DeviceQueue
+from engine.queues.poll import Poll
 from engine.testing import GateOp
 from handles import Handle
 
@@ -41,13 +41,13 @@ X = np.random.default_rng(0).normal(size=(6, 4))
 def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The implicit syncs so far, by what asked for them."""
     seen: list[str] = []
-    block = DeviceQueue.block
+    block = Poll.block
 
-    def counted(self: DeviceQueue, cell: Any, timeout: float | None, what: str) -> None:
+    def counted(self: Poll, cell: Any, timeout: float | None, what: str) -> None:
         seen.append(what)
         block(self, cell, timeout, what)
 
-    monkeypatch.setattr(DeviceQueue, "block", counted)
+    monkeypatch.setattr(Poll, "block", counted)
     return seen
 
 

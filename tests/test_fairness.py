@@ -16,8 +16,8 @@ import pytest
 import engine
 import engine.testing
 from engine import ops
-from engine.queues.backlog import State
 from engine.queues.records import entry_of, record_of
+from engine.queues.states import State
 from engine.testing import GateOp
 from engine.threads.blas import core_count
 from engine.threads.slots import PATIENCE

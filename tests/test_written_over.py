@@ -390,7 +390,7 @@ def test_a_child_computes_a_group_that_its_parent_was_computing(watched: Watched
     first = held(operand)
     second = first + 1
     third = second * 2
-    first._cell.home.kick()
+    first._cell.home.schedule()
     held.entered.wait()
 
     def child() -> None:
@@ -417,7 +417,7 @@ def test_a_child_does_not_compute_again_from_what_its_parent_has_written_over(wa
     waiting = held(larger)
     after = ops.flip(ops.asarray(numbers()))
     del x
-    larger._cell.home.kick()  # type: ignore[attr-defined]
+    larger._cell.home.schedule()  # type: ignore[attr-defined]
     held.entered.wait()
 
     def child() -> None:

@@ -6,8 +6,8 @@ the tracebacks that are shown there. IPython is never imported: it is asked wher
 
 from __future__ import annotations
 
+import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from inspect import CO_OPTIMIZED
 from sys import _getframe as frame_at
@@ -20,7 +20,8 @@ from handles.cell import Failure
 INTERNAL = "_eagerloop_internal"
 """A name that stands in the modules whose frames are not the user's."""
 
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120 - as the names of code have it
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 def is_engines(frame: FrameType) -> bool:
@@ -47,7 +48,8 @@ def program_site() -> str | None:
 
 def _is_of_library(frame: FrameType) -> bool:
     name = frame.f_code.co_filename
-    return is_engines(frame) or name.startswith(("<frozen", "<__array_function__", *_LIBRARIES))
+    installed = name.startswith(("<frozen", "<__array_function__", _STANDARD_LIBRARY))
+    return installed or is_engines(frame) or any(part in name for part in _PACKAGES)
 
 
 def site(code: CodeType | None, lasti: int) -> str:

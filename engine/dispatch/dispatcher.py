@@ -241,7 +241,7 @@ class AsyncDispatcher(Dispatcher):
                 self.core.make_room(queue, op.name)
             pending.append(cell)
             if not queue.scheduled:
-                queue.kick()
+                queue.schedule()
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
@@ -257,7 +257,7 @@ class AsyncDispatcher(Dispatcher):
             self.core.make_room(queue, op.name)
         queue.push(cell)
         if not queue.scheduled:
-            queue.kick()
+            queue.schedule()
         return handle_of(cell, AsyncHandle)
 
     def _all_on_one(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
@@ -311,7 +311,7 @@ class AsyncDispatcher(Dispatcher):
             self.core.free_bytes(record)
             raise
         if not queue.scheduled:
-            queue.kick()
+            queue.schedule()
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
         return handle_of(self.copy(operand(handle, keep=True), self.core.resolve(device), frame), AsyncHandle)

@@ -20,12 +20,12 @@ from engine.devices.base import Device
 from engine.devices.registry import make_devices
 from engine.failures import Ledger, raise_together, site, user_frame
 from engine.queues.admission import Admission
-from engine.queues.backlog import State as Waits
 from engine.queues.bell import Bell
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
 from engine.queues.records import BARRIER
 from engine.queues.slice import SLICE
+from engine.queues.states import State as Waits
 from engine.queues.waiting import RECHECK, blockers
 from engine.settings.libraries import meet_libraries
 from engine.threads.blas import core_count

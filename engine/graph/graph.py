@@ -316,7 +316,7 @@ class Node(Queue):
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         self._refuse(cell, "await")
 
-    def help(self, cell: Cell) -> bool:
+    def poll(self, cell: Cell) -> bool:
         self._refuse(cell, "await")
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
@@ -331,7 +331,7 @@ class Node(Queue):
     def cancel(self, cell: Cell) -> CancelOutcome:
         self._refuse(cell, "cancel()")
 
-    def nudge(self, cell: Cell) -> None:
+    def keep_going(self, cell: Cell) -> None:
         """Nothing is on its way."""
 
     def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:

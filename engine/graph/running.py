@@ -101,13 +101,13 @@ class Run:
             self._push(0, len(self._steps))
         else:
             self._dispatch(0, len(self._steps))
-        self.kick()
+        self.schedule()
 
-    def kick(self) -> None:
+    def schedule(self) -> None:
         """Call for somebody to work off what is queued: for whoever goes on without waiting for it."""
         for queue in self.core.queues.values():
             if not queue.scheduled and queue.runnable():
-                queue.kick()
+                queue.schedule()
 
     def launch(self) -> None:
         """Dispatch all steps, blocking while too much is in flight."""
@@ -207,7 +207,7 @@ class Run:
             home = record.home
             if isinstance(home, DeviceQueue):
                 home.cancel(record, why)
-        self.kick()  # what was dropped is taken off the queues
+        self.schedule()  # what was dropped is taken off the queues
 
     def acknowledge(self) -> list[BaseException]:
         """The errors of this run that nobody was told of; from now on they count as reported."""

@@ -302,7 +302,7 @@ class _Launch:
             if cell is not None:
                 yield from Settled(cell).__await__()
                 continue
-            self._run.kick()
+            self._run.schedule()
             self._run.help(ends, patient=False)
             if perf_counter() > ends:
                 yield

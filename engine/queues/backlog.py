@@ -6,9 +6,9 @@ event loop here, so that every decision can be tested by itself.
 
 Invariants (`check` tells whether they hold):
 
-* A record is in one state of `TRANSITIONS`, and goes from one to the next along that table only. A record that is
-  still on the device's queue, where dispatch put it, has no entry here: its state is QUEUED.
-* A PARKED record waits for at least one operand; whoever ends that operand takes the record to the records that have
+* A record is in one state of `TRANSITIONS` (in `states`), and goes from one to the next along that table only. One
+  that is still on the device's queue, where dispatch put it, has no entry here: its state is QUEUED.
+* A PARKED record waits for at least one operand; the thread that ends that operand takes the record to those that have
   arrived. A READY record stands in the line of its lane, and in that of each demand for it.
 * Demands of one priority take turns, higher ones go first. What no task waits for gets at least one turn in
   `PATIENCE` + 1, and so does a demand of a lower priority.
@@ -20,165 +20,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterator
-from enum import Enum
 
 from engine.queues.demand import Demand
+from engine.queues.lane import Lane
 from engine.queues.records import NEVER, entry_of, pending_operands
-from engine.threads.slots import BACKGROUND, PATIENCE, Slots
+from engine.queues.states import ENDS, TRANSITIONS, Entry, State
 from handles.cell import PENDING, Cell
 
 IN_ORDER = 4
 """Slices in which records on the queue are run in order before what is demanded is looked for among them."""
 SHARED = 64
 """Demands that a record remembers; further ones of no higher priority rely on those."""
-
-
-class State(Enum):
-    """What is being done with a record."""
-
-    __hash__ = object.__hash__  # members are single objects; that of an enumeration is a Python function
-
-    QUEUED = "queued"
-    """Where dispatch put it; no slice has come to it."""
-    PARKED = "parked"
-    """It waits for an operand."""
-    READY = "ready"
-    """Its operands are there; it waits for a slot."""
-    LAUNCHED = "launched"
-    """A backend has it, and will complete it."""
-    RUNNING = "running"
-    """A worker computes it, or it is a task of the loop."""
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-_ENDS = frozenset({State.DONE, State.FAILED, State.CANCELLED})
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.PARKED, State.READY, State.RUNNING, *_ENDS}),
-    State.PARKED: frozenset({State.READY, State.LAUNCHED, State.RUNNING, *_ENDS}),
-    State.READY: frozenset({State.LAUNCHED, State.RUNNING, *_ENDS}),
-    State.LAUNCHED: frozenset({State.READY, State.PARKED, *_ENDS}),
-    State.RUNNING: frozenset({State.PARKED, State.READY, *_ENDS}),
-    State.DONE: frozenset(),
-    State.FAILED: frozenset(),
-    State.CANCELLED: frozenset(),
-}
-"""From each state those that may follow.
-
-A PARKED record may be launched together with what it waits for. Back to READY, or to PARKED, goes what an interrupt or
-a fork kept from being done.
-"""
-
-
-Grant = tuple[Slots, int]
-"""Slots of one kind, and how many."""
-
-
-class Entry:
-    """A record that was set aside, and what is being done with it."""
-
-    __slots__ = (
-        *("before", "behind", "demands", "dependents", "grants", "lane"),
-        *("missing", "number", "record", "relying", "state"),
-    )
-
-    def __init__(self, record: Cell, number: int) -> None:
-        self.record = record
-        self.number = number
-        """How many records were set aside before it."""
-        self.state = State.QUEUED
-        self.before: Entry | None = None
-        """The record that was set aside before this one, of those that have not ended."""
-        self.behind: Entry | None = None
-        """The one that was set aside after it."""
-        self.lane: Lane | None = None
-        self.missing: Cell | None = None
-        """The record of the operand that it is parked for."""
-        self.dependents: list[Entry] | None = None
-        """Records of the same device that are parked for this one."""
-        self.demands: list[Demand] = []
-        """The demands that need it."""
-        self.relying: dict[int, dict[Demand, None]] = {}
-        """Further ones, by priority, which rely on those."""
-        self.grants: list[Grant] = []
-        """Slots that it holds."""
-
-    @property
-    def rank(self) -> int:
-        """The highest priority of the demands that need it."""
-        return max((demand.priority for demand in self.demands if demand.alive), default=BACKGROUND)
-
-
-class Lane:
-    """The ready records of one kind, which want slots of the same kind, and whose turn it is."""
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
-        self.passed = 0
-        """Records that were started out of turn since the one that waits longest had its turn."""
-        self._by_age: deque[Entry] = deque()
-        self._turns: dict[int, deque[Demand]] = {}
-
-    def add(self, entry: Entry) -> None:
-        """Take a record that is ready."""
-        self._by_age.append(entry)
-        for demand in entry.demands:
-            self.want(entry, demand)
-
-    def want(self, entry: Entry, demand: Demand) -> None:
-        """A ready record is demanded."""
-        line = demand.line(self.key)
-        line.append(entry)
-        if len(line) == 1:
-            self._turns.setdefault(demand.priority, deque()).append(demand)
-
-    def next(self, everything: int | None = None) -> Entry | None:
-        """The record that is to be started next; None where there is none.
-
-        `everything` is the priority of a task that waits for all records there are: the line by age then takes turns
-        with the demands of that priority, and goes before those of a lower one.
-        """
-        oldest = self._first(self._by_age)
-        if oldest is None:
-            return None
-        demand = self._next_demand()
-        if demand is None:
-            return oldest
-        owed = PATIENCE
-        if everything is not None and everything >= demand.priority:
-            owed = len(self._turns[demand.priority]) if everything == demand.priority else 0
-        return oldest if self.passed >= owed else demand.line(self.key)[0]
-
-    def started(self, entry: Entry) -> None:
-        """A record of this lane was started: the next demand has its turn."""
-        if self._by_age and self._by_age[0] is entry:
-            self.passed = 0
-        else:
-            self.passed += 1
-        for turns in self._turns.values():
-            if turns[0] in entry.demands:
-                turns.rotate(-1)
-
-    def _next_demand(self) -> Demand | None:
-        for priority in sorted(self._turns, reverse=True):
-            turns = self._turns[priority]
-            while turns:
-                demand = turns[0]
-                if demand.alive and self._first(demand.line(self.key)) is not None:
-                    return demand
-                turns.popleft()
-            del self._turns[priority]
-        return None
-
-    def _first(self, line: deque[Entry]) -> Entry | None:
-        """The first record of a line that is still ready."""
-        while line:
-            if line[0].state is State.READY:
-                return line[0]
-            line.popleft()
-        return None
 
 
 class Backlog:
@@ -245,7 +97,7 @@ class Backlog:
         self.running.add(entry)
 
     def put_back(self, entry: Entry) -> None:
-        """What was started did not begin: an interrupt or a fork came."""
+        """Take back a record that was started and did not begin: an interrupt or a fork came."""
         self.running.discard(entry)
         if entry.lane is not None:
             self._move(entry, State.READY)
@@ -255,7 +107,7 @@ class Backlog:
             self.arrived.append(entry)
 
     def park_again(self, entry: Entry, missing: Cell) -> None:
-        """What was launched together with an operand did not begin."""
+        """Take back a record that was launched together with an operand and did not begin."""
         self.running.discard(entry)
         self.park(entry.record, missing, here=True)
 
@@ -334,7 +186,7 @@ class Backlog:
     # Decisions
 
     def walks(self, *, in_order: bool) -> bool:
-        """Whether a demand has a step to do now.
+        """Tell whether a demand has a step to do now.
 
         `in_order` says that records are on the queue: then they are run in order for a while, which is cheaper and
         settles most of what is demanded.
@@ -428,7 +280,7 @@ class Backlog:
         """Raise `AssertionError` unless the invariants hold; where no thread is in a slice."""
         entries = list(self.entries())
         for state in State:
-            if state not in _ENDS:
+            if state not in ENDS:
                 found = sum(entry.state is state for entry in entries)
                 assert self._counts[state] == found, f"{self._counts[state]} counted as {state.value}, {found} found"
         for entry in entries:

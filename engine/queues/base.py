@@ -24,7 +24,7 @@ ARRAY = np.ndarray  # of a module with a `__getattr__`, where a look-up takes lo
 
 
 class Owner(Protocol):
-    """What a queue needs of the executor that it belongs to."""
+    """An executor, as its queues need it."""
 
     ledger: Ledger
     timeout: float | None
@@ -38,7 +38,7 @@ class Queue:
     """The home of cells on one device of one executor: what it takes to read one that is settled."""
 
     any_elsewhere = False
-    """Whether this process ever had a queue of a device that is not the host's."""
+    """True once this process has had a queue of a device that is not the host's."""
 
     def __init__(self, owner: Owner, device: Device, backend: Backend[Any]) -> None:
         self.owner = owner

@@ -1,4 +1,4 @@
-"""What wakes a thread that is blocked."""
+"""Bells, which wake threads that are blocked."""
 
 from __future__ import annotations
 

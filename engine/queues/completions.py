@@ -9,10 +9,11 @@ from typing import Any
 
 from engine.devices.base import Device
 from engine.failures import Ledger
-from engine.queues.backlog import Backlog, State
+from engine.queues.backlog import Backlog
 from engine.queues.execution import finish
 from engine.queues.hooks import hooks
 from engine.queues.records import entry_of
+from engine.queues.states import State
 from handles.cell import PENDING, Cell, Failure
 
 
@@ -39,7 +40,7 @@ class Completions:
             self._ledger.add(self._device, outcome)
         self._settle(cell, outcome)
 
-    def conclude(self, cell: Cell, outcome: Any) -> None:
+    def complete_started(self, cell: Cell, outcome: Any) -> None:
         """Settle a record that ran elsewhere, unless it was abandoned."""
         if cell.value is not PENDING:
             self._end(cell)
@@ -50,7 +51,7 @@ class Completions:
             self.completed += 1
             self.complete(cell, outcome)
 
-    def poison(self, cell: Cell, failure: Failure) -> None:
+    def fail_dependent(self, cell: Cell, failure: Failure) -> None:
         """Settle a record whose operand failed; the failure is known already."""
         if cell.value is PENDING:
             self.completed += 1

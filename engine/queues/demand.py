@@ -23,10 +23,10 @@ class Demand:
     def __init__(self, targets: list[Cell], priority: int = 0, *, everything: bool = False) -> None:
         self.priority = priority
         self.everything = everything
-        """Whether the task waits for all records there are."""
+        """True where the task waits for all records there are."""
         self.alive = True
         self.taken = False
-        """Whether a slice has taken it up."""
+        """True once a slice has taken it up."""
         self.stack = targets
         """Records that were not looked at yet; the next one stands last."""
         # The rest is made when it is needed: most of what tasks wait for is there before a demand has its turn.
@@ -39,7 +39,7 @@ class Demand:
         self.foreign: list[Cell] | None = None
         """Records of other queues that it needs; the queue asks those for them."""
         self.children: list[tuple[Any, Demand]] | None = None
-        """What it demands of other queues."""
+        """Its demands of other queues."""
 
     def line(self, lane: Hashable) -> deque[Any]:
         """The entries that it found ready in a lane."""

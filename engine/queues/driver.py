@@ -2,7 +2,7 @@
 
 The executor's loop does in a callback (not a task: there is nothing to cancel at shutdown, and nothing in
 `asyncio.all_tasks()`), an `await` does before it suspends, a thread that blocks in a sync does, a worker that has just
-ended an op does. Where there is no loop, or a task or thread outside it waits, a worker is sent as an attendant.
+ended an op does. Where there is no loop, or a task or thread outside it waits, a worker is sent.
 
 Guarantee: a thread that leaves work behind that could be done has called for the next drive, so progress never needs
 one particular thread to be free. Guarded by the queue's lock: the slice; the rest are flags that any thread sets.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
 
 GRACE = 0.001
-"""Seconds that an attendant leaves a thread without a loop to get to a sync point by itself."""
+"""Seconds that a worker leaves a thread without a loop to get to a sync point by itself."""
 
 
 class Driver:
@@ -38,76 +38,78 @@ class Driver:
         self.turn_ends = 0.0
         """When this turn of the loop has been the engine's for a slice."""
         self._queue = queue
+        self._requests = queue.demands.requests
+        self._outcomes = queue.outcomes.waiting
         self._guests: set[object] = set()
         """Tasks and threads outside the loop that wait for this queue."""
-        self._attended = False
+        self._worker_scheduled = False
         self._going_on: set[int] = set()
         """Workers that have ended an op and will look at the queue again, by their threads."""
 
     # Calling for a drive
 
-    def kick(self) -> None:
+    def schedule(self) -> None:
         """Call for a drive: on the loop, or on a worker where there is none, or where the loop may be blocked."""
         if self._guests:
-            self._call_attendant()
+            self._schedule_worker()
         queue = self._queue
         if queue.scheduled:
             return
         queue.scheduled = True
         try:
             loop = self.loop
-            if loop is not None and call_soon(loop, self._pump):
+            if loop is not None and call_soon(loop, self._drive_on_loop):
                 self.turn_ends = perf_counter() + SLICE
             else:
-                workers.submit(self._attend)
-        except BaseException:  # an interrupt: whoever comes next calls again
+                workers.submit(self._drive_later)
+        except BaseException:  # an interrupt: the next caller schedules again
             queue.scheduled = False
             raise
 
     def woken(self) -> None:
         """An operand that another queue computed is there, or a record was told so: call for a drive."""
         self._queue.bells.ring()
-        self.kick()
+        self.schedule()
 
     def slot_free(self) -> None:
-        """A slot that the queue waits for is free: a worker starts what wants it, whatever the loop does meanwhile."""
-        self._queue.starting.called()
+        """A slot that the queue waits for is free: a worker starts what wants it, even while the loop is blocked."""
+        self._queue.starting.try_again()
         if not self._going_on:
-            self._call_attendant()
+            self._schedule_worker()
 
-    def pass_on(self) -> None:
+    def schedule_next(self) -> None:
         """Call for the next drive where there is something to do."""
         if self._queue.runnable():
-            self.kick()
+            self.schedule()
 
-    def _call_attendant(self) -> None:
-        if self._queue.runnable() and not self._attended:
-            self._attended = True
-            workers.submit(self._attend_at_once)
+    def _schedule_worker(self) -> None:
+        if self._queue.runnable() and not self._worker_scheduled:
+            self._worker_scheduled = True
+            workers.submit(self._drive_on_worker)
 
     # Those who wait outside the loop
 
-    def welcome(self, guest: object) -> None:
+    def add_guest(self, guest: object) -> None:
         """A task or thread outside the loop waits from now on: workers drive, as the loop may be blocked."""
         self._guests.add(guest)
-        self._call_attendant()
+        self._schedule_worker()
 
     def has_guests(self) -> bool:
-        """Whether a task or thread outside the loop waits."""
+        """True while a task or thread outside the loop waits."""
         return bool(self._guests)
 
-    def nudged(self) -> None:
+    def asked(self) -> None:
         """A caller polls, perhaps in a loop that never awaits."""
         loop = self.loop
         if loop is None or loop.is_closed():
             self._queue.detach()
-            self.kick()
+            self.schedule()
         elif loop is not running_loop():
-            self._call_attendant()
+            self._schedule_worker()
         elif self.turn_is_over():
             self.drive(SLICE)
 
-    def dismiss(self, guest: object) -> None:
+    def remove_guest(self, guest: object) -> None:
         """It waits no longer."""
         self._guests.discard(guest)
 
@@ -116,12 +118,12 @@ class Driver:
         self.loop = None
         self._queue.scheduled = False
         if self._guests:
-            self._call_attendant()
+            self._schedule_worker()
 
     def start_over(self) -> None:
         """In a forked child: no loop, no worker and no guest is left."""
         self.loop = None
-        self._queue.scheduled = self._attended = False
+        self._queue.scheduled = self._worker_scheduled = False
         self._going_on.clear()
         self._guests.clear()
 
@@ -146,42 +148,53 @@ class Driver:
                 # The error state of the thread is not that of the ops: those without a context have the default.
                 return Context().run(queue.slice.run, ends, until)
         finally:
-            if queue.pending or queue.backlog.aside or queue.requests or queue.outcomes or queue.starting.wanted:
-                self.pass_on()
+            if (
+                queue.pending
+                or queue.backlog.aside
+                or queue.demands.requests
+                or queue.outcomes.waiting
+                or queue.starting.wanted
+            ):
+                self.schedule_next()
             if self._admission.waiting:
                 self._admission.look()
 
+    def admit(self) -> None:
+        """Let in tasks that wait for room, where records have ended."""
+        if self._admission.waiting:
+            self._admission.look()
+
     def turn_is_over(self) -> bool:
-        """Whether this turn of the loop has been the engine's for a slice."""
+        """True when this turn of the loop has been the engine's for a slice."""
         return self._queue.scheduled and perf_counter() >= self.turn_ends
 
-    def _pump(self) -> None:
+    def _drive_on_loop(self) -> None:
         self._queue.scheduled = False
         self.drive(SLICE)
 
-    def _attend(self) -> None:
+    def _drive_later(self) -> None:
         time.sleep(GRACE)
         self._queue.scheduled = False
-        self._drive_out()
+        self._drive_until_idle()
 
-    def _attend_at_once(self) -> None:
-        self._drive_out()
-        self._attended = False
+    def _drive_on_worker(self) -> None:
+        self._drive_until_idle()
+        self._worker_scheduled = False
         if self._guests or self._queue.starting.wanted:
-            self._call_attendant()
+            self._schedule_worker()
 
-    def _drive_out(self) -> None:
+    def _drive_until_idle(self) -> None:
         while self._queue.runnable() and self.drive(SLICE, patient=True):
             pass
 
     # Workers that go on
 
     def leaving_slots(self) -> None:
-        """A worker gives slots back and will look at the queue itself: no attendant is needed for them."""
+        """This worker gives slots back and will look at the queue itself: no other one is needed for them."""
         self._going_on.add(get_ident())
 
     def looked(self) -> None:
-        """It has looked; a slot that came free since is for an attendant."""
+        """This worker has looked; a slot that came free since is for another one."""
         self._going_on.discard(get_ident())
         if self._queue.starting.wanted:
-            self._call_attendant()
+            self._schedule_worker()

@@ -36,7 +36,7 @@ def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[
         if not backend.on_host:
             return _through_host(cell, values, device, backend)
         return _results(cell, _call(cell, values))
-    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+    except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
         return failed(cell, error)
 
 
@@ -91,7 +91,7 @@ def enter_kernel(cell: Cell) -> None:
 
 
 def is_part_of_call(cell: Cell) -> bool:
-    """Whether an op was dispatched inside a call of its own function, and so is a part of that call."""
+    """Tell whether an op was dispatched inside a call of its own function, and so is a part of that call."""
     context = cell.rare.context if cell.rare is not None else None
     return context is not None and cell.op.limit in context.get(holding, ())
 
@@ -147,7 +147,7 @@ def value_after(error: Exception, cell: Cell, values: Sequence[Any]) -> Any:
 
 
 def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
-    """Whether nothing but this record refers to its first operand, nor to the memory of it."""
+    """Tell whether nothing but this record refers to its first operand, nor to the memory of it."""
     first = cell.args[0] if cell.args else None
     if first.__class__ is not Cell or others(first, HELD_BY_CELL):
         return False
@@ -175,7 +175,7 @@ def _results(cell: Cell, result: Any) -> Any:
 
 
 def adopt_results(cell: Cell, result: Any) -> Any:
-    """What unknown code returned, which the caller refers to once, as values that only the engine can write to."""
+    """Adopt what unknown code returned, which the caller refers to once: values that only the engine can write to."""
     op = cell.op
     if op.outputs == 1:
         if isinstance(result, Handle):
@@ -255,7 +255,7 @@ async def _coroutine_through_host(cell: Cell, values: Sequence[Any], device: Dev
 
 
 def wrong_value(cell: Cell, device: Device, value: Any) -> TypeError | None:
-    """What is wrong with what a backend gave for a record; None where nothing is."""
+    """Say what is wrong with what a backend gave for a record; None where nothing is."""
     outputs = cell.op.outputs
     if outputs != 1 and (not isinstance(value, tuple | list) or len(value) != outputs):
         got = f"{len(value)} of them" if isinstance(value, tuple | list) else type(value).__name__

@@ -19,7 +19,7 @@ logger = logging.getLogger("engine.observe")
 
 
 class Listener(Protocol):
-    """What is told of records."""
+    """A listener that is told of records."""
 
     def dispatched(self, record: Cell) -> None:
         """A record was put on its queue; in SYNC mode, is about to run."""

@@ -22,7 +22,7 @@ from handles.cell import CancelOutcome, Cell, Failure
 
 
 class _Outcome:
-    """What a backend, or the loss of its device, says of a record: the first word counts."""
+    """The outcome of a record, from a backend or from the loss of its device: the first one counts."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -98,7 +98,7 @@ class InlineQueue(Queue):
         for outcome in list(self._submitted):
             outcome.set(failed(outcome.cell, loss(self.device, reason)))
 
-    def help(self, cell: Cell) -> bool:
+    def poll(self, cell: Cell) -> bool:
         """Nothing to do: the cell is settled."""
         return True
 
@@ -112,7 +112,7 @@ class InlineQueue(Queue):
             limits = [limit for limit in (timeout, self.owner.timeout) if limit is not None]
             reading.block(self, cell, min(limits, default=None))
 
-    def nudge(self, cell: Cell) -> None:
+    def keep_going(self, cell: Cell) -> None:
         """Nothing is on its way."""
 
     def cancel(self, cell: Cell) -> CancelOutcome:

@@ -18,9 +18,11 @@ from engine.devices.base import Array, Device, Record
 from engine.devices.cpu import lock
 from engine.devices.registry import loss
 from engine.failures import failed
-from engine.queues.backlog import Backlog, Entry, Lane, State
+from engine.queues.backlog import Backlog
 from engine.queues.execution import call_elsewhere, wrong_value
+from engine.queues.lane import Lane
 from engine.queues.records import pending_operands, record_of
+from engine.queues.states import Entry, State
 from engine.threads.pool import workers
 from engine.threads.slots import core_slots
 from handles.cell import PENDING, Cell, Failure
@@ -72,13 +74,13 @@ class Launched(Record):
         self.device = device
         self.cell = cell
         self.skipped = False
-        """Whether it was never handed to the backend: it was cancelled before."""
+        """True where it was never handed to the backend, as it was cancelled before."""
         self._context: Context | None = cell.rare.context if cell.rare is not None else None
         self._open = [end]
 
     @property
     def abandoned(self) -> bool:
-        """Whether the result is not wanted any more."""
+        """True when the result is not wanted any more."""
         return self.cell.value is not PENDING
 
     def call(self, *arrays: Any) -> Array | tuple[Array, ...]:
@@ -92,7 +94,7 @@ class Launched(Record):
 
     def fail(self, error: BaseException) -> None:
         """End it with an error."""
-        problem: object = error  # whatever a backend gives
+        problem: object = error  # a backend may give anything
         if not isinstance(problem, BaseException):
             problem = TypeError(f"Record.fail: error must be an exception, but the backend gave {problem!r}")
         self._end(failed(self.cell, problem))
@@ -175,7 +177,7 @@ class Launcher:
                 record.fail_unended(_own(error))
 
     def _is_void(self, record: Launched) -> bool:
-        """Whether a record is not to be submitted, because it was cancelled, or one that it reads was; it ends here."""
+        """Tell whether a record, or one that it reads, was cancelled, and is not to be submitted; it ends here."""
         void = record.abandoned or any(isinstance(each, Launched) and each.skipped for each in record.operands)
         if void:
             record.skip()
@@ -183,7 +185,7 @@ class Launcher:
 
 
 def _own(error: BaseException) -> BaseException:
-    """What a backend raised, as an op's error: an interrupt of a worker is none of the reader's."""
+    """Turn what a backend raised into an op's error: an interrupt of a worker is none of the reader's."""
     if isinstance(error, Exception):
         return error
     problem = RuntimeError(f"the backend's submit raised {type(error).__name__}: {error}")
@@ -233,7 +235,7 @@ class Batch:
         return [*(source.dependents or ()), *self._waiting.pop(source.record, ())]
 
     def _may_add(self, entry: Entry) -> bool:
-        """Whether a record waits for nothing but records of the batch."""
+        """Tell whether a record waits for nothing but records of the batch."""
         if entry.state is not State.PARKED or entry in self._keys:
             return False
         for operand in entry.record.args:
@@ -258,11 +260,11 @@ class Batch:
 
 
 def launched(queue: DeviceQueue, entries: Sequence[Entry]) -> list[Launched]:
-    """What a backend gets for the records of a batch."""
+    """Make the records of a batch as a backend gets them."""
     batch: dict[Cell, Launched] = {}
     for entry in entries:
         operands = operands_of(entry.record.args, batch)
-        batch[entry.record] = Launched(entry.record, operands, queue.device, partial(queue.completed, entry))
+        batch[entry.record] = Launched(entry.record, operands, queue.device, partial(queue.outcomes.add, entry))
     return list(batch.values())
 
 

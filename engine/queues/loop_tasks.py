@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engine.base.errors import BlockingSyncError
 from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
-from engine.queues.backlog import Entry
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
+from engine.queues.states import Entry
 from engine.queues.waiting import cancellation
 from handles.cell import PENDING, Cell
 
@@ -33,7 +33,7 @@ class LoopTasks:
         return len(self._entries)
 
     def has_loop(self) -> bool:
-        """Whether there is a loop to run them on; without one a worker runs them on a loop of their own."""
+        """True where there is a loop to run them on; without one a worker runs them on a loop of their own."""
         loop = self._queue.driver.loop
         return loop is not None and not loop.is_closed()
 
@@ -69,7 +69,7 @@ class LoopTasks:
         self._entries.clear()
         for entry in entries:
             self._queue.starting.release(entry)
-            self._queue.completions.conclude(entry.record, None)
+            self._queue.completions.complete_started(entry.record, None)
 
     def start_over(self) -> list[Entry]:
         """In a forked child: their loop stayed behind."""
@@ -116,7 +116,7 @@ class LoopTasks:
         queue.starting.release(entry)
         with queue.lock:
             self._entries.pop(entry.record, None)
-            queue.completions.conclude(entry.record, outcome)
+            queue.completions.complete_started(entry.record, outcome)
         queue.bells.ring()
-        queue.after_slice()
-        queue.driver.pass_on()
+        queue.driver.admit()
+        queue.driver.schedule_next()

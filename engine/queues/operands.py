@@ -17,7 +17,7 @@ SCALARS = frozenset({bool, int, float, complex})
 
 
 def operand(value: Any, *, keep: bool) -> Any:
-    """What a record holds for an operand; `keep` says that the record, or its result, outlives the call."""
+    """Turn an operand into what a record holds for it; `keep` says that record or result outlives the call."""
     if value.__class__ is Symbol:
         value.refuse("an op called eagerly")
     if isinstance(value, Handle):
@@ -41,14 +41,14 @@ def operand(value: Any, *, keep: bool) -> Any:
 
 
 def is_array_like(value: Any) -> bool:
-    """Whether NumPy makes an array of numbers of this: a `range`, an `array.array`, what has the array interface."""
+    """Tell whether NumPy makes numbers of this: a `range`, an `array.array`, an object with the array interface."""
     if isinstance(value, Sequence | memoryview):
         return not isinstance(value, str | bytes | bytearray)
     return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
 def holds_handle(value: Any) -> bool:
-    """Whether there is a handle anywhere inside nested sequences."""
+    """Tell whether there is a handle anywhere inside nested sequences."""
     if isinstance(value, list | tuple):
         return any(holds_handle(each) for each in value)
     return isinstance(value, Handle)

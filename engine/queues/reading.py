@@ -1,6 +1,6 @@
 """Reading: values of a device come to the host on a worker, once, and go from device to device.
 
-A copy on the host is a cell of its own that the value's cell keeps: whoever reads the value waits for that. A copy that
+A copy on the host is a cell of its own that the value's cell keeps: readers of the value wait for that. A copy that
 failed is tried again by the next reader. No loop's thread ever calls a backend here, in ASYNC mode.
 """
 
@@ -80,7 +80,7 @@ def _copy_of(holder: Holder, cell: Cell) -> tuple[Cell, bool]:
 def _make(holder: Holder, cell: Cell, copy: Cell) -> None:
     try:
         outcome: Any = to_host(holder, cell.value)
-    except BaseException as error:  # noqa: BLE001 - whatever the backend raises is what readers get
+    except BaseException as error:  # noqa: BLE001 - readers get the error of the backend
         outcome = failed(cell, error)
     _under_way.discard(copy)
     settle(copy, outcome)
@@ -218,12 +218,12 @@ MOVE = Op("to_device", _moved, infer=_infer_moved, ns=None, view=True)
 
 
 def is_elsewhere(value: Any) -> bool:
-    """Whether an operand is a value of a device that is not the host's."""
+    """Tell whether an operand is a value of a device that is not the host's."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.ndarray | np.generic)
 
 
 def checked_value(device: Device, value: Any) -> Any:
-    """What a backend gave for a value. Raises `TypeError` unless it can be one."""
+    """Check what a backend gave for a value. Raises `TypeError` unless it can be one."""
     if not is_elsewhere(value):
         kind = type(value).__name__
         raise TypeError(

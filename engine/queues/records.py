@@ -26,6 +26,6 @@ def pending_operands(record: Cell) -> list[Cell]:
 
 
 def entry_of(record: Cell) -> Any:
-    """What the backlog of its queue keeps of a record that was set aside; None before that, and after it has ended."""
+    """The entry of a record that was set aside; None before that, and after the record has ended."""
     rare = record.rare
     return None if rare is None else rare.entry

@@ -21,12 +21,12 @@ import numpy as np
 from engine.base.op import SMALL_NS, WATCHED, Op
 from engine.base.warned import REFUSES
 from engine.devices.cpu import checked
-from engine.queues.backlog import State
 from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
+from engine.queues.states import State
 from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ __warningregistry__ = REFUSES  # small ops are called in this module
 SLICE = 0.000_25
 """Seconds that a drive may hold a loop."""
 IN_PLACE = True
-"""Whether small ops run in place; tests that want every op on a worker say no."""
+"""True where small ops run in place; tests that want every op on a worker say no."""
 STEPS = 64
 """Steps that a demand walks in its turn."""
 A_FEW = range(8)
@@ -56,7 +56,7 @@ class Costs:
         self.slow: dict[Op, float] = {}
 
     def is_large(self, op: Op, values: list[Any], params: dict[str, Any] | None) -> bool:
-        """Whether an op is a worker's. Where operands make no sense to the estimate, the kernel says what is wrong."""
+        """Tell whether an op is a worker's. Where the estimate cannot tell, the kernel says what is wrong."""
         try:
             return self.slow.get(op, 1.0) * op.cost.estimate(values, params or {}) > SMALL_NS
         except Exception:  # noqa: BLE001
@@ -79,7 +79,7 @@ class Costs:
 
 
 class Slice:
-    """What a thread does in a slice of one queue."""
+    """The slices of one queue: what the thread that drives it does."""
 
     def __init__(self, queue: DeviceQueue) -> None:
         self._queue = queue
@@ -96,6 +96,7 @@ class Slice:
         `jobs` is where a worker wants the next large op, to run it itself: the slice is over once it has one.
         """
         queue, pending = self._queue, self._pending
+        requests, outcomes = queue.demands.requests, queue.outcomes.waiting
         before = self._completions.completed
         moved = False
         if until is None:  # what is run for one task that awaits does not count
@@ -103,7 +104,7 @@ class Slice:
         backlog = self._backlog
         in_place = IN_PLACE and queue.on_host and not hooks.listeners
         while not queue.held:
-            if backlog.aside or backlog.walking or queue.requests or queue.outcomes or queue.starting.wanted:
+            if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
                 if jobs or (until is not None and until.value is not PENDING):
                     break
@@ -113,7 +114,7 @@ class Slice:
                     break
                 if pending and self._take_one(until):
                     break
-            elif not (backlog.arrived or queue.starting.wanted or queue.can_walk()):
+            elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
             if perf_counter() > ends:
                 break
@@ -128,15 +129,15 @@ class Slice:
         """
         queue = self._queue
         moved = False
-        if queue.requests:
-            queue.take_requests()
-        if queue.outcomes:
+        if queue.demands.requests:
+            queue.demands.take()
+        if queue.outcomes.waiting:
             moved = True
-            queue.take_outcomes()
+            queue.outcomes.take()
         if self._backlog.arrived:
             moved = True
             self._look_at_arrived()
-        if queue.can_walk(before_start=queue.starting.wanted):
+        if queue.demands.can_walk(before_start=queue.starting.wanted):
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = True  # what was demanded may be the next now
@@ -222,7 +223,7 @@ class Slice:
                             value = kernel(left)
                         if value.__class__ is not array:
                             value = checked(np.asarray(value))
-                    except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                    except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
                         done += 1
                         operands = (left, right) if len(args) == 2 else (left,)
                         self._completions.complete(cell, value_after(error, cell, operands))
@@ -304,17 +305,17 @@ class Slice:
             self.costs.took(cell.op, thread_time_ns() - began)
 
     def run_in_place(self, cell: Cell, values: list[Any]) -> None:
-        """Run an op whose cost is that of a small one, whatever its operands."""
+        """Run an op whose cost is that of a small one, however large its operands are."""
         self._run_in_place(cell, values, 1)
         self._completions.completed += 1
 
     def _run_simple(self, cell: Cell, values: list[Any]) -> None:
-        """What `execute` and `complete` do, for what most ops are: one result, on the host, nothing kept aside."""
+        """Execute and complete what most ops are: one result, on the host, nothing kept aside."""
         try:
             value = cell.op.guarded(*values, **cell.params or {})
             if value.__class__ is not ARRAY:
                 value = checked(np.asarray(value))
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+        except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
             value = value_after(error, cell, values)
         self._completions.complete(cell, value)
 
@@ -327,7 +328,7 @@ class Slice:
             if operand.__class__ is Cell:
                 value = operand.value
                 if value.__class__ is Failure:
-                    self._completions.poison(cell, value)
+                    self._completions.fail_dependent(cell, value)
                     return
                 if value is PENDING and missing is None:
                     missing = operand
@@ -356,7 +357,7 @@ class Slice:
             queue.driver.woken()
 
         if add_waiter(missing, arrive):
-            queue.ask_other_queue(entry, missing)
+            queue.demands.pass_on_parked(entry, missing)
         else:
             backlog.arrived.append(entry)
 
@@ -393,4 +394,4 @@ class Slice:
                 break
         foreign, demand.foreign = demand.foreign, None
         for record in foreign or ():
-            self._queue.ask_for(demand, record)
+            self._queue.demands.pass_to(demand, record)

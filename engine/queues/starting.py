@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from engine.base.op import Op
 from engine.devices.base import Backend
 from engine.fusion.runs import can_begin
-from engine.queues.backlog import Entry, Grant, Lane, State
 from engine.queues.demand import Demand
 from engine.queues.execution import is_part_of_call
 from engine.queues.hooks import hooks
+from engine.queues.lane import Lane
 from engine.queues.launch import Batch, Job, launched
 from engine.queues.reading import MOVE
 from engine.queues.records import pending_operands
+from engine.queues.states import Entry, Grant, State
 from engine.threads.blas import blas_threads
 from engine.threads.pool import workers
 from engine.threads.slots import Slots, core_slots
@@ -44,7 +45,7 @@ class LaneClaim:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self.slots: Slots | None = None
-        """What it waits for."""
+        """The slots that it waits for."""
 
     def slot_free(self) -> None:
         """Have the queue looked at."""
@@ -70,7 +71,7 @@ class Starting:
         self._blocked: set[Lane] = set()
         """Lanes whose next record got no slot."""
         self.wanted = False
-        """Whether something may be started that was not tried since."""
+        """True when something may be started that was not tried since."""
 
     def add(self, cell: Cell, demand: Demand | None) -> None:
         """A record is ready and a worker's."""
@@ -88,7 +89,7 @@ class Starting:
         return CORES if op.computes else CALLS
 
     def _runs_on_device(self, op: Op) -> bool:
-        """Whether the backend of another kind of device computes an op: not what moves values, nor a coroutine."""
+        """Tell whether the backend of another kind of device computes an op: not what moves values, nor a coroutine."""
         queue = self._queue
         return not (queue.on_host or op is MOVE or op.coroutine) and _runs(queue.backend, op)
 
@@ -147,20 +148,16 @@ class Starting:
                     slots.release(count - 1)
 
     def try_again(self) -> None:
-        """A slot may be free: what is ready is to be tried.
+        """Have what is ready tried at the next look, as a slot may be free. On any thread.
 
-        A lane whose ready records have joined a group still waits for a slot, and keeps others from it until it is
-        looked at. Called on any thread.
+        Also where nothing is ready: a lane whose ready records have joined a group still waits for a slot, and keeps
+        others from it until it is looked at.
         """
         self._blocked.clear()
-        claims = list(self._claims.values())
-        if self._backlog.count(State.READY) > 0 or any(claim.slots is not None for claim in claims):
+        if self._backlog.count(State.READY) > 0 or any(
+            claim.slots is not None for claim in list(self._claims.values())
+        ):
             self.wanted = True
-
-    def called(self) -> None:
-        """The turn of a claim has come. Where what it was for runs in a group by now, it is to be given up."""
-        self._blocked.clear()
-        self.wanted = True
 
     def give_up(self) -> None:
         """Wait for no slot any more: the device is held."""
@@ -248,7 +245,7 @@ class Starting:
     # Other devices
 
     def is_worthwhile(self) -> bool:
-        """Whether to start what is ready now, or to look first at what else is pending, which may join the batch."""
+        """Tell whether to start what is ready now; else what is pending is looked at first, and may join the batch."""
         queue = self._queue
         return not queue.pending or queue.is_taken() or self._backlog.count(State.READY) >= _lookahead(queue.backend)
 
@@ -286,12 +283,12 @@ class Starting:
         self._begun(entry.record)
 
     def _may_join(self, record: Cell) -> bool:
-        """Whether a record that is parked may be launched with what it waits for."""
+        """Tell whether a record that is parked may be launched with what it waits for."""
         return not self._queue.strict and self._lane_of(record.op) is DEVICE
 
 
 def _runs(backend: Backend[Any], op: Op) -> bool:
-    """What the backend says; where it raises, `submit` will say what is wrong."""
+    """Ask the backend; where it raises, `submit` will say what is wrong."""
     try:
         return bool(backend.runs(op.name, op.kernel))
     except Exception:  # noqa: BLE001

@@ -20,7 +20,7 @@ from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 SLICE = 0.005
 """Seconds that a blocked thread drives a queue before it looks at its deadline."""
 RECHECK = 0.1
-"""Seconds after which a blocked thread looks again, whatever it was told."""
+"""Seconds after which a blocked thread looks again, even where it was told nothing."""
 
 
 class Drivable(Protocol):

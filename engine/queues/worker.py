@@ -19,12 +19,12 @@ from engine.failures import failed
 from engine.fusion.fused import execute_run
 from engine.fusion.liveness import give_up_operands, mark_kept
 from engine.fusion.runs import LOOKAHEAD, Run, can_begin, collect
-from engine.queues.backlog import Entry
 from engine.queues.execution import execute_guarded, run_coroutine
 from engine.queues.hooks import hooks
 from engine.queues.launch import Job
 from engine.queues.records import entry_of
 from engine.queues.slice import SLICE, UNREADY
+from engine.queues.states import Entry
 from engine.threads.slots import BACKGROUND, core_slots
 from handles.cell import PENDING, Cell, Failure
 
@@ -55,7 +55,7 @@ class Favour:
         self._favoured = 0.0
 
     def allows(self, cell: Cell) -> bool:
-        """Whether a record may be offered; one that is demanded as much always may."""
+        """Tell whether a record may be offered; one that is demanded as much always may."""
         if self._rank == BACKGROUND or self._is_demanded(cell):
             return True
         return self._demanded > 1 and self._favoured + self._weight(cell) <= self.SHARE * self._demanded
@@ -83,7 +83,7 @@ def _operand_values(cell: Cell) -> list[Any]:
 
 
 def _is_view_of(values: list[Any], cell: Cell) -> bool:
-    """Whether the operands are there, and the result is made without looking at their elements."""
+    """Tell whether the operands are there, and the result is made without looking at their elements."""
     op = cell.op
     if not (op.known and op.simple) or any(value.__class__ in UNREADY for value in values):
         return False
@@ -106,9 +106,9 @@ class WorkerLane:
         with self._queue.lock:
             jobs, offered[:] = offered[:], []
         while jobs:
-            self._queue.driver.pass_on()  # the loop's thread may have met the lock, and gone on
+            self._queue.driver.schedule_next()  # the loop's thread may have met the lock, and gone on
             self._work_one(jobs)
-        self._queue.driver.pass_on()
+        self._queue.driver.schedule_next()
 
     def _work_one(self, jobs: list[Job]) -> None:
         try:
@@ -122,7 +122,7 @@ class WorkerLane:
         else:
             self._work_alone(jobs.pop(), jobs)
         self._queue.bells.ring()
-        self._queue.after_slice()
+        self._queue.driver.admit()
 
     # One op
 
@@ -161,7 +161,7 @@ class WorkerLane:
         try:
             self._queue.starting.release(entry)
             with self._queue.lock:
-                self._completions.conclude(entry.record, outcome)
+                self._completions.complete_started(entry.record, outcome)
                 self._go_on(jobs)
         finally:
             self._queue.driver.looked()
@@ -232,7 +232,7 @@ class WorkerLane:
             self._queue.driver.looked()
 
     def _results_of(self, run: Run, threads: int) -> list[Any] | None:
-        """What the group computes; None where its ops have to be run one by one."""
+        """Compute the group and return its results; None where its ops have to be run one by one."""
         try:
             with self._queue.lock:
                 mark_kept(run, self._queue.slice.early)
@@ -244,14 +244,14 @@ class WorkerLane:
             return None
 
     def _settle_taken(self, cell: Cell, outcome: Any) -> None:
-        """Settle a record of a group; one whose operand was abandoned meanwhile has no value, whatever was computed."""
+        """Complete a record of a group; where its operand was abandoned meanwhile, it has no value all the same."""
         failure = next((value for value in _operand_values(cell) if value.__class__ is Failure), None)
         if failure is not None:
-            self._completions.poison(cell, failure)
+            self._completions.fail_dependent(cell, failure)
         elif isinstance(outcome, BaseException):
-            self._completions.conclude(cell, failed(cell, outcome))
+            self._completions.complete_started(cell, failed(cell, outcome))
         else:
-            self._completions.conclude(cell, outcome)
+            self._completions.complete_started(cell, outcome)
 
     def _run_again(self, cell: Cell) -> None:
         """Run a record of a group that did not go as planned by itself, and settle it for those after it."""
@@ -259,7 +259,7 @@ class WorkerLane:
         with queue.lock:  # a cancellation lets go of operands and parameters
             values = _operand_values(cell)
             if cell.value is not PENDING:
-                self._completions.conclude(cell, None)
+                self._completions.complete_started(cell, None)
                 return
         outcome = next((value for value in values if value.__class__ is Failure), None)
         if outcome is None:

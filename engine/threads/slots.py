@@ -118,13 +118,6 @@ class Slots:
         finally:
             self.release(1)
 
-    def take(self, wanted: int) -> int:
-        """Take up to `wanted` slots for an op that runs in any case, on the caller's thread: 1 at least."""
-        with self._lock:
-            granted = max(1, min(wanted, self._capacity() - self.taken))
-            self.taken += granted
-            return granted
-
     def release(self, count: int) -> None:
         """Give slots back, and call the queue whose turn it is."""
         with self._lock:

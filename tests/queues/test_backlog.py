@@ -11,9 +11,10 @@ import pytest
 
 from engine.base.op import Op
 from engine.queues import backlog as backlog_module
-from engine.queues.backlog import SHARED, TRANSITIONS, Backlog, Entry, State
+from engine.queues.backlog import SHARED, Backlog
 from engine.queues.demand import Demand
 from engine.queues.records import entry_of
+from engine.queues.states import TRANSITIONS, Entry, State
 from engine.threads.slots import PATIENCE
 from handles.cell import PENDING, Cell, pending_cell, settle
 

@@ -131,19 +131,6 @@ def test_an_op_that_needs_more_slots_than_there_are_gets_all_of_them() -> None:
     assert slots.claim(queue, 1) == 0
 
 
-def test_an_op_that_runs_in_any_case_takes_one_slot_at_least() -> None:
-    slots = Slots(2)
-    assert slots.take(8) == 2
-    assert slots.take(8) == 1
-    assert slots.taken == 3
-    (queue,) = queues(1)
-    assert slots.claim(queue) == 0
-    slots.release(1)
-    assert queue.called == 0
-    slots.release(2)
-    assert queue.called == 1
-
-
 # Whose turn it is
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from engine.base.op import Op
 from engine.queues import launch as launch_module, starting as starting_module
-from engine.queues.backlog import Backlog, Entry, State
+from engine.queues.backlog import Backlog
 from engine.queues.demand import Demand
 from engine.queues.launch import Job, Launched, Launcher
 from engine.queues.records import entry_of
 from engine.queues.starting import Starting
+from engine.queues.states import Entry, State
 from engine.threads.slots import Slots
 from handles.cell import Cell, pending_cell, settle
 
@@ -93,6 +94,16 @@ class Backend:
         self.batches.append([record.name for record in records])
 
 
+class Outcomes:
+    """What backends said."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Entry, Any]] = []
+
+    def add(self, entry: Entry, outcome: Any) -> None:
+        self.waiting.append((entry, outcome))
+
+
 class Queue:
     """What starting needs of a queue."""
 
@@ -108,13 +119,10 @@ class Queue:
         self.backend = Backend()
         self.device: Any = self
         self.room = 10
-        self.outcomes: list[tuple[Entry, Any]] = []
+        self.outcomes = Outcomes()
         self.calls = Slots(calls)
         self.launcher = Launcher(self)  # type: ignore[arg-type]
         self.starting = Starting(self, width=width, split=2, calls=self.calls)  # type: ignore[arg-type]
-
-    def completed(self, entry: Entry, outcome: Any) -> None:
-        self.outcomes.append((entry, outcome))
 
     def add(self, op: Op, *args: Any, demand: Demand | None = None) -> Entry:
         record = pending_cell(op, args, None, self, None, 0)  # type: ignore[arg-type]
@@ -349,7 +357,7 @@ def test_a_claim_is_given_up_when_its_turn_comes_and_its_op_runs_in_a_group() ->
     waiting = other.add(CALL, 1)
     other.start()
     queue.end(running)
-    queue.starting.called()
+    queue.starting.try_again()
     queue.starting.try_again()
     assert queue.starting.wanted
     assert not queue.start()
@@ -404,5 +412,5 @@ def test_a_backend_that_refuses_fails_the_records(pool: Workers) -> None:
     queue.backend.error = OSError("no device")
     queue.start()
     pool.launch()
-    assert [entry for entry, _ in queue.outcomes] == entries
-    assert [str(outcome.error) for _, outcome in queue.outcomes] == ["no device"] * 3
+    assert [entry for entry, _ in queue.outcomes.waiting] == entries
+    assert [str(outcome.error) for _, outcome in queue.outcomes.waiting] == ["no device"] * 3

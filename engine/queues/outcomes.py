@@ -1,0 +1,76 @@
+"""Outcomes: what backends say of the records that they were given, from any thread.
+
+A backend only appends here and schedules a drive; the slice takes the outcomes under the queue's lock, so that records
+end one after the other, and each after the records of its batch that it reads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from engine.devices.registry import loss
+from engine.failures import failed
+from engine.queues.records import pending_operands
+from engine.queues.states import Entry, State
+from handles.cell import Cell, Failure
+
+if TYPE_CHECKING:
+    from engine.queues.device_queue import DeviceQueue
+
+
+class Outcomes:
+    """The outcomes of one queue that no slice has taken yet."""
+
+    def __init__(self, queue: DeviceQueue) -> None:
+        self._queue = queue
+        self.waiting: deque[tuple[Entry | None, Any]] = deque()
+        """Records and their outcomes; an entry of None says that the device was lost."""
+        self._early: dict[Cell, list[tuple[Entry, Any]]] = {}
+        """Outcomes of records that read others of their batch which have none yet, by those."""
+
+    def add(self, entry: Entry, outcome: Any) -> None:
+        """Note that a backend has ended a record. On any thread."""
+        self.waiting.append((entry, outcome))
+        self._queue.driver.woken()
+
+    def lose(self, reason: str) -> None:
+        """Note that the device is gone, and what its backend was given with it. On any thread."""
+        self._queue.lost = reason
+        self.waiting.append((None, None))
+        self._queue.driver.woken()
+
+    def take(self) -> None:
+        """Complete the records that were ended since the last slice. Under the queue's lock."""
+        while self.waiting:
+            entry, outcome = self.waiting[0]
+            if entry is None:
+                self._fail_launched()
+            else:
+                self._complete(entry, outcome)
+            self.waiting.popleft()
+
+    def _complete(self, entry: Entry, outcome: Any) -> None:
+        queue, record = self._queue, entry.record
+        if entry not in queue.backlog.running:
+            return  # an interrupt came when it had been completed, or the device was lost
+        waits = next(iter(pending_operands(record)), None)
+        if waits is not None:
+            self._early.setdefault(waits, []).append((entry, outcome))
+            return
+        queue.starting.release(entry)
+        values = [each.value for each in record.args if each.__class__ is Cell]
+        failure = next((value for value in values if value.__class__ is Failure), None)
+        if failure is not None:
+            queue.completions.fail_dependent(record, failure)
+        else:
+            queue.completions.complete_started(record, outcome)
+        self.waiting.extend(self._early.pop(record, ()))
+
+    def _fail_launched(self) -> None:
+        """Fail what the backend has and will never end."""
+        queue = self._queue
+        error = loss(queue.device, queue.lost or "")
+        for entry in [each for each in queue.backlog.running if each.state is State.LAUNCHED]:
+            self.waiting.append((entry, failed(entry.record, copy(error))))

@@ -1,0 +1,133 @@
+"""Polling: what a task or thread that begins to wait does for the queue before it suspends or blocks.
+
+A task on the queue's loop drives for at most a slice in each turn of the loop, so that a chain of small ops that is
+awaited step by step never goes through the selector, and the loop is never held longer. What it still waits for then is
+demanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from time import monotonic, perf_counter, sleep
+from typing import TYPE_CHECKING, Any
+
+from engine.base.inference import infer_cell
+from engine.base.loops import CancelledError, Waiter, asyncio_loop, current_task, running_loop
+from engine.base.op import ShapeDtype
+from engine.queues import reading
+from engine.queues.base import check_may_block
+from engine.queues.demand import Demand
+from engine.queues.records import record_of
+from engine.queues.slice import SLICE
+from engine.queues.waiting import block_until, check_not_waiting_for_itself, tell_interrupted, timed_out
+from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
+
+if TYPE_CHECKING:
+    from engine.queues.device_queue import DeviceQueue
+
+OVERTIME = 0.000_05
+"""Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
+NEARLY_DONE = 64
+"""Records that may be pending for that, or for an awaited one to be run in its turn."""
+PATIENCE = 4 * SLICE
+"""Seconds that the caller who asks for a shape waits for another drive."""
+
+
+class Poll:
+    """Waits for cells of one queue, on behalf of tasks and threads."""
+
+    def __init__(self, queue: DeviceQueue) -> None:
+        self._queue = queue
+        self._last_task = 0  # the task that got overtime last
+
+    def poll(self, cell: Cell) -> bool:
+        """Complete a cell that is about to be awaited, where this turn of the loop has time for that."""
+        queue = self._queue
+        driver = queue.driver
+        loop = running_loop()
+        if loop is None or loop is not driver.loop or queue.lock.locked() or len(queue.pending) > NEARLY_DONE:
+            return False
+        now = perf_counter()
+        if not queue.scheduled or now < driver.turn_ends:
+            driver.drive_now(SLICE, cell, now)
+        else:
+            # One wait of a task gets overtime: the task that got it last may not have suspended since.
+            task = id(current_task(loop))
+            if task != self._last_task:
+                self._last_task = task
+                driver.drive_now(OVERTIME, cell, now)
+        return cell.value is not PENDING
+
+    def begin(self, cells: Iterable[Cell]) -> Demand | None:
+        """Begin to wait for cells, in a task of the running loop: drive as long as it may, and demand the rest."""
+        queue = self._queue
+        driver = queue.driver
+        loop = asyncio_loop()
+        cells = tuple(cells)
+        if loop is driver.loop and not driver.turn_is_over():
+            driver.drive(SLICE, cells[0])
+        left = [cell for cell in cells if cell.value is PENDING]
+        if not left:
+            return None
+        for cell in left:
+            check_not_waiting_for_itself(cell)
+        demand = queue.demand(left)
+        if demand is not None and loop is driver.loop:
+            driver.schedule_next()
+        return demand
+
+    def wait(self, cell: Cell) -> Generator[Any, None, None]:
+        """Suspend until the cell has a value or a failure, having demanded it."""
+        if cell.value is not PENDING:
+            return
+        timeout = self._queue.owner.timeout
+        demand = self.begin([cell])
+        try:
+            if cell.value is not PENDING:
+                return
+            waiter = Waiter(asyncio_loop())
+            if not add_waiter(cell, waiter.wake):
+                return
+            try:
+                if not (yield from waiter.wait(timeout)):
+                    raise TimeoutError(timed_out(cell, timeout))
+            except CancelledError as error:
+                tell_interrupted(error, self._queue.awaited_by(cell))
+                raise
+            finally:
+                remove_waiter(cell, waiter.wake)
+        finally:
+            self._queue.withdraw(demand)
+
+    def block(self, cell: Cell, timeout: float | None, what: str) -> None:
+        """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""
+        check_may_block(cell, what)
+        queue = self._queue
+        limit = queue.owner.timeout
+        if timeout is not None and (limit is None or timeout < limit):
+            limit = timeout
+        ends = None if limit is None else monotonic() + limit
+        if cell.value is PENDING:
+            block_until(cell, limit)
+        if not queue.on_host and not isinstance(cell.value, Failure):
+            reading.block(queue, cell, None if ends is None else max(0.0, ends - monotonic()))
+
+    def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
+        """Shape and dtype. Off the loop, a caller that needs a dimension which values decide runs what can run now."""
+        inferred = infer_cell(cell, tell=tell)
+        if None in inferred.shape and tell and running_loop() is None:
+            self._run_up_to(record_of(cell))
+            inferred = infer_cell(cell)
+        return inferred
+
+    def _run_up_to(self, record: Cell) -> None:
+        """Run what can run in place now. Another drive is waited for as long as its slice may take: it may be ours."""
+        queue = self._queue
+        gives_up = perf_counter() + PATIENCE
+        while record.value is PENDING:
+            if queue.drive(SLICE, record):
+                gives_up = perf_counter() + PATIENCE
+            elif (queue.lock.locked() or queue.runnable()) and perf_counter() < gives_up:
+                sleep(SLICE / 8)
+            else:
+                return
