@@ -76,35 +76,14 @@ def is_placed(code: CodeType) -> bool:
     return code.co_varnames == _CODE.co_varnames
 
 
-_PLACES = 4096
-_placed: dict[tuple[int, int], tuple[CodeType | None, CodeType]] = {}
-"""The code of the frame for a place. With it stands what the place is in, whose identity is half of the key."""
-_moved_codes: dict[tuple[int, int], tuple[CodeType, CodeType, CodeType]] = {}
-"""The code of a function of the engine at a place, and the two that it is made of."""
+_MOST = 4096
+_frames: dict[tuple[int, int], tuple[CodeType | None, FunctionType]] = {}
+"""The function whose frame is at a place. With it stands the code of the place, whose identity is in the key."""
 
 
 def line_of(code: CodeType, lasti: int) -> int:
     """The line of the instruction `lasti`."""
     return next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-
-
-def _code_at(code: CodeType | None, lasti: int) -> CodeType:
-    known = _placed.get((id(code), lasti))
-    if known is not None and known[0] is code:
-        return known[1]
-    if len(_placed) >= _PLACES:
-        _placed.clear()
-    made = _CODE
-    if code is not None:
-        made = _CODE.replace(
-            co_filename=code.co_filename,
-            co_firstlineno=code.co_firstlineno,
-            co_linetable=_one_line(_CODE, line_of(code, lasti) - code.co_firstlineno),
-            co_name=code.co_name,
-            co_qualname=code.co_qualname,
-        )
-    _placed[id(code), lasti] = (code, made)
-    return made
 
 
 def call_at(
@@ -119,13 +98,32 @@ def call_at(
 
     Without `module` it is found by the name of the file.
     """
-    here = _code_at(code, lasti)
-    around = globals_of(code) if module is None else module
+    if module is not None:  # not kept: it may be a namespace that nothing else refers to
+        placed = _frame_at(code, lasti, module)
+    else:
+        known = _frames.get((id(code), lasti))
+        placed = known[1] if known is not None and known[0] is code else _keep_frame(code, lasti)
+    if _is_engines(kernel):
+        kernel = _moved(kernel, placed)
+    return placed(kernel, values, params)
+
+
+def _keep_frame(code: CodeType | None, lasti: int) -> FunctionType:
+    if len(_frames) >= _MOST:
+        _frames.clear()
+    placed = _frame_at(code, lasti, globals_of(code))
+    _frames[id(code), lasti] = (code, placed)
+    return placed
+
+
+def _frame_at(code: CodeType | None, lasti: int, around: Globals) -> FunctionType:
     if around.get(REGISTRY) is REFUSES:  # the engine itself dispatched the op
         around = _own_globals("engine")
-    if _is_engines(kernel):
-        kernel = _moved(kernel, here, around)
-    return FunctionType(here, around)(kernel, values, params)
+    if code is None:
+        return FunctionType(_CODE, around)
+    table = _one_line(_CODE, line_of(code, lasti) - code.co_firstlineno)
+    here = _CODE.replace(co_filename=code.co_filename, co_firstlineno=code.co_firstlineno, co_linetable=table)
+    return FunctionType(here.replace(co_name=code.co_name, co_qualname=code.co_qualname), around)
 
 
 def globals_of(code: CodeType | None) -> Globals:
@@ -185,19 +183,26 @@ def _is_engines(kernel: Callable[..., Any]) -> bool:
     return kernel.__class__ is FunctionType and kernel.__globals__.get("__name__", "").startswith("engine.")
 
 
-def _moved(kernel: Any, here: CodeType, around: Globals) -> Callable[..., Any]:
-    """The twin of a function whose frames are at the place of `here`."""
+_movings: dict[tuple[int, int], tuple[FunctionType, FunctionType, FunctionType]] = {}
+"""The twin of a function of the engine at a place; with it stand the function and that of the place."""
+
+
+def _moved(kernel: Any, placed: FunctionType) -> Callable[..., Any]:
+    """The twin of a function whose frames are where that of `placed` is."""
+    around = placed.__globals__
     registry = around.setdefault(REGISTRY, {})
+    known = _movings.get((id(kernel), id(placed)))
+    if known is not None and known[0] is kernel and known[1] is placed:
+        twin = known[2]
+        twin.__globals__[REGISTRY] = registry  # test suites put new ones in place
+        return twin
     names = {**kernel.__globals__, "__name__": around.get("__name__"), REGISTRY: registry}
-    code = kernel.__code__
-    known = _moved_codes.get((id(code), id(here)))
-    if known is not None and known[0] is code and known[1] is here:
-        return _twin(kernel, known[2], names)
-    if len(_moved_codes) >= _PLACES:
-        _moved_codes.clear()
-    moved = _moved_code(code, here)
-    _moved_codes[id(code), id(here)] = (code, here, moved)
-    return _twin(kernel, moved, names)
+    twin = _twin(kernel, _moved_code(kernel.__code__, placed.__code__), names)
+    if kernel.__closure__ is None:  # else it may be made for one call
+        if len(_movings) >= _MOST:
+            _movings.clear()
+        _movings[id(kernel), id(placed)] = (kernel, placed, twin)
+    return twin
 
 
 def _moved_code(code: CodeType, here: CodeType) -> CodeType:
@@ -209,7 +214,7 @@ def _moved_code(code: CodeType, here: CodeType) -> CodeType:
     )
 
 
-def _twin(function: FunctionType, code: CodeType, around: Globals) -> Callable[..., Any]:
+def _twin(function: FunctionType, code: CodeType, around: Globals) -> FunctionType:
     twin = FunctionType(code, around, function.__name__, function.__defaults__, function.__closure__)
     twin.__kwdefaults__ = function.__kwdefaults__
     twin.__qualname__, twin.__module__, twin.__doc__ = function.__qualname__, function.__module__, function.__doc__

@@ -14,7 +14,7 @@ import numpy as np
 from engine.base.errors import OpCancelledError
 from engine.base.loops import CancelledError, done_elsewhere, run_apart
 from engine.base.modes import ExecutionMode
-from engine.base.warned import call_at, forget_refusal, is_refusal
+from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Array, Backend, Device
 from engine.devices.cpu import HOST, checked
 from engine.failures import failed
@@ -28,6 +28,8 @@ from engine.threads.offload import offload
 from engine.threads.slots import Slots
 from handles.base import Handle
 from handles.cell import Cell, Failure, settle
+
+__warningregistry__ = REFUSES  # known ops are called in this module
 
 
 def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
@@ -114,15 +116,22 @@ def kernel_values(values: Sequence[Any]) -> list[Any]:
 
 def _call(cell: Cell, values: Sequence[Any]) -> Any:
     op, params = cell.op, cell.params or {}
-    kernel = op.kernel
+    kernel, again = op.guarded, op.kernel
     if op.memory.overwrite is not None and _is_given_up(cell, values):
-        kernel, values = op.memory.overwrite, [unlocked(values[0]), *values[1:]]
+        kernel, values = None, [unlocked(values[0]), *values[1:]]
+        again = op.memory.overwrite  # what it writes over is gone, so it is called once, at its place
     elif op.memory.into is not None and (place := place_for(op, values, params)) is not None:
-        kernel = partial(op.memory.into, out=place)
+        kernel = again = partial(op.memory.into, out=place)
     context: Any = cell.rare.context if cell.rare is not None else None
-    if op.known:
-        return _call_in(context, cell, kernel, values, params)
-    return context.run(_enter_and_call, cell, kernel, kernel_values(values), params)
+    if not op.known:
+        return context.run(_enter_and_call, cell, op.kernel, kernel_values(values), params)
+    if kernel is not None:
+        try:
+            return kernel(*values, **params) if context is None else context.run(kernel, *values, **params)
+        except TypeError as error:
+            if not is_refusal(error):
+                raise
+    return _call_in(context, cell, again, values, params)
 
 
 def _call_in(context: Context | None, cell: Cell, kernel: Any, values: Sequence[Any], params: dict[str, Any]) -> Any:
