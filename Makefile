@@ -18,7 +18,7 @@ help:
 	@echo "make demo | test | bench | bench-peers | lint | docs | clean"
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m engine demo
+	$(BIN)/python -m engine demo --trace trace.json
 
 # Cheapest first: style, types, reference, behaviour, and the wheel as a user would install it.
 test: lint docs

@@ -3,7 +3,7 @@
 import sys as _sys
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from engine import devices as devices, ops as ops, random as random, testing as testing
+from engine import devices as devices, observe as observe, ops as ops, random as random, testing as testing
 from engine.base.config import Config
 from engine.base.errors import (
     BlockingSyncError,
@@ -35,17 +35,14 @@ from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
 from engine.failures import INTERNAL as _INTERNAL
+from engine.fusion.native.natives import FusionStatistics, fusion_statistics
+from engine.graph.default_graph import get_default_graph, graphs as _graphs, placeholder, reset_default_graph
 from engine.graph.function import FunctionStatistics, function
-from engine.graph.graph import (
-    Graph,
-    Operation,
-    get_default_graph,
-    graphs as _graphs,
-    placeholder,
-    reset_default_graph,
-)
+from engine.graph.graph import Graph
+from engine.graph.node import Operation
 from engine.graph.session import Session
 from engine.memory.buffers import BufferStatistics, buffer_statistics, clear_buffers
+from engine.observe import profile
 from engine.runtime.executor import Executor
 from engine.scopes import scope
 from engine.settings.in_force import executing_eagerly, get_config, get_device_policy, get_execution_mode, list_devices
@@ -77,6 +74,7 @@ __all__ = [
     "ExecutorClosedError",
     "FeedError",
     "FunctionStatistics",
+    "FusionStatistics",
     "Graph",
     "OpCancelledError",
     "Operation",
@@ -102,15 +100,18 @@ __all__ = [
     "executing_eagerly",
     "execution_mode",
     "function",
+    "fusion_statistics",
     "gather",
     "get_config",
     "get_default_graph",
     "get_device_policy",
     "get_execution_mode",
     "list_devices",
+    "observe",
     "op",
     "ops",
     "placeholder",
+    "profile",
     "reset_default_graph",
     "scope",
     "synchronize",

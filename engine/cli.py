@@ -1,4 +1,4 @@
-"""The command line: `eagerloop demo`, `eagerloop info`; the same as `python -m engine`."""
+"""The command line: `eagerloop demo`, `eagerloop info`, `eagerloop dashboard`; the same as `python -m engine`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 import engine
 from engine.demo import main as demo
+from engine.observe.extras import needed
 from engine.threads.blas import core_count
 
 QUICK_FACTOR = 2
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     options = parser().parse_args(arguments)
     try:
+        if options.command == "dashboard":
+            return run_dashboard(options)
         return run_demo(options) if options.command == "demo" else info()
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
@@ -51,12 +54,39 @@ def parser() -> argparse.ArgumentParser:
     demo_parser.add_argument(
         "--output", type=Path, metavar="PNG", default=Path("relief.png"), help="where to write it; default: %(default)s"
     )
+    demo_parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="JSON",
+        help="run the engine once more and write what it did, for ui.perfetto.dev, and a picture of that, .png",
+    )
     demo_parser.add_argument("--factor", type=_factor, default=8, help="how many times finer; default: %(default)s")
     demo_parser.add_argument("--quick", action="store_true", help=f"the same as --factor {QUICK_FACTOR}")
     demo_parser.add_argument(
         "--cell", type=_metres, default=30.0, metavar="METRES", help="between cells of a file without dx, dy"
     )
+    _add_dashboard(commands.add_parser("dashboard", help="run a program, and serve a live page of what it does"))
     return top
+
+
+def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
+    dashboard.description = (
+        "Run a Python program, and serve a page that shows, live, what the engine does in it. The page shows lines of "
+        "the program: do not let strangers reach it."
+    )
+    dashboard.add_argument("--host", default="127.0.0.1", help="where to listen; default: %(default)s")
+    dashboard.add_argument("--port", type=_port, default=8787, help="default: %(default)s; 0 for any that is free")
+    dashboard.add_argument(
+        "--stay", action="store_true", help="serve the page when the program has ended, until an interrupt"
+    )
+    dashboard.add_argument("script", type=Path, help="the program, run as `python SCRIPT` would")
+    dashboard.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+
+
+def _port(text: str) -> int:
+    if not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, but got {text}")
+    return int(text)
 
 
 def _factor(text: str) -> int:
@@ -74,8 +104,22 @@ def _metres(text: str) -> float:
 def run_demo(options: argparse.Namespace) -> int:
     """Run the demo."""
     factor = QUICK_FACTOR if options.quick else options.factor
-    settings = demo.Settings(options.input, options.output, factor, options.cell)
+    settings = demo.Settings(options.input, options.output, factor, options.cell, options.trace)
     return demo.run(settings, sys.stdout, sys.stderr)
+
+
+def run_dashboard(options: argparse.Namespace) -> int:
+    """Run a program, and serve the live page of it."""
+    try:
+        needed("starlette", "eagerloop dashboard")
+        needed("uvicorn", "eagerloop dashboard")
+    except ImportError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    from engine.observe.page import server
+
+    settings = server.Settings(options.script, tuple(options.arguments), options.host, options.port, options.stay)
+    return server.run(settings, sys.stderr)
 
 
 def info() -> int:
@@ -93,6 +137,11 @@ def info() -> int:
         "mode": f"{(mode or engine.SYNC).name}{automatic}",
         "policy": f"{(policy or engine.DEVICE_PLACEMENT_SILENT).name}{automatic}",
     }
+    facts["native fusion"] = (
+        "on"
+        if engine.fusion_statistics().available
+        else "off; pip install 'eagerloop[native]' for a known machine (x86-64, AArch64)"
+    )
     facts |= {f"config.{field.name}": str(getattr(shown, field.name)) for field in fields(shown)}
     facts["config.device_count"] = str(dict(shown.device_count))
     width = max(map(len, facts))

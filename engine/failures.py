@@ -18,12 +18,12 @@ from engine.base.sites import (
     is_engines,
     located,
     render_apart,
-    site as site,
     user_frame as user_frame,
 )
 from engine.devices.base import Device
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure
+from handles.display import site as site
 
 KEPT = 1_000
 """Failures that a ledger keeps in full; further ones are counted."""

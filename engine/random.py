@@ -1,16 +1,20 @@
-"""Random numbers: a generator whose draws are ops, with the very numbers of NumPy's generator of the same seed."""
+"""Random numbers: a generator whose draws are ops, with the very numbers of NumPy's generator of the same seed.
+
+`Generator._lock` guards the order of the draws: each depends on the token of the one before it.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from engine.base.arguments import fill, take
-from engine.base.op import Op, ShapeDtype
+from engine.base.op import Op, Params, ShapeDtype
+from engine.base.pytree import fill, take
 from engine.ops import checks
 from engine.ops.infer import broadcast, shape_of
 from engine.runtime.current import current
@@ -21,12 +25,17 @@ from handles.base import Handle
 from handles.cell import Failure
 from handles.views import rebind, refresh
 
-Size = int | tuple[int, ...] | None
-Number = Any
+Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+Size: TypeAlias = int | tuple[int, ...] | None
+Number: TypeAlias = object
 """A number, an array of numbers, or a handle of one."""
 
 
-def default_rng(seed: Any = None) -> Generator:
+Rule: TypeAlias = Callable[[tuple[object, ...], Params], ShapeDtype]
+"""Shape and dtype of a draw, from its arguments."""
+
+
+def default_rng(seed: Seed = None) -> Generator:
     """A generator of the numbers that `numpy.random.default_rng(seed)` gives, in the order in which draws are called.
 
     Raises what NumPy raises for a seed that is none.
@@ -45,15 +54,15 @@ class Generator:
     def __init__(self, generator: np.random.Generator) -> None:
         self._generator = generator
         self._lock = threading.Lock()
-        self._last: weakref.WeakKeyDictionary[Any, Handle] = weakref.WeakKeyDictionary()
-        """What the next draw comes after: in each graph, and eagerly."""
+        self._last: weakref.WeakKeyDictionary[object, Handle] = weakref.WeakKeyDictionary()
+        """The token that the next draw depends on: in each graph, and eagerly."""
 
     def __repr__(self) -> str:
         return f"<engine.random.Generator of {type(self._generator.bit_generator).__name__}>"
 
     # Draws
 
-    def random(self, size: Size = None, dtype: Any = np.float64) -> Handle:
+    def random(self, size: Size = None, dtype: DTypeLike = np.float64) -> Handle:
         """Uniform numbers from 0 up to, not including, 1, in float64 or float32."""
         return self._draw("random", (), size, dtype=dtype)
 
@@ -61,7 +70,7 @@ class Generator:
         """Uniform numbers from `low` up to, not including, `high`."""
         return self._draw("uniform", (low, high), size)
 
-    def standard_normal(self, size: Size = None, dtype: Any = np.float64) -> Handle:
+    def standard_normal(self, size: Size = None, dtype: DTypeLike = np.float64) -> Handle:
         """Normal numbers of mean 0 and standard deviation 1, in float64 or float32."""
         return self._draw("standard_normal", (), size, dtype=dtype)
 
@@ -70,7 +79,7 @@ class Generator:
         return self._draw("normal", (loc, scale), size)
 
     def integers(
-        self, low: Number, high: Number = None, size: Size = None, dtype: Any = np.int64, endpoint: bool = False
+        self, low: Number, high: Number = None, size: Size = None, dtype: DTypeLike = np.int64, endpoint: bool = False
     ) -> Handle:
         """Integers from `low` (0 when only one bound is given) up to `high`, which is included with `endpoint`."""
         bounds = (0, low) if high is None else (low, high)
@@ -102,21 +111,21 @@ class Generator:
 
     def choice(
         self,
-        a: Any,
+        a: Number,
         size: Size = None,
         replace: bool = True,
-        p: Any = None,
+        p: Number = None,
         axis: int = 0,
         shuffle: bool = True,
     ) -> Handle:
         """Elements of `a` (or integers below it), with probabilities `p`."""
         return self._dispatch("choice", (a, size), {"replace": replace, "p": p, "axis": axis, "shuffle": shuffle}, None)
 
-    def permutation(self, x: Any, axis: int = 0) -> Handle:
+    def permutation(self, x: Number, axis: int = 0) -> Handle:
         """The array (or the integers below `x`) in random order along an axis."""
         return self._dispatch("permutation", (x,), {"axis": axis}, _same_shape)
 
-    def permuted(self, x: Any, *, axis: int | None = None) -> Handle:
+    def permuted(self, x: Number, *, axis: int | None = None) -> Handle:
         """The array with its elements in random order, each line along the axis on its own."""
         return self._dispatch("permuted", (x,), {"axis": axis}, _same_shape)
 
@@ -125,31 +134,29 @@ class Generator:
         refresh(x)
         rebind(x, self.permutation(x, axis))
 
-    # How they are dispatched
+    # Dispatch
 
-    def _draw(self, name: str, args: tuple[Any, ...], size: Size, **params: Any) -> Handle:
+    def _draw(self, name: str, args: tuple[object, ...], size: Size, **params: object) -> Handle:
         shape = None if size is None else checks.integers(f"random.{name}", "size", size)
         args = tuple(np.asarray(arg) if isinstance(arg, list | tuple) else arg for arg in args)
         _check(name, args, params)
 
-        def infer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeDtype:
+        def infer(args: tuple[object, ...], kwargs: Params) -> ShapeDtype:
             return ShapeDtype(broadcast(*map(shape_of, args)) if shape is None else shape, _dtype(name, args, params))
 
         return self._dispatch(name, args, {"size": shape, **params}, infer)
 
-    def _dispatch(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], infer: Callable[..., Any] | None
-    ) -> Handle:
+    def _dispatch(self, name: str, args: tuple[object, ...], kwargs: Params, infer: Rule | None) -> Handle:
         operands: list[Any] = []
         call = take((args, kwargs), operands)
         count = len(operands)
         method = getattr(self._generator, name)
 
-        def kernel(*operands: Any) -> Any:
+        def kernel(*operands: object) -> object:
             args, kwargs = fill(call, operands[:count])
             return method(*args, **kwargs), np.empty(0)
 
-        def inferred(*operands: Any) -> Any:
+        def inferred(*operands: object) -> tuple[ShapeDtype, ...]:
             assert infer is not None
             return infer(*fill(call, operands[:count])), ShapeDtype((0,), np.dtype(float))
 
@@ -167,12 +174,12 @@ class Generator:
 
 
 def _moved(token: Handle) -> Handle:
-    """What a draw depends on, on the device that the draw goes to: it has no value, so no policy is asked."""
+    """Bring the token of the draw before to the device of the next: it has no value, so no policy is asked."""
     device = scope_var.get().device or list_devices()[0]
     return token if token.device == device else token.to_device(device)
 
 
-def _cost(kwargs: dict[str, Any]) -> float | None:
+def _cost(kwargs: Params) -> float | None:
     """Known for a number of draws that is given and small; else the draw runs on a worker."""
     size = kwargs.get("size", np.inf)
     return 1.0 if size is None or np.prod(size) <= SMALL_DRAW else None
@@ -182,20 +189,21 @@ SMALL_DRAW = 2_000
 """Numbers up to which a draw runs in place."""
 
 
-def _check(name: str, args: tuple[Any, ...], params: dict[str, Any]) -> None:
+def _check(name: str, args: tuple[object, ...], params: Params) -> None:
     """Refuse parameters that cannot be, with NumPy's own error; those in handles are looked at when the draw runs."""
     if not any(isinstance(arg, Handle) for arg in args):
-        getattr(np.random.Generator(np.random.PCG64(0)), name)(*args, size=(0, *np.broadcast(*args, 0).shape), **params)
+        shape = np.broadcast(*args, 0).shape  # type: ignore[arg-type]
+        getattr(np.random.Generator(np.random.PCG64(0)), name)(*args, size=(0, *shape), **params)
 
 
-def _dtype(name: str, args: tuple[Any, ...], params: dict[str, Any]) -> np.dtype[Any]:
+def _dtype(name: str, args: tuple[object, ...], params: Params) -> np.dtype[Any]:
     default = np.int64 if name in ("poisson", "binomial") else np.float64
     found: np.dtype[Any] = np.dtype(params.get("dtype", default))
     return found
 
 
-def _same_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeDtype:
-    x = args[0]
+def _same_shape(args: tuple[object, ...], kwargs: Params) -> ShapeDtype:
+    x: Any = args[0]
     return x if isinstance(x, ShapeDtype) else ShapeDtype((int(x),), np.dtype(np.int64))
 
 

@@ -1,7 +1,14 @@
 """`engine.scope()`: a task group for ops.
 
-Ops are counted as they are dispatched, on any thread; what follows from their end happens on the thread of the loop
-that the scope was entered on. The body is interrupted as asyncio's own groups do it, which works inside anyio's too.
+Purpose: wait for all ops dispatched inside a block, drop what is left of them when one fails, and say what failed.
+
+Invariants: each op is counted once, in the innermost scope that is open when it is dispatched, and until its record
+has ended. The body is interrupted at most once, and never after it has ended. Nothing is kept alive by being counted.
+
+Ops are dispatched, and end, on any thread: `_Members` counts them under its lock. What follows from that (the first
+failure, the last op) happens on the thread of the loop that the scope was entered on, between two steps of the task.
+All other attributes of `OpScope` are touched on that thread only; `cancel()` may be called on any. The body is
+interrupted as asyncio's own groups do it, which works inside anyio's too.
 """
 
 from __future__ import annotations
@@ -10,13 +17,15 @@ import math
 import operator
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
+from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
 from engine.queues.waiting import timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
@@ -26,17 +35,19 @@ from handles.base import check_seconds
 from handles.cell import PENDING, Cell, Failure
 
 _AS_IT_IS = (CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
-"""What leaves a block without a group around it: it is for those who run the task, or the program."""
+"""Errors that leave a block without a group around them: they are for the code that runs the task, or the program."""
 
 
 class _Inherited(int):
-    """The priority of a scope that names none: that of the scope around it, 0 outside all."""
+    """The class of the priority that stands for that of the scope around, 0 outside all."""
 
 
 _INHERITED = _Inherited(0)
 
 
-def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: bool = True) -> OpScope:
+def scope(
+    timeout: float | None = None, *, priority: int = _INHERITED, wait: bool = True, progress: Progress = None
+) -> OpScope:
     """A task group for ops: `async with engine.scope(timeout=seconds) as scope: ...`.
 
     Leaving it waits for all ops dispatched inside. The first failure, an exception in the body, the timeout or a
@@ -46,7 +57,7 @@ def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: boo
     Entering it waits for room while the executor in force is above its high-water marks, in order of priority, then
     of arrival; with `wait=False` it raises `QueueFullError` instead. The timeout counts from when it is entered, the
     wait included. `priority` is an integer, larger goes first; a scope inside another one has that one's unless it is
-    given.
+    given. `progress` shows how many of its ops have ended: True, a label, or a tqdm class.
 
     Raises `ValueError` for a timeout that is negative or not a number, and `TypeError` for arguments of another type.
     """
@@ -55,47 +66,117 @@ def scope(timeout: float | None = None, *, priority: int = _INHERITED, wait: boo
         raise TypeError(f"priority must be an integer (a larger one goes first), but got {priority!r}")
     if not isinstance(wait, bool):
         raise TypeError(f"wait must be True (wait for room) or False (raise QueueFullError), but got {wait!r}")
-    return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait)
+    check(progress, "scope")
+    return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait, progress)
+
+
+class _Members:
+    """The ops of one scope: how many are in flight, which, and what failed. Guarded by its lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: list[weakref.ref[Cell]] = []
+        self.in_flight = 0
+        self.failures: dict[Failure, None] = {}
+
+    def add(self, cell: Cell) -> None:
+        """Count an op that is being dispatched."""
+        with self._lock:
+            self.in_flight += 1
+            if len(self._records) > 2 * self.in_flight + 64:
+                self._records = [record for record in self._records if record() is not None]
+            self._records.append(weakref.ref(cell))
+
+    def note(self, cell: Cell) -> tuple[bool, bool]:
+        """Count an op that has ended; returns if it is the first that failed, and if none is left."""
+        failure = cell.value if cell.value.__class__ is Failure and not cell.value.cancelled else None
+        with self._lock:
+            self.in_flight -= 1
+            idle = self.in_flight == 0
+            first = failure is not None and not self.failures
+            if failure is not None:
+                self.failures[failure] = None
+        return first, idle
+
+    def pending(self) -> Iterator[Cell]:
+        """The ops that have not ended. The references are weak: to ask keeps none alive."""
+        with self._lock:
+            records = list(self._records)
+        return _living(records)
+
+    def drop(self, why: str) -> None:
+        """Cancel those that have not ended."""
+        with self._lock:
+            records, self._records = self._records, []
+        for cell in _living(records):
+            home = cell.home
+            assert isinstance(home, DeviceQueue)
+            home.cancel(cell, why)
+
+
+def _living(records: Iterable[weakref.ref[Cell]]) -> Iterator[Cell]:
+    for record in records:
+        cell = record()
+        if cell is not None and cell.value is PENDING:
+            yield cell
+
+
+class _Deadline:
+    """Calls back on the loop when so many seconds have passed; never where they are None or infinite."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.passed = False
+        self._timer: TimerHandle | None = None
+
+    def start(self, loop: AbstractEventLoop, passed: Callable[[], None]) -> None:
+        def expire() -> None:
+            self.passed = True
+            passed()
+
+        if self.seconds is not None and math.isfinite(self.seconds):
+            self._timer = loop.call_later(self.seconds, expire)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class OpScope:
-    """What `engine.scope()` gives; use it with `async with`, once."""
+    """Returned by `engine.scope()`; use it with `async with`, once."""
 
-    def __init__(self, timeout: float | None, priority: int | None, wait: bool) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
+        self._deadline = _Deadline(timeout)
         self._priority = priority
         self._wait = wait
-        self._lock = threading.Lock()
+        self._members = _Members()
         self._open = False
         self._cancelled = False
-        self._expired = False
         self._stopped = False
-        """Whether the body, or the wait for the ops at its end, was told to end."""
-        self._overdue = ""
-        self._in_flight = 0
-        self._records: list[weakref.ref[Cell]] = []
-        self._failures: dict[Failure, None] = {}
+        """True once the body, or the wait for the ops at its end, was told to end."""
         self._parent: OpScope | None = None
         self._block: Block | None = None
         self._interruption: Interruption | None = None
-        self._timer: TimerHandle | None = None
         self._loop: AbstractEventLoop | None = None
         self._idle: Waiter | None = None
+        self._progress = progress
+        self._bar: Bar | NoBar = NO_BAR
 
     @property
     def cancelled(self) -> bool:
-        """Whether `cancel()` was called."""
+        """True after `cancel()` was called."""
         return self._cancelled
 
     @property
     def in_flight(self) -> int:
         """Ops dispatched inside that have not ended."""
-        return self._in_flight
+        return self._members.in_flight
 
     def cancel(self) -> None:
-        """Drop the ops that have not started, abandon those that run, and leave the block."""
+        """Drop the ops that have not started, abandon those that run, and leave the block. Callable on any thread."""
         self._cancelled = True
-        self._drop("its scope was cancelled")
+        self._members.drop("its scope was cancelled")
         if self._loop is not None:
             call_soon(self._loop, self._stop)
 
@@ -107,11 +188,7 @@ class OpScope:
         if self._idle is not None:
             self._idle.wake()
 
-    def _expire(self) -> None:
-        self._expired = True
-        self._stop()
-
-    # What dispatchers call
+    # Called by dispatchers
 
     def innermost_open(self) -> OpScope | None:
         """The scope that ops dispatched here are counted in: this one, or the nearest around it that is not left."""
@@ -122,46 +199,28 @@ class OpScope:
 
     def admit(self, cell: Cell) -> None:
         """Count an op that is being dispatched inside; after the end, inside the scope around this one."""
-        if not self._open:
-            around = self.innermost_open()
-            if around is not None:
-                around.admit(cell)
+        scope = self if self._open else self.innermost_open()
+        if scope is None:
             return
-        with self._lock:
-            self._in_flight += 1
-            if len(self._records) > 2 * self._in_flight + 64:
-                self._records = [record for record in self._records if record() is not None]
-            self._records.append(weakref.ref(cell))
-        cell.waiters = [*(cell.waiters or ()), self._note]
+        scope._members.add(cell)
+        scope._bar.added()
+        cell.waiters = [*(cell.waiters or ()), scope._note]
+        if hooks.listeners:
+            hooks.tell("admitted", cell, scope)
 
     def _note(self, cell: Cell) -> None:
         """An op has ended, on any thread: what follows from it is left to the loop."""
-        failure = cell.value if cell.value.__class__ is Failure and not cell.value.cancelled else None
-        with self._lock:
-            self._in_flight -= 1
-            idle = self._in_flight == 0
-            first = failure is not None and not self._failures
-            if failure is not None:
-                self._failures[failure] = None
+        first, idle = self._members.note(cell)
+        self._bar.ended(cell)
         if (first or idle) and self._loop is not None:
             call_soon(self._loop, self._react, first)
 
     def _react(self, failed: bool) -> None:
         if failed and self._open:
-            self._drop("another op of its scope failed")
+            self._members.drop("another op of its scope failed")
             self._stop()
-        if self._idle is not None and self._in_flight == 0:
+        if self._idle is not None and self._members.in_flight == 0:
             self._idle.wake()
-
-    def _drop(self, why: str) -> None:
-        with self._lock:
-            records, self._records = self._records, []
-        for reference in records:
-            cell = reference()
-            if cell is not None and cell.value is PENDING:
-                home = cell.home
-                assert isinstance(home, DeviceQueue)
-                home.cancel(cell, why)
 
     # The block
 
@@ -169,19 +228,21 @@ class OpScope:
         if self._loop is not None:
             raise RuntimeError("a scope is entered once")
         self._loop = asyncio_loop()
-        if self._timeout is not None and math.isfinite(self._timeout):
-            self._timer = self._loop.call_later(self._timeout, self._expire)
+        self._deadline.start(self._loop, self._stop)
         try:
             await self._wait_for_room()
             self._interruption = Interruption()
         except BaseException:
-            self._stop_timer()
+            self._deadline.stop()
             raise
         before = scope_var.get()
         self._parent = None if before.group is None else before.group.innermost_open()
         self._block = Block(group=self, **({} if self._priority is None else {"priority": self._priority}))
+        self._bar = bar(self._progress, "scope")
         self._open = True
-        if self._cancelled or self._expired:
+        if hooks.listeners:
+            hooks.tell("entered", self)
+        if self._cancelled or self._deadline.passed:
             call_soon(self._loop, self._stop)
         return self
 
@@ -198,14 +259,11 @@ class OpScope:
             if not await self._interruption.take_back(error):
                 raise
             if not self._cancelled:
-                raise TimeoutError(f"a scope was not entered after {self._timeout:g} s: its executor is full") from None
+                raise TimeoutError(
+                    f"a scope was not entered after {self._deadline.seconds:g} s: its executor is full"
+                ) from None
         else:
             await self._interruption.take_back(None)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -216,71 +274,79 @@ class OpScope:
         if self._interruption.is_left_behind(error):
             # The consumer's ops are counted here too, so nothing is dropped; what fails is reported by the executor.
             self._open = False
-            self._stop_timer()
+            self._end()
+            self._tell_left(error)
             await self._interruption.take_back(error)
             return False
+        overdue = ""
         try:
-            if await self._interruption.take_back(error, dropped=self._stopped or bool(self._failures)):
+            if await self._interruption.take_back(error, dropped=self._stopped or bool(self._members.failures)):
                 error = None
-            elif error is None and self._in_flight:
-                await self._wait_idle()
+            elif error is None and self._members.in_flight:
+                overdue = await self._wait_idle()
         except BaseException as interruption:  # noqa: BLE001 - raised below
             error = interruption
         finally:
             self._open = False
-            self._stop_timer()
+            self._end()
         if error is not None or self._stopped:
-            self._drop("its scope was left")
-        if isinstance(error, _AS_IT_IS):
-            raise error
-        self._raise(error)
+            self._members.drop("its scope was left")
+        outcome = error if isinstance(error, _AS_IT_IS) else self._outcome(error, overdue)
+        self._tell_left(outcome)
+        if outcome is not None:
+            raise outcome
         return True
 
-    async def _wait_idle(self) -> None:
+    def _end(self) -> None:
+        """Leave nothing on the loop or on the screen."""
+        self._bar.close()
+        self._deadline.stop()
+
+    def _tell_left(self, outcome: BaseException | None) -> None:
+        if hooks.listeners:
+            hooks.tell("left", self, outcome)
+
+    async def _wait_idle(self) -> str:
+        """Wait until all ops have ended, or the scope has; returns what to say if that took too long."""
+        members = self._members
         self._idle = waiter = Waiter(asyncio_loop())
-        demands = demand_all(self._pending())
+        demands = demand_all(members.pending())
         limit = min((home.owner.timeout for home, _ in demands if home.owner.timeout), default=None)
         try:
-            ended = self._stopped or not self._in_flight or await waiter.woken(limit)
+            ended = self._stopped or not members.in_flight or await waiter.woken(limit)
         finally:
             for home, demand in demands:
                 home.withdraw(demand)
-        if not ended:
-            assert limit is not None
-            self._overdue = next((timed_out(cell, limit) for cell in self._pending()), "")
-            self._drop("its scope waited longer than Config.operation_timeout_in_ms")
+        if ended:
+            return ""
+        assert limit is not None
+        overdue = next((timed_out(cell, limit) for cell in members.pending()), "")
+        members.drop("its scope waited longer than Config.operation_timeout_in_ms")
+        return overdue
 
-    def _pending(self) -> Iterator[Cell]:
-        """The ops that have not ended; nothing is kept alive by asking."""
-        with self._lock:
-            records = list(self._records)
-        for record in records:
-            cell = record()
-            if cell is not None and cell.value is PENDING:
-                yield cell
-
-    def _raise(self, error: BaseException | None) -> None:
-        """Raise what the body raised and what failed, together, or that the time was up."""
+    def _outcome(self, error: BaseException | None, overdue: str) -> BaseException | None:
+        """Make the error to raise: what the body raised and what failed, together, or that the time was up."""
         if self._stopped and error is not None:
             error = _without_cancelled_ops(error)
         errors = [] if error is None else [error]
         raised = {id(error) for error in _leaves(errors)}
-        for failure in self._failures:
+        for failure in self._members.failures:
             failure.seen = True
             if id(failure.error) not in raised:
                 errors.append(failure.restored())
         if errors:
-            raise BaseExceptionGroup("ops of a scope failed", errors)
-        if self._overdue:
-            raise TimeoutError(self._overdue)
-        if self._expired and not self._cancelled:
-            raise TimeoutError(
-                f"the ops of a scope were not done after {self._timeout:g} s; those not started were dropped"
+            return BaseExceptionGroup("ops of a scope failed", errors)
+        if overdue:
+            return TimeoutError(overdue)
+        if self._deadline.passed and not self._cancelled:
+            return TimeoutError(
+                f"the ops of a scope were not done after {self._deadline.seconds:g} s; those not started were dropped"
             )
+        return None
 
 
 def _without_cancelled_ops(error: BaseException) -> BaseException | None:
-    """What is left of an error of the body where the scope has ended: not what came of the ops that it dropped."""
+    """Leave out of an error of the body what came of the ops that the scope dropped when it ended."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(OpCancelledError)[1]
     return None if isinstance(error, OpCancelledError) else error

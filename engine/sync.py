@@ -1,4 +1,14 @@
-"""Sync points of many handles, or of everything: where errors surface."""
+"""Sync points of many handles, or of everything: where errors surface.
+
+Purpose: wait for what was dispatched, on the loop (`synchronize`, `drain`, `gather`, `as_completed`) or on a thread
+that may block (`wait`), and raise what failed, each failure once.
+
+Invariants: every waiting task has a waiter of its own, so cancelling one wakes no other. The ops that it waits for are
+demanded while it waits, and not any longer.
+
+Cells complete on any thread: `Completions._note` appends to a deque, which needs no lock, and wakes the waiter. All
+else runs in the waiting task.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +23,11 @@ from engine.base.errors import BlockingSyncError
 from engine.base.loops import Waiter, asyncio_loop
 from engine.devices.base import Device
 from engine.dispatch.executor import Core
+from engine.observe.progress import Progress, bar
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.hooks import hooks
 from engine.queues.waiting import Settled, block_until, timed_out
 from engine.runtime.current import current_core
 from engine.settings.scope import scope_var
@@ -25,15 +37,18 @@ from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 Array = np.ndarray[Any, Any]
 
 
-async def synchronize(device: str | Device | None = None) -> None:
+async def synchronize(device: str | Device | None = None, *, progress: Progress = None) -> None:
     """Wait for all that was dispatched before to the executor in force (on one device, where one is named).
 
-    Then raises every failure that nobody was told of yet: one as itself, several as an `ExceptionGroup`. Each is
-    raised once; a second call returns.
+    Then raises every failure that was not reported yet: one as itself, several as an `ExceptionGroup`. Each is
+    raised once; a second call returns. `progress` shows how many of the ops have ended: True, a label, or a tqdm class.
     """
     core, where = _target(device)
-    for barrier in core.barriers(where):
-        await Settled(barrier)
+    with bar(progress, "synchronize") as shown:
+        if progress:
+            shown.watch(core.unfinished(where))
+        for barrier in core.barriers(where):
+            await Settled(barrier)
     core.raise_failures(where)
 
 
@@ -52,7 +67,7 @@ def wait(device: str | Device | None = None, timeout: float | None = None) -> No
 
 
 def clear_errors() -> None:
-    """Drop the failures of the executor in force that nobody was told of; their handles go on raising them."""
+    """Drop the failures of the executor in force that were not reported; their handles go on raising them."""
     current_core().ledger.take()
 
 
@@ -72,21 +87,27 @@ async def drain() -> None:
     As `StreamWriter.drain`: call it now and then in a loop that dispatches.
     """
     core = current_core()
-    while (cell := core.over_low_mark()) is not None:
+    while (cell := core.flow.over_low_mark()) is not None:
         await Settled(cell)
     await Turn(core)
 
 
-async def gather(*handles: Handle) -> list[Array]:
-    """The values of the handles, in the order given; the first failure in time is raised, the other ops go on."""
-    async for handle in as_completed(handles):
+async def gather(*handles: Handle, progress: Progress = None) -> list[Array]:
+    """The values of the handles, in the order given; the first failure in time is raised, the other ops go on.
+
+    `progress` shows how many have ended: True, a label, or a tqdm class.
+    """
+    async for handle in as_completed(handles, progress=progress):
         if handle._cell.value.__class__ is Failure:
             await handle
     return [await handle for handle in handles]
 
 
-async def as_completed(handles: Iterable[Handle]) -> AsyncIterator[Handle]:
-    """The handles, each when its op has ended; reading one that failed raises its error."""
+async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) -> AsyncIterator[Handle]:
+    """The handles, each when its op has ended; reading one that failed raises its error.
+
+    `progress` shows how many have ended: True, a label, or a tqdm class.
+    """
     handles = tuple(handles)
     for index, handle in enumerate(handles):
         if not isinstance(handle, Handle):
@@ -94,13 +115,18 @@ async def as_completed(handles: Iterable[Handle]) -> AsyncIterator[Handle]:
     waiting: dict[Cell, list[Handle]] = {}
     for handle in handles:
         waiting.setdefault(handle._cell, []).append(handle)
+    shown = bar(progress, "ops", len(handles))
     completions = Completions(waiting)
     try:
         while waiting:
-            for handle in waiting.pop(await completions.next()):
+            cell = await completions.next()
+            ready = waiting.pop(cell)
+            for handle in ready:
+                shown.ended(cell)
                 yield handle
     finally:
         completions.close()
+        shown.close()
 
 
 class Completions:
@@ -138,6 +164,8 @@ class Completions:
                 await Woken(waiter, next(iter(self._left)))
         finally:
             self._waiter = None
+            if hooks.deliver is not None:
+                hooks.deliver()
 
     def close(self) -> None:
         """Wait for none of them any more."""
@@ -169,10 +197,13 @@ class Woken:
         self._waiter = waiter
         self._cell = cell
 
-    def __await__(self) -> Generator[Any, None, None]:
-        home: Any = self._cell.home
-        if not (yield from self._waiter.wait(home.owner.timeout)):
-            raise TimeoutError(timed_out(self._cell, home.owner.timeout))
+    def __await__(self) -> Generator[object, None, None]:
+        home = self._cell.home
+        assert isinstance(home, DeviceQueue)
+        limit = home.owner.timeout
+        if not (yield from self._waiter.wait(limit)):
+            assert limit is not None
+            raise TimeoutError(timed_out(self._cell, limit))
 
 
 def _target(device: str | Device | None) -> tuple[Core, Device | None]:
@@ -190,6 +221,6 @@ class Turn:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[None, None, None]:
         if any(queue.driver.turn_is_over() for queue in self._core.queues.values()):
             yield

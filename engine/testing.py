@@ -11,8 +11,10 @@ from engine.base.op import Op
 from engine.devices.base import Device
 from engine.devices.registry import forget_backends
 from engine.dispatch.dispatcher import warned
-from engine.dispatch.executor import inline_places
-from engine.graph.graph import Graph, graphs
+from engine.dispatch.flow import inline_places
+from engine.graph.default_graph import graphs
+from engine.graph.graph import Graph
+from engine.observe.hub import hub
 from engine.runtime.current import current, current_core
 from engine.runtime.defaults import reset_defaults
 from engine.settings.switch import program
@@ -22,10 +24,11 @@ from handles.base import Handle
 def reset() -> None:
     """Put the process back to a fresh start: eager execution off, nothing enabled, in flight, frozen or reported.
 
-    Kinds of devices that were registered are forgotten.
+    Kinds of devices that were registered are forgotten, and observers are let go.
 
     What is queued is dropped; call it where no op is being awaited.
     """
+    hub.clear()
     reset_defaults()
     program.options = None
     program.in_use = None

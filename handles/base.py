@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from handles.cell import PENDING, CancelOutcome, Cell, Failure, Unready
+from handles.display import handle_html
 from handles.methods import MASKED, Methods
 from handles.missing import names_there
 from handles.operators import Operators
@@ -310,6 +311,10 @@ class Handle(Operators, Methods):
         elif isinstance(cell.value, Unready) and state == "failed":
             facts.append(f"error={_shorten_error(cell)}")
         return f"<{type(self).__name__} {' '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; never waits, never raises."""
+        return handle_html(self)
 
 
 class _Shared:

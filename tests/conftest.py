@@ -56,6 +56,12 @@ def mode(request: pytest.FixtureRequest, fresh_engine: None) -> engine.Execution
 
 
 @pytest.fixture
+def asynchronous(fresh_engine: None) -> None:
+    """ASYNC mode for the whole program."""
+    engine.enable_eager_execution(execution_mode=engine.ASYNC)
+
+
+@pytest.fixture
 def gate() -> Iterator[GateOp]:
     """A gate that is open at the end of the test, whatever happened."""
     gate = GateOp()

@@ -14,6 +14,7 @@ import pytest
 import engine
 from engine.base.op import Op, ShapeDtype
 from engine.fusion.fused import execute_run
+from engine.fusion.native.natives import Natives
 from engine.fusion.runs import Run
 from engine.memory import buffers
 from engine.parallel import lanes
@@ -21,6 +22,8 @@ from engine.queues import slice as slices, worker
 from engine.runtime.current import current
 
 Array = np.ndarray[Any, Any]
+OFF = Natives(enabled=False)
+"""No group is compiled: each is computed by NumPy's ufuncs, whatever ran before."""
 
 
 @dataclass
@@ -52,7 +55,7 @@ def force_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.threads.slots.core_count", lambda: 1_000)
 
 
-def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
+def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int, compiled: Natives = OFF) -> Watched:
     """Plan whatever can be planned, in blocks of so many bytes; 64 elements are the smallest block there is."""
     make_all_large(monkeypatch)
     monkeypatch.setattr(buffers, "LARGE", 1)
@@ -60,7 +63,7 @@ def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> Watched:
 
     def execute(run: Run, threads: int) -> list[Any]:
         watched.overwritten += sum(step.over is not None for step in run.steps)
-        results = execute_run(run, threads, block_bytes)
+        results = execute_run(run, threads, block_bytes, compiled)
         kept = [not isinstance(result, ShapeDtype) for result in results]
         watched.runs.append([(step.op.name, keep) for step, keep in zip(run.steps, kept, strict=True)])
         return results

@@ -10,6 +10,7 @@ import pytest
 import engine
 from engine import ops
 from engine.testing import GateOp
+from tests.common import turns
 
 FULL = 4
 
@@ -19,11 +20,6 @@ async def executor() -> AsyncIterator[engine.Executor]:
     async with engine.Executor(engine.Config(max_pending_ops=FULL), execution_mode=engine.ASYNC) as executor:
         with executor.as_default():
             yield executor
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def filled(gate: GateOp) -> list[object]:

@@ -5,6 +5,7 @@ cannot make a cycle when the program runs and is left out there; every other rul
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -33,8 +34,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine.queues",),
     ("engine.dispatch",),
     ("engine.runtime",),
+    ("engine.observe",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
-    ("engine.observe", "engine.testing"),
+    ("engine.testing",),
     ("engine.asgi",),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
@@ -44,7 +46,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
 
 # (module, what it imports inside a function): optional backends only.
-LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("engine.cli", "engine.observe.page.server"),
+        ("engine.fusion.native.compiler", "llvmlite.binding"),
+        ("engine.observe", "engine.observe.metrics"),
+        ("engine.observe", "engine.observe.page.application"),
+        ("engine.observe", "engine.observe.spans"),
+        ("engine.observe.pictures", "matplotlib.patches.Patch"),
+        ("engine.observe.pictures", "matplotlib.pyplot"),
+        ("engine.observe.progress", "tqdm.auto.tqdm"),
+    }
+)
 
 # Patterns of the modules that may print: the command line.
 PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")
@@ -69,6 +82,7 @@ ENGINE_NAMES = [
     "ExecutorClosedError",
     "FeedError",
     "FunctionStatistics",
+    "FusionStatistics",
     "Graph",
     "OpCancelledError",
     "Operation",
@@ -95,15 +109,18 @@ ENGINE_NAMES = [
     "executing_eagerly",
     "execution_mode",
     "function",
+    "fusion_statistics",
     "gather",
     "get_config",
     "get_default_graph",
     "get_device_policy",
     "get_execution_mode",
     "list_devices",
+    "observe",
     "op",
     "ops",
     "placeholder",
+    "profile",
     "reset_default_graph",
     "scope",
     "synchronize",
@@ -316,6 +333,92 @@ def test_a_cycle_of_packages_is_found_where_that_of_modules_is_none() -> None:
 
 def test_a_module_imports_from_its_own_layer_or_lower_ones(modules: dict[str, Module]) -> None:
     assert not layer_violations(edges(modules, type_checking=True), LAYERS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The figure of docs/architecture.md
+
+ARROW = "▼"
+UNDRAWN = frozenset({"engine", "engine.__main__", "engine.cli", "handles"})
+"""Modules that the figure leaves out: the packages themselves, and the command line."""
+
+
+def figure_of(page: str) -> str:
+    """Return the first figure of a page."""
+    return page.partition("```text\n")[2].partition("```")[0]
+
+
+def drawn_rows(figure: str) -> list[set[str]]:
+    """Return the packages (`name/`) and modules (`name.py`) of each numbered row; an arrow has to lead to each row."""
+    found: list[set[str]] = []
+    arrow = False
+    for line in figure.splitlines():
+        if re.match(r"  \d+  ", line):
+            assert line.split()[0] == str(len(found) + 1), f"rows are numbered in order: {line}"
+            assert arrow, f"no arrow leads to the row: {line}"
+            found.append(set())
+            arrow = False
+        arrow = arrow or ARROW in line
+        if found:
+            names = re.findall(r"(?<![\w.])(\w+)(?:/|\.py)(?!\w)", line)
+            assert not set(names) & set[str]().union(*found), f"drawn twice: {line}"
+            found[-1].update(names)
+    return found
+
+
+def figure_faults(figure: str, graph: Mapping[str, set[str]], known: Iterable[str]) -> list[str]:
+    """Say what is wrong with a figure: rooms left out or unknown, imports upwards, arrows without an import."""
+    levels = {name: index for index, row in enumerate(drawn_rows(figure)) for name in row}
+
+    def level(room: str) -> int | None:
+        return levels.get("handles" if room.split(".")[0] == "handles" else room.removeprefix("engine."))
+
+    wanted = {room for room in graph if room not in UNDRAWN}
+    found = [f"{room} is not drawn" for room in sorted(wanted) if level(room) is None]
+    found += [f"{name} is drawn, and is no package" for name in sorted(levels) if name not in known]
+    steps = set()
+    for room in sorted(wanted):
+        for target in sorted(graph[room] - UNDRAWN):
+            begin, end = level(room), level(target)
+            if begin is not None and end is not None:
+                steps.add((begin, end))
+                if begin > end:
+                    found.append(f"{room} imports {target}, which is drawn above it")
+    last = max(levels.values(), default=0)
+    found += [
+        f"no import goes from row {row + 1} to row {row + 2}" for row in range(last) if (row, row + 1) not in steps
+    ]
+    return found
+
+
+def test_the_figure_is_true_and_has_every_package(modules: dict[str, Module]) -> None:
+    figure = figure_of((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    layers = {entry.removesuffix(".*").removeprefix("engine.") for layer in LAYERS for entry in layer}
+    assert figure_faults(figure, rooms(edges(modules, type_checking=False)), layers | {"handles"}) == []
+
+
+def test_what_is_wrong_with_a_figure_is_said() -> None:
+    figure = "   ▼\n  1  a/  rows · b.py\n   ▼\n  2  c/  more\n   d/ and e/\n   ▼\n  3  handles/\n"
+    assert drawn_rows(figure) == [{"a", "b"}, {"c", "d", "e"}, {"handles"}]
+    graph = {
+        "engine.a": {"engine.c", "engine.b"},
+        "engine.b": set[str](),
+        "engine.c": {"handles.cell"},
+        "engine.d": {"engine.a"},
+        "engine.f": set(),
+        "handles.cell": set(),
+    }
+    assert figure_faults(figure, graph, {"a", "b", "c", "d", "handles"}) == [
+        "engine.f is not drawn",
+        "e is drawn, and is no package",
+        "engine.d imports engine.a, which is drawn above it",
+    ]
+    del graph["engine.c"]
+    assert "no import goes from row 2 to row 3" in figure_faults(figure, graph, "abcdef")
+    with pytest.raises(AssertionError, match="no arrow leads to the row"):
+        drawn_rows("  1  a/\n")
+    with pytest.raises(AssertionError, match="drawn twice"):
+        drawn_rows("   ▼\n  1  a/\n   ▼\n  2  a/\n")
 
 
 def test_few_modules_know_asyncio(modules: dict[str, Module]) -> None:

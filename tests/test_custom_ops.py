@@ -19,12 +19,6 @@ Array = np.ndarray[Any, Any]
 request = contextvars.ContextVar("request", default="nobody")
 
 
-@pytest.fixture
-def asynchronous(fresh_engine: None) -> None:
-    """ASYNC mode for the whole program."""
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
-
-
 def as_sync(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 

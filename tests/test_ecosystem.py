@@ -51,9 +51,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.fixture(autouse=True)
-def asynchronous(fresh_engine: None) -> None:
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
+pytestmark = pytest.mark.usefixtures("asynchronous")
 
 
 def data_of(result: Any) -> Any:

@@ -41,12 +41,6 @@ def explode(x: np.ndarray, message: str = "boom") -> np.ndarray:
     raise KeyError(message)
 
 
-@pytest.fixture
-def asynchronous(fresh_engine: None) -> None:
-    """ASYNC mode for the whole program."""
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
-
-
 def line() -> int:
     """The number of the line that called this."""
     frame = currentframe()

@@ -22,15 +22,10 @@ from engine.testing import GateOp
 from engine.threads.blas import core_count
 from engine.threads.slots import PATIENCE
 from handles import Handle
+from tests.common import turns
 
 WAIT = 60.0
 """Seconds after which a test has failed: nothing waits as long when it works."""
-
-
-@pytest.fixture
-def asynchronous(fresh_engine: None) -> None:
-    """ASYNC mode for the whole program."""
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
 
 
 async def until(condition: Callable[[], object], seconds: float = WAIT) -> None:
@@ -38,12 +33,6 @@ async def until(condition: Callable[[], object], seconds: float = WAIT) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - it may be a thread that makes it so
             await asyncio.sleep(0)
-
-
-async def turns(count: int = 50) -> None:
-    """Let the loop turn, and the engine with it."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 class Line:
@@ -199,7 +188,7 @@ async def test_a_barrier_sees_all_that_was_dispatched_before(gate: GateOp, async
     behind, beside = held[-1] + 1, ops.add(1, 2)
     barrier = asyncio.ensure_future(engine.synchronize())
     await until(beside.is_ready)
-    await turns()
+    await turns(50)
     assert not barrier.done()
     gate.open()
     await barrier
@@ -210,7 +199,7 @@ async def test_a_barrier_waits_for_nothing_that_was_dispatched_after(gate: GateO
     later = GateOp()
     gate(1.0)
     barrier = asyncio.ensure_future(engine.synchronize())
-    await turns()
+    await turns(50)
     held = later(2.0)
     try:
         gate.open()
@@ -272,7 +261,7 @@ async def test_with_one_thread_small_ops_wait_for_their_turn(gate: GateOp) -> No
         after = ops.add(1, 2)
         reading = asyncio.ensure_future(after.wait_ready())
         await until(before.is_ready)
-        await turns()
+        await turns(50)
         assert not held.is_ready()
         assert not after.is_ready()
         gate.open()
@@ -302,7 +291,7 @@ async def test_functions_have_as_many_threads_as_documented_and_no_more(gate: Ga
     handles = [call(float(index)) for index in range(60)]
     most = min(32, core_count() + 4)
     await until(lambda: len(entered) >= most)
-    await turns()
+    await turns(50)
     assert len(entered) == most
     gate.open()
     await engine.gather(*handles)
@@ -336,7 +325,7 @@ async def test_max_concurrency_bounds_async_functions(limit: int, asynchronous: 
 
     handles = [fetch(float(index)) for index in range(10)]
     await until(lambda: running[0] == limit)
-    await turns()
+    await turns(50)
     assert running[0] == limit
     going.set()
     assert await engine.gather(*handles) == [float(index) for index in range(10)]
@@ -460,7 +449,7 @@ async def test_a_call_that_waits_for_its_bound_keeps_no_slot_from_others(asynchr
                 await asyncio.to_thread(gate.wait_entered, WAIT)
             waiting = bounded(1.0, False)
             await until(lambda: state_of(waiting) is State.READY)
-            await turns()
+            await turns(50)
             with other.as_default():
                 bounded(1.0, True)
             await asyncio.to_thread(entered.wait, WAIT)
@@ -748,7 +737,7 @@ async def test_another_task_that_waits_keeps_its_demand(line: Line) -> None:
     handles = await line.up(range(10))
     waiting = asyncio.ensure_future(reads(handles[-1]))
     await is_cancelled(handles[-1])
-    await turns()
+    await turns(50)
     line.open()
     await waiting
     await engine.synchronize()
@@ -765,7 +754,7 @@ async def test_an_endless_stream_of_demands_lets_what_no_task_waits_for_run(task
             await engine.gather(*following)
 
     streams = [asyncio.ensure_future(stream(task)) for task in range(tasks)]
-    await turns()
+    await turns(50)
     line.open()
     await asyncio.gather(*streams)
     assert line.order.index("undemanded") <= PATIENCE

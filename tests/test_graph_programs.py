@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import engine
-from tests.programs import VOCABULARY, Program, Ref, digest, make_program, quiet
+from tests.programs.maker import make_program
+from tests.programs.model import Program, Ref, digest, quiet
+from tests.programs.vocabulary import VOCABULARY
 
 STEPS = 400
 SEEDS = range(4)

@@ -16,19 +16,9 @@ import engine
 from engine import ops
 from engine.testing import GateOp
 from handles import AsyncHandle, CancelOutcome, EagerHandle, Handle
+from tests.common import explode
 
 WIDE = engine.Config(inter_op_parallelism_threads=4)
-
-
-@pytest.fixture
-def asynchronous(fresh_engine: None) -> None:
-    """ASYNC mode for the whole program."""
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
-
-
-@engine.op
-def explode(x: np.ndarray) -> np.ndarray:
-    raise KeyError("boom")
 
 
 # What an op returns

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import anyio
-import numpy as np
 import pytest
 
 import engine
@@ -18,14 +17,10 @@ from engine import ops
 from engine.settings.scope import NOTHING, Block, Scope, scope_var
 from engine.testing import GateOp
 from handles import AsyncHandle, EagerHandle
+from tests.common import explode
 
 BY_MODE = {engine.SYNC: EagerHandle, engine.ASYNC: AsyncHandle}
 FEW = engine.Config(max_pending_ops=100)
-
-
-@engine.op
-def explode(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    raise KeyError("boom")
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from engine.fusion.pairwise import SERIAL, combine, leaves
+from engine.fusion.pairwise import SERIAL, splits
 
 SIZES = (1, 7, 8, 9, 127, 128, 129, 136, 137, 255, 256, 257, 1_000, 4_095, 65_537, 1_000_003)
 
@@ -18,9 +18,8 @@ def numbers(n: int, dtype: Any, seed: int) -> np.ndarray[Any, Any]:
 
 
 def summed(array: np.ndarray[Any, Any], most: int) -> Any:
-    spans = leaves(array.size, most)
-    sums = [np.add.reduce(array[start:stop]) for start, stop in spans]
-    return combine(sums, array.size, [stop - start for start, stop in spans])
+    parts = splits(array.size, most)
+    return parts.combine(np.array([np.add.reduce(array[start:stop]) for start, stop in parts.spans]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -50,6 +49,6 @@ def test_the_numbers_tell_orders_of_additions_apart() -> None:
 
 @given(n=st.integers(1, 1_000_000), most=st.integers(1, 100_000))
 def test_pieces_cover_the_whole_in_order_and_are_small(n: int, most: int) -> None:
-    spans = leaves(n, most)
+    spans = splits(n, most).spans
     assert [spans[0][0], *(stop for _, stop in spans)] == [*(start for start, _ in spans), n]
     assert all(0 < stop - start <= max(most, SERIAL) for start, stop in spans)

@@ -9,8 +9,12 @@ import pytest
 
 import engine
 from engine import ops
+from engine.fusion.native.natives import Natives
 from tests.planning import forbid_runs, force_runs
-from tests.programs import Awaiting, Blocking, Player, Program, make_program, quiet, run_blocking
+from tests.programs.maker import make_program
+from tests.programs.model import Program, quiet
+from tests.programs.player import Player
+from tests.programs.reading import Awaiting, Blocking, run_blocking
 
 Array = np.ndarray[Any, Any]
 Value = tuple[Array, Any]
@@ -31,6 +35,12 @@ def program_of(seed: int) -> Program:
     return make_program(random.Random(1_000 + seed), STEPS)
 
 
+@pytest.fixture(params=[False, True], ids=["called", "compiled"], scope="module")
+def compiled(request: pytest.FixtureRequest) -> Natives:
+    """Every group computed by NumPy's ufuncs, or by compiled code, which is waited for."""
+    return Natives(enabled=request.param, at_once=True)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
 @pytest.mark.parametrize("devices", [1, 2])
@@ -43,6 +53,15 @@ async def test_planned_programs_are_numpy(
     await player.play()
     assert player.read > STEPS // 20
     assert len(watched.runs) > STEPS // 20
+
+
+async def test_compiled_programs_are_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = Natives(at_once=True)
+    force_runs(monkeypatch, TINY, compiled)
+    enable(intra_op_parallelism_threads=2)
+    program = make_program(random.Random(7), STEPS // 10)
+    await Player(program, Awaiting(), devices=1, one_by_one=True).play()
+    assert compiled.statistics().failed == 0
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -201,11 +220,13 @@ def relevant(array: Array) -> list[int]:
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
 @pytest.mark.parametrize("seed", range(3))
-async def test_chains_are_numpy(monkeypatch: pytest.MonkeyPatch, seed: int, block: int, threads: int) -> None:
-    watched = force_runs(monkeypatch, block)
+async def test_chains_are_numpy(
+    monkeypatch: pytest.MonkeyPatch, compiled: Natives, seed: int, block: int, threads: int
+) -> None:
+    watched = force_runs(monkeypatch, block, compiled)
     enable(intra_op_parallelism_threads=threads)
     with quiet():
-        for number in range(CHAINS):
+        for number in range(CHAINS // 10 if compiled.enabled else CHAINS):
             source = random.Random(f"{seed} {number} {threads}")
             chains = Chains(source)
             for _ in range(25):
@@ -214,4 +235,5 @@ async def test_chains_are_numpy(monkeypatch: pytest.MonkeyPatch, seed: int, bloc
                     await source.choice(chains.values)[1]
             for expected, handle in (*chains.values, *chains.kept):
                 assert_same(await handle, expected)
-    assert watched.elided > CHAINS
+    assert watched.elided > CHAINS // 10
+    assert compiled.statistics().failed == 0

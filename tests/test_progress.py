@@ -17,10 +17,7 @@ from engine.testing import GateOp
 BACKLOG = 20_000
 
 
-@pytest.fixture(autouse=True)
-def asynchronous(fresh_engine: None) -> None:
-    """ASYNC mode for the whole program."""
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
+pytestmark = pytest.mark.usefixtures("asynchronous")
 
 
 class Turns:

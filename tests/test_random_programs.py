@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import engine
 import engine.testing
-from tests.programs import Awaiting, Blocking, Player, Program, make_program, quiet, run_blocking
+from tests.programs.maker import make_program
+from tests.programs.model import Program, quiet
+from tests.programs.player import Player
+from tests.programs.reading import Awaiting, Blocking, run_blocking
 
 STEPS = 10_000
 SEEDS = range(5)

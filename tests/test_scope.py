@@ -16,6 +16,7 @@ from engine import ops
 from engine.dispatch.executor import Core
 from engine.settings.scope import scope_var
 from engine.testing import GateOp
+from tests.common import explode
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +24,6 @@ def two_devices(fresh_engine: None) -> None:
     """ASYNC mode for the whole program, with two devices."""
     config = engine.Config(device_count={"CPU": 2})
     engine.enable_eager_execution(config=config, execution_mode=engine.ASYNC)
-
-
-@engine.op
-def explode(x: np.ndarray[Any, Any], name: str = "boom") -> np.ndarray[Any, Any]:
-    raise KeyError(name)
 
 
 async def entered(gate: GateOp) -> None:

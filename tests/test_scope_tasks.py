@@ -7,12 +7,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
-import numpy as np
 import pytest
 
 import engine
 from engine import ops
 from engine.testing import GateOp
+from tests.common import explode, turns
 
 Child = Callable[[], Coroutine[Any, Any, None]]
 Group = Callable[..., AbstractAsyncContextManager[object]]
@@ -22,11 +22,6 @@ Group = Callable[..., AbstractAsyncContextManager[object]]
 def asynchronous(fresh_engine: None) -> None:
     """ASYNC mode for the whole program, with two devices."""
     engine.enable_eager_execution(config=engine.Config(device_count={"CPU": 2}), execution_mode=engine.ASYNC)
-
-
-@engine.op
-def explode(x: np.ndarray[Any, Any], name: str = "boom") -> np.ndarray[Any, Any]:
-    raise KeyError(name)
 
 
 @asynccontextmanager
@@ -73,12 +68,6 @@ def cancelling() -> int:
     return task.cancelling()
 
 
-async def turns(number: int = 5) -> None:
-    """Let the loop turn; a cancellation that is left over comes out here."""
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 def leaves(error: BaseException) -> set[str]:
     """The errors of a group, at any depth."""
     if isinstance(error, BaseExceptionGroup):
@@ -109,7 +98,7 @@ async def test_a_failure_that_tasks_of_a_group_await_comes_out_as_a_group(
                     gate.open()
         assert leaves(info.value) == {"'boom'"}
         assert cancelling() == 0
-        await turns()
+        await turns(5)
 
 
 @groups
@@ -129,10 +118,10 @@ async def test_so_it_is_inside_a_task_that_is_being_cancelled(group: Group) -> N
                         pass
             assert leaves(info.value) == {"'boom'"}
             assert cancelling() == 1
-            await turns()
+            await turns(5)
 
     task = asyncio.ensure_future(work())
-    await turns()
+    await turns(5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -150,7 +139,7 @@ async def test_a_timeout_with_tasks_that_await_its_ops_is_a_timeout(group: Group
             async with group(read, read):
                 pass
     assert cancelling() == 0
-    await turns()
+    await turns(5)
 
 
 @groups
@@ -162,10 +151,10 @@ async def test_cancel_with_tasks_that_await_its_ops_is_silent(group: Group, gate
             await held
 
         async with group(read, read):
-            await turns()
+            await turns(5)
             scope.cancel()
     assert cancelling() == 0
-    await turns()
+    await turns(5)
 
 
 @groups
@@ -196,7 +185,7 @@ async def test_a_body_that_ends_as_its_scope_does_leaves_no_cancellation_behind(
                     explode(1.0)
                 await turns(delay)
         assert cancelling() == 0
-        await turns()
+        await turns(5)
 
 
 async def test_a_body_that_swallows_the_interruption_is_left_all_the_same() -> None:
@@ -204,7 +193,7 @@ async def test_a_body_that_swallows_the_interruption_is_left_all_the_same() -> N
         async with engine.scope(timeout=0.01):
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-            await turns()
+            await turns(5)
     assert cancelling() == 0
 
 
@@ -259,7 +248,7 @@ async def test_deadlines_around_a_scope_end_it_and_nothing_else(
         went_on.append(True)
     assert went_on == []
     assert cancelling() == 0
-    await turns()
+    await turns(5)
     with pytest.raises(engine.OpCancelledError):
         await queued
 
@@ -316,7 +305,7 @@ async def test_an_interruption_ends_the_scopes_inside_and_goes_no_further() -> N
         reached.append("inside")
     assert reached == []
     assert cancelling() == 0
-    await turns()
+    await turns(5)
 
 
 async def test_a_scope_needs_a_task() -> None:

@@ -35,12 +35,6 @@ IMPLICIT: dict[str, Callable[[Handle], Any]] = {
 every_sync = pytest.mark.parametrize("sync", [pytest.param(sync, id=name) for name, sync in IMPLICIT.items()])
 
 
-@pytest.fixture
-def asynchronous(fresh_engine: None) -> None:
-    """ASYNC mode for the whole program."""
-    engine.enable_eager_execution(execution_mode=engine.ASYNC)
-
-
 def open_when_entered(gate: GateOp) -> None:
     gate.wait_entered()
     gate.open()

@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.fusion import fused
+from engine.fusion import fused, program
 from engine.runtime.current import current_core
 from tests.planning import Held, Watched, enable_runs
 
@@ -346,9 +346,11 @@ async def test_the_error_state_of_the_dispatch_counts(state: Any) -> None:
 
 
 async def test_running_out_of_memory_half_way_is_the_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = fused.Program.run
+    work = program.Program.run
 
-    def short_of_memory(self: fused.Program, execution: fused.Execution, todo: Iterator[int], mark: list[int]) -> None:
+    def short_of_memory(
+        self: program.Program, execution: fused.Execution, todo: Iterator[int], mark: list[int]
+    ) -> None:
         work(self, execution, iter([next(todo)]), mark)
         raise MemoryError
 
@@ -357,7 +359,7 @@ async def test_running_out_of_memory_half_way_is_the_error_of_all(monkeypatch: p
     two = one * 2
     del x
     with monkeypatch.context() as patch:
-        patch.setattr(fused.Program, "run", short_of_memory)
+        patch.setattr(program.Program, "run", short_of_memory)
         for handle in (one, two):
             with pytest.raises(MemoryError):
                 await handle
@@ -428,7 +430,7 @@ def test_a_child_does_not_compute_again_from_what_its_parent_has_written_over(wa
         np.testing.assert_array_equal(after.result(), numbers()[::-1])
 
     process = multiprocessing.get_context("fork").Process(target=child)
-    with current_core()._bytes_lock, current_core().ledger._lock:  # as another thread may hold them
+    with current_core().flow._bytes_lock, current_core().ledger._lock:  # as another thread may hold them
         process.start()
     process.join(60)
     held.opened.set()

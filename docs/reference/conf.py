@@ -44,17 +44,23 @@ PUBLIC_MODULES = (
     "engine.ops",
     "engine.ops.linalg",
     "engine.ops.fft",
+    "engine.observe",
     "engine.random",
     "engine.testing",
     "handles",
 )
 # Modules, which are in the tuple above, and what is documented under another name.
-ELSEWHERE = {"engine.ops", "engine.ops.linalg", "engine.ops.fft", "engine.testing", "handles.CancelOutcome"}
+ELSEWHERE = {
+    *("engine.observe", "engine.observe.profile", "engine.ops", "engine.ops.linalg", "engine.ops.fft"),
+    *("engine.testing", "handles.CancelOutcome"),
+}
 NOT_MADE_BY_USERS = {
     "engine.BufferStatistics",
     "engine.FunctionStatistics",
     "engine.Operation",
     "engine.Statistics",
+    "engine.observe.OpRecord",
+    "engine.observe.Profile",
     "engine.random.Generator",
 }
 

@@ -32,7 +32,7 @@ class _Counts(Mapping[str, int]):
     def __repr__(self) -> str:
         return repr(self._counts)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, int]:
+    def __deepcopy__(self, memo: dict[int, object]) -> dict[str, int]:
         return dict(self._counts)
 
 
@@ -87,7 +87,7 @@ class Config:
         values = (getattr(self, entry.name) for entry in fields(self) if entry.name != "device_count")
         return hash((*values, tuple(self.device_count.items())))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return _restore, (values | {"device_count": dict(self.device_count)},)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAKE_ANOTHER = "make a new one, `async with engine.Executor(...):`; in a service, in the application's lifespan"
-"""What to do where an executor has ended."""
+"""Advice for where an executor has ended."""
 
 
 def closed_message(op_name: str, state: str) -> str:
@@ -52,7 +52,7 @@ class SymbolError(TypeError, ValueError, AttributeError):
 
 
 class FeedError(ValueError, TypeError):
-    """What was fed does not fit the placeholders, or an argument does not fit a function's signature."""
+    """A value that was fed does not fit its placeholder, or an argument does not fit a function's signature."""
 
 
 class OpCancelledError(RuntimeError):

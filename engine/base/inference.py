@@ -1,22 +1,77 @@
-"""Shape and dtype of pending results, from those of the operands; nothing is computed, nobody waits."""
+"""Shape and dtype of results that may not exist yet, found from those of the operands; nothing runs and no one waits.
+
+`describe` and `infer` are what every user of a shape rule calls. `infer_cell` applies them to the pending cells of
+eager execution; `engine.graph.inference` applies them to nodes, of whose operands less may be known.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from engine.base.errors import UnknownShapeError
-from engine.base.op import ShapeDtype
+from engine.base.op import Op, ShapeDtype
 from engine.base.sites import describe_op, hide_frames, hide_traceback, located, render_apart
 from handles.cell import PENDING, Cell, Failure
+
+
+def describe(operand: object) -> object:
+    """The operand as a shape rule gets it: shape and dtype of an array, anything else as it is."""
+    if isinstance(operand, np.ndarray | np.generic):
+        return ShapeDtype(operand.shape, operand.dtype)
+    return operand
+
+
+def infer(op: Op, described: Sequence[object], params: Mapping[str, object] | None) -> tuple[ShapeDtype, ...]:
+    """Apply the shape rule of an op: one entry for each result.
+
+    Raises `UnknownShapeError` for an op that has no rule, and what the op would raise where its operands do not fit.
+    """
+    if op.infer is None:
+        raise UnknownShapeError(
+            f"the shape and dtype of {op.name!r} are not known before it has run: await the handle first, "
+            "or say them with engine.op(..., shape=...)"
+        )
+    inferred: object = op.infer(*described, **(params or {}))
+    if isinstance(inferred, ShapeDtype):
+        return (inferred,)
+    if isinstance(inferred, tuple):
+        return inferred
+    return (ShapeDtype((), np.asarray(inferred).dtype),)  # the rule gave back its operand, a scalar
+
+
+def result_layout(
+    op: Op, operands: Sequence[object], params: Mapping[str, object] | None
+) -> tuple[tuple[int, ...], np.dtype[np.generic]] | None:
+    """The shape and dtype of the one result for operands that are there.
+
+    None where they are not known, or where the operands do not fit: the kernel will raise what is wrong.
+    """
+    try:
+        (its,) = infer(op, [describe(each) for each in operands], params)
+    except Exception:  # noqa: BLE001 - the kernel will say what is wrong
+        return None
+    shape = tuple(length for length in its.shape if length is not None)
+    return (shape, its.dtype) if len(shape) == len(its.shape) else None
+
+
+def size_of(its: ShapeDtype) -> int:
+    """Bytes of an array of a shape that is known."""
+    return its.dtype.itemsize * math.prod(length or 0 for length in its.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Eager execution: results of pending ops
 
 
 def infer_cell(cell: Cell, *, tell: bool = True) -> ShapeDtype:
     """The shape and dtype of a cell's result, now or in future.
 
-    Raises what the op will raise where its operands do not fit, and `UnknownShapeError` where nobody can tell. Raises
-    the error of an op that failed, which then counts as reported unless `tell` is False: whoever asks swallows it.
+    Raises what the op will raise where its operands do not fit, and `UnknownShapeError` where only running the op can
+    tell. Raises the error of an op that failed, which then counts as reported unless `tell` is False, for callers that
+    swallow it.
     """
     known = _infer(cell)
     if isinstance(known, Failure):
@@ -35,9 +90,9 @@ def _infer(cell: Cell) -> ShapeDtype | Failure:
             stack.pop()
             continue
         args = _operands(top)
-        described = [_described(arg) for arg in args]
-        missing = [arg for arg, its in zip(args, described, strict=True) if its is None]
-        poison = next((its for its in described if its.__class__ is Failure), None)
+        described = [_known(arg) if isinstance(arg, Cell) else describe(arg) for arg in args]
+        missing = [arg for arg, its in zip(args, described, strict=True) if its is None and isinstance(arg, Cell)]
+        poison = next((its for its in described if isinstance(its, Failure)), None)
         if _known(top) is not None:
             continue  # it was computed meanwhile, and its operands may have been let go
         if poison is not None:
@@ -51,7 +106,7 @@ def _infer(cell: Cell) -> ShapeDtype | Failure:
     return known
 
 
-def _operands(cell: Cell) -> tuple[Any, ...]:
+def _operands(cell: Cell) -> tuple[object, ...]:
     rare = cell.rare
     return (rare.record or cell).args if rare is not None else cell.args
 
@@ -61,7 +116,7 @@ def _known(cell: Cell) -> ShapeDtype | Failure | None:
     if value is PENDING:
         rare = cell.rare
         return None if rare is None else rare.inferred
-    if value.__class__ is Failure:
+    if isinstance(value, Failure):
         rare = cell.rare
         if rare is not None and rare.inferred is not None:
             return rare.inferred  # type: ignore[no-any-return]
@@ -69,31 +124,25 @@ def _known(cell: Cell) -> ShapeDtype | Failure | None:
     return ShapeDtype(value.shape, value.dtype)
 
 
-def _remember(cell: Cell, operands: list[Any]) -> None:
+def _remember(cell: Cell, operands: Sequence[object]) -> None:
     rare = cell.rare
     record = rare.record or cell if rare is not None else cell
-    op = record.op
+    op: Op = record.op
     params = record.params
     if cell.value is not PENDING:
         return  # it was computed meanwhile, and its operands and parameters may have been let go
-    if op.infer is None:
-        raise UnknownShapeError(
-            f"the shape and dtype of {op.name!r} are not known before it has run: await the handle first, "
-            "or say them with engine.op(..., shape=...)"
-        )
     try:
-        inferred = op.infer(*operands, **(params or {}))
+        inferred = infer(op, operands, params)
     except Exception as error:
         _tell_place(error, record)
         raise
-    if isinstance(inferred, tuple) and not isinstance(inferred, ShapeDtype):
-        outputs = record.extend().outputs
-        if not outputs and record.op.outputs != 1:
-            return  # they are being settled at this moment, and their values will tell
-        for output, its in zip(outputs or (record,), inferred, strict=True):
+    if op.outputs == 1:
+        (rare or cell.extend()).inferred = inferred[0]
+        return
+    outputs = record.extend().outputs
+    if outputs:  # else another thread completes them at this moment, and their values will tell
+        for output, its in zip(outputs, inferred, strict=True):
             output.extend().inferred = its
-    else:
-        (rare or cell.extend()).inferred = inferred
 
 
 def _tell_place(error: Exception, record: Cell) -> None:
@@ -103,12 +152,3 @@ def _tell_place(error: Exception, record: Cell) -> None:
     hide_frames()
     hide_traceback(error.__traceback__)
     render_apart(error)
-
-
-def _described(arg: Any) -> Any:
-    """An operand as inference sees it: shape and dtype of arrays, scalars as they are."""
-    if arg.__class__ is Cell:
-        return _known(arg)
-    if isinstance(arg, np.ndarray | np.generic):
-        return ShapeDtype(arg.shape, arg.dtype)
-    return arg

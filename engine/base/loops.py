@@ -16,7 +16,7 @@ from asyncio import (
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType, coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, TypeVarTuple, Unpack
 
 __all__ = [
     "AbstractEventLoop",
@@ -36,6 +36,10 @@ __all__ = [
     "seat_of",
     "start_task",
 ]
+
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
 class Seat(Protocol):
@@ -64,7 +68,7 @@ def asyncio_loop() -> AbstractEventLoop:
     return loop
 
 
-def call_soon(loop: AbstractEventLoop, callback: Callable[..., object], *args: Any) -> bool:
+def call_soon(loop: AbstractEventLoop, callback: Callable[[Unpack[Arguments]], object], *args: *Arguments) -> bool:
     """Call back on the loop, from any thread; False when the loop is closed."""
     try:
         if running_loop() is loop:
@@ -83,7 +87,7 @@ BEAT = 0.05
 
 
 class Heartbeat:
-    """Has its loop turn now and then while somebody waits in the block, so that an interrupt gets through.
+    """Has its loop turn now and then while a task waits in the block, so that an interrupt gets through.
 
     A notebook cancels the awaiting cell from a signal handler, which does not wake the loop: without a turn the cell
     would go on until what it awaits has ended. One timer serves all waiters of a loop, and runs out with the last.
@@ -131,7 +135,7 @@ def kept_turning(loop: AbstractEventLoop) -> Heartbeat:
 
 
 class Waiter:
-    """The private future of one awaiter: woken from any thread, cancelled without disturbing anybody."""
+    """The private future of one awaiter: any thread may wake it, and cancelling its task disturbs no other."""
 
     __slots__ = ("_future", "_loop")
 
@@ -150,10 +154,10 @@ class Waiter:
             self._future.set_result(None)
 
     async def woken(self, seconds: float | None) -> bool:
-        """The same, for coroutines."""
+        """Wait in a coroutine, as `wait` does in a generator."""
         return await _suspend(self, seconds)
 
-    def wait(self, seconds: float | None) -> Generator[Any, None, bool]:
+    def wait(self, seconds: float | None) -> Generator[object, None, bool]:
         """Suspend until woken; False when `seconds` went by first."""
         if seconds is None:
             with kept_turning(self._loop):
@@ -177,7 +181,7 @@ class Waiter:
 
 
 @coroutine
-def _suspend(waiter: Waiter, seconds: float | None) -> Generator[Any, None, bool]:
+def _suspend(waiter: Waiter, seconds: float | None) -> Generator[object, None, bool]:
     return (yield from waiter.wait(seconds))
 
 
@@ -202,9 +206,12 @@ def on_shutdown(loop: AbstractEventLoop, callback: Callable[[], None]) -> object
 
 
 def start_task(
-    loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], context: Context, done: Callable[[Any], None]
+    loop: AbstractEventLoop,
+    coroutine: Coroutine[object, Any, Result],
+    context: Context,
+    done: Callable[[Task[Result]], None],
 ) -> Callable[[], None]:
-    """Run the coroutine as a task of the running loop; returns what cancels it."""
+    """Run the coroutine as a task of the running loop; returns a function that cancels it."""
     task = loop.create_task(coroutine, context=context)
     task.add_done_callback(done)
 
@@ -214,24 +221,24 @@ def start_task(
     return cancel
 
 
-async def done_elsewhere(submit: Callable[[Callable[[], None]], None], job: Callable[[], Any]) -> Any:
-    """What `job()` returns, or raises, called where `submit` has things done; the loop goes on meanwhile."""
+async def done_elsewhere(submit: Callable[[Callable[[], None]], None], job: Callable[[], Result]) -> Result:
+    """Have `submit` call `job` elsewhere, and return or raise what that does; the loop goes on meanwhile."""
     loop = asyncio_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+    future: asyncio.Future[Result] = loop.create_future()
 
-    def tell(result: Any, error: BaseException | None) -> None:
-        if future.done():  # its task was cancelled
-            return
-        if error is None:
+    def succeed(result: Result) -> None:
+        if not future.done():  # else its task was cancelled
             future.set_result(result)
-        else:
+
+    def fail(error: Exception) -> None:
+        if not future.done():
             future.set_exception(error)
 
     def work() -> None:
         try:
-            call_soon(loop, tell, job(), None)
+            call_soon(loop, succeed, job())
         except Exception as error:  # noqa: BLE001 - handed to the caller
-            call_soon(loop, tell, None, error)
+            call_soon(loop, fail, error)
 
     submit(work)
     return await future
@@ -242,16 +249,17 @@ def report(loop: AbstractEventLoop, message: str, error: BaseException) -> None:
     loop.call_exception_handler({"message": message, "exception": error})
 
 
-def run_apart(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+def run_apart(coroutine: Coroutine[object, Any, Result], context: Context) -> Result:
     """Run the coroutine to its end on a loop of its own, also when this thread has a running one."""
-    outcome: list[Any] = []
+    results: list[Result] = []
+    errors: list[BaseException] = []
 
     def target() -> None:
         try:
             with asyncio.Runner() as runner:
-                outcome.append((runner.run(coroutine, context=context), None))
+                results.append(runner.run(coroutine, context=context))
         except BaseException as error:  # noqa: BLE001 - handed to the caller
-            outcome.append((None, error))
+            errors.append(error)
 
     if running_loop() is None:
         target()
@@ -259,7 +267,6 @@ def run_apart(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
         thread = threading.Thread(target=target, name="eagerloop-coroutine", daemon=True)
         thread.start()
         thread.join()
-    result, error = outcome[0]
-    if error is not None:
+    for error in errors:
         raise error
-    return result
+    return results[0]

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class ExecutionMode(Enum):
-    """Whether an op blocks inline or returns a non-ready handle."""
+    """How a call of an op ends: with the result, or at once with a handle that is not ready."""
 
     SYNC = 0
     """An op has run when the call returns."""
@@ -15,7 +15,7 @@ class ExecutionMode(Enum):
 
 
 class DevicePolicy(Enum):
-    """What happens to inputs that are on another device than the op."""
+    """The treatment of inputs that are on another device than the op."""
 
     EXPLICIT = 0
     """An error at the call, which says how to copy."""

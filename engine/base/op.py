@@ -1,4 +1,4 @@
-"""What the engine knows of an op: its kernel, what it costs, and how its result looks."""
+"""Ops: one row for each, with its kernel, what it costs, how it is fused, and how its result looks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,10 +19,26 @@ SMALL_NS = 100_000
 WATCHED = 1 << 12
 """Elements from which an op that runs in place is timed, so that a wrong estimate is made once."""
 
-Infer = Callable[..., Any]
-Estimate = Callable[[Sequence[Any], dict[str, Any]], float]
-Parallel = Callable[["Op", Sequence[Any], dict[str, Any], int], Any]
-Variant = Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], np.ufunc | None]
+Params: TypeAlias = dict[str, Any]
+"""The keyword arguments of a kernel."""
+
+Kernel: TypeAlias = Callable[..., object]
+"""`kernel(*arrays, **params)` gives the result, or a tuple of them."""
+
+Infer: TypeAlias = "Callable[..., ShapeDtype | tuple[ShapeDtype, ...]]"
+"""A shape rule: called as the kernel, with a `ShapeDtype` in place of each array."""
+
+Estimate: TypeAlias = Callable[[Sequence[Any], Params], float]
+"""Nanoseconds that the kernel takes for these operands and parameters."""
+
+Parallel: TypeAlias = "Callable[[Op, Sequence[object], Params, int], object]"
+"""Runs an op for operands and parameters on so many threads; None where it has to be run as a whole."""
+
+Type: TypeAlias = np.dtype[Any] | type[complex]
+"""A dtype, or the class of a Python scalar (bool, int, float or complex), which NumPy promotes in a way of its own."""
+
+Variant: TypeAlias = Callable[[Sequence[Type], Sequence[object], Params], np.ufunc | None]
+"""The ufunc that does the same for operands of these types, with so many of the first operands as it takes."""
 
 
 class ShapeDtype(NamedTuple):
@@ -34,17 +50,16 @@ class ShapeDtype(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an op costs, and what it wants to run with."""
+    """The cost of an op, and the threads it wants to run with."""
 
     estimate: Estimate
     """Nanoseconds, from the operands and the parameters."""
     small: int
     """Elements (the product over the operands) up to which no estimate is needed to run the op in place."""
     blas: bool = False
-    """Whether BLAS threads of its own take part."""
+    """True if it computes on the threads of BLAS."""
     parallel: Parallel | None = None
-    """The op on several threads: called with the op, the operands, the parameters and the number of threads, it returns
-    the result, or None where the op has to be run as a whole."""
+    """Runs the op on several threads; None if there is no way to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +67,13 @@ class Fusion:
     """How an op takes part in a fusion group."""
 
     fusable: bool = False
-    """Whether each element of the result depends on one element of each operand."""
-    block: Callable[..., Any] | None = None
-    """For an elementwise op that is not a ufunc: returns the result of one block, written to `out` if it likes."""
+    """True if each element of the result depends on one element of each operand."""
+    block: Kernel | None = None
+    """For an elementwise op that is not a ufunc: returns the result of one block, which it may write to `out`."""
     variant: Variant | None = None
-    """Which ufunc does the same, with so many of the first operands as it takes: asked with the operands' types
-    (dtypes, and classes of scalars), the operands and the parameters; None where there is no such ufunc."""
+    """Finds a ufunc that does the same for given operands; None if no ufunc ever does."""
     updates: bool = False
-    """Whether the result has the shape, the dtype and the layout of the first operand, whatever the others have."""
+    """True if the result has the shape, the dtype and the layout of the first operand, for any others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +81,18 @@ class Memory:
     """Where the result of an op is."""
 
     view: bool = False
-    """Whether it may share memory with an operand."""
-    overwrite: Callable[..., Any] | None = None
-    """The kernel where the first operand is of no use to others any more, and its memory may become the result's."""
-    into: Callable[..., Any] | None = None
-    """The kernel with a parameter `out`, where the result is written to: row-major, as the operands are."""
+    """True if it may share memory with an operand."""
+    overwrite: Kernel | None = None
+    """The kernel to call when the first operand is not needed any more: it may write the result over it."""
+    into: Kernel | None = None
+    """The kernel with a parameter `out` that the result is written to: row-major, as the operands are."""
 
 
 class Op:
-    """A row of the op tables: what is known of an op, and never changes.
+    """A row of the op tables: what is known of an op. It never changes.
 
-    An op without `infer` has a shape that only running it can tell. `ns` is the estimate for one element, None where
-    the cost is unknown: then the code is not the library's own.
+    An op without `infer` has a shape that only running it can tell. `ns` is the estimate for one element, None if the
+    cost is unknown: then the code is not the library's own.
     """
 
     __slots__ = (
@@ -101,38 +115,39 @@ class Op:
     )
 
     name: str
-    kernel: Callable[..., Any]
-    guarded: Callable[..., Any]
+    kernel: Kernel
+    guarded: Kernel
     """The kernel for callers that call it again at the place of dispatch if it is to warn (`engine.base.warned`)."""
     infer: Infer | None
-    """Shape and dtype of the result, from those of the operands."""
+    """Gives shape and dtype of the result from those of the operands."""
     cost: Cost
     fusion: Fusion
     memory: Memory
     known: bool
-    """Whether the cost is known, and so is the code: the library's own, which never calls back."""
+    """True if the cost is known. Then the code is the library's own, which never calls back."""
     computes: bool
-    """Whether it keeps a core busy from its beginning to its end: it never waits, and runs no code of users."""
+    """True if it keeps a core busy from beginning to end: it never waits, and runs no code of users."""
     outputs: int
+    """Number of results."""
     plain: bool
-    """Whether a record of the op needs nothing but its operands, and has one result."""
+    """True if a record of the op needs nothing but its operands, and has one result."""
     pure: bool
-    """Whether equal operands give equal results and nothing else happens: it may be done once, or not at all."""
+    """True if equal operands give equal results and nothing else happens: it may be run once, or not at all."""
     coroutine: bool
-    """Whether the kernel is an async function, which runs on the event loop."""
+    """True if the kernel is an async function, which runs on the event loop."""
     external: bool
-    """Whether the end of the kernel depends on something that the dispatching thread may have to do."""
+    """True if the kernel ends only after something that the dispatching thread may have to do."""
     simple: bool
-    """Whether running the kernel on the operands is all there is to do."""
+    """True if there is nothing to do but to call the kernel on the operands."""
     brief: int
-    """Elements up to which nothing needs to be looked at to run the op: small, and not timed."""
+    """Elements up to which the op is run without a look at it: it is small, and need not be timed."""
     limit: Slots | None
     """Slots of the op's own, where only so many calls of it may run at once."""
 
     def __init__(
         self,
         name: str,
-        kernel: Callable[..., Any],
+        kernel: Kernel,
         *,
         infer: Infer | None = None,
         ns: float | None = 1.0,
@@ -144,9 +159,9 @@ class Op:
         coroutine: bool = False,
         external: bool = False,
         pure: bool = True,
-        block: Callable[..., Any] | None = None,
-        overwrite: Callable[..., Any] | None = None,
-        into: Callable[..., Any] | None = None,
+        block: Kernel | None = None,
+        overwrite: Kernel | None = None,
+        into: Kernel | None = None,
         parallel: Parallel | None = None,
         variant: Variant | None = None,
         updates: bool = False,
@@ -186,21 +201,23 @@ class Op:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a row never changes, but {name!r} of {self!r} was to be set")
 
-    def fused_as(self, types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any] | None) -> Op | None:
-        """The op that computes this one block by block, for such operands; None where none does."""
+    def fused_as(self, types: Sequence[Type], operands: Sequence[object], params: Params | None) -> Op | None:
+        """The op that computes this one block by block for such operands; None if none does."""
         if self.fusion.variant is not None:
             ufunc = self.fusion.variant(types, operands, params or {})
             return None if ufunc is None else op_of(ufunc)
         return None if params and self.fusion.block is None else self
 
-    def result_dtype(self, types: Sequence[Any], params: dict[str, Any] | None) -> np.dtype[Any] | None:
-        """The dtype of the result of a fusable op, from dtypes and Python scalar types; None where nobody can tell."""
+    def result_dtype(self, types: Sequence[Type], params: Params | None) -> np.dtype[Any] | None:
+        """The dtype of the result of a fusable op for operands of these types; None if NumPy has no loop for them."""
         try:
             if self.fusion.block is None:
+                assert isinstance(self.kernel, np.ufunc)
                 return loop_dtypes(self.kernel, tuple(types))[-1]
             assert self.infer is not None
             operands = [ShapeDtype((), each) if isinstance(each, np.dtype) else each(1) for each in types]
-            return self.infer(*operands, **params or {}).dtype  # type: ignore[no-any-return]
+            its = self.infer(*operands, **params or {})
+            return its.dtype if isinstance(its, ShapeDtype) else None
         except TypeError:
             return None
 
@@ -210,20 +227,20 @@ class Op:
 
 @cache
 def op_of(ufunc: np.ufunc) -> Op:
-    """The op that a step of a run has: nothing but a ufunc."""
+    """The op of a ufunc that stands alone in a fusion group."""
     return Op(ufunc.__name__, ufunc)
 
 
 @lru_cache(maxsize=4096)
-def loop_dtypes(ufunc: np.ufunc, types: tuple[Any, ...]) -> tuple[np.dtype[Any], ...]:
-    """What a ufunc of one result computes with, and the result's dtype, for dtypes and Python scalar types."""
+def loop_dtypes(ufunc: np.ufunc, types: tuple[Type, ...]) -> tuple[np.dtype[Any], ...]:
+    """The dtypes that a ufunc of one result converts operands of these types to, and the result's dtype."""
     return ufunc.resolve_dtypes((*types, None))
 
 
 def broadcast_cost(ns: float) -> Estimate:
-    """The cost of an op that does `ns` nanoseconds of work for each element of the broadcast operands."""
+    """Estimate an op that does `ns` nanoseconds of work for each element of the broadcast operands."""
 
-    def cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+    def cost(values: Sequence[object], params: Params) -> float:
         shapes = [value.shape for value in values if isinstance(value, np.ndarray)]
         try:
             shape = np.broadcast_shapes(*shapes)
@@ -234,5 +251,5 @@ def broadcast_cost(ns: float) -> Estimate:
     return cost
 
 
-def _unknown_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _unknown_cost(values: Sequence[object], params: Params) -> float:
     return math.inf

@@ -1,7 +1,6 @@
 """Places in the user's program: how they are found, how they are named, and how tracebacks lead to them.
 
-In a notebook a place is named as IPython names it (`Cell In[12], line 2`), and the engine's own frames are kept out of
-the tracebacks that are shown there. IPython is never imported: it is asked where the program has it running.
+In a notebook the engine's own frames are kept out of the tracebacks that are shown.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from collections.abc import Iterator
 from inspect import CO_OPTIMIZED
 from sys import _getframe as frame_at
 from types import CodeType, FrameType, TracebackType
-from typing import Any
 
-from engine.base.warned import call_at, is_placed, line_of
+from engine.base.warned import call_at, is_placed
 from handles.cell import Failure
+from handles.display import line_of, shell, site
 
 INTERNAL = "_eagerloop_internal"
 """A name that stands in the modules whose frames are not the user's."""
@@ -52,33 +51,10 @@ def _is_of_library(frame: FrameType) -> bool:
     return installed or is_engines(frame) or any(part in name for part in _PACKAGES)
 
 
-def site(code: CodeType | None, lasti: int) -> str:
-    """`file:line` of the instruction `lasti` of `code`; in a notebook the cell and its line."""
-    if code is None:
-        return "an unknown place"
-    cell = _cell_name(code.co_filename)
-    line = line_of(code, lasti)
-    return f"{code.co_filename}:{line}" if cell is None else f"{cell}, line {line}"
-
-
 def describe_op(name: str, device: object, code: CodeType | None, lasti: int) -> str:
     """An op, its device and where it was dispatched, in the words of an error's note."""
     where = f" in {code.co_qualname}" if code is not None and code.co_qualname else ""
     return f"op {name!r} on {device}, dispatched at {site(code, lasti)}{where}"
-
-
-def shell() -> Any:
-    """The IPython shell that runs this program; None where there is none."""
-    get = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return None if get is None else get()
-
-
-def _cell_name(filename: str) -> str | None:
-    """What IPython calls the cell whose code was compiled under this name."""
-    running = shell()
-    name = getattr(getattr(running, "compile", None), "format_code_name", None)
-    words = None if name is None else name(filename)
-    return " ".join(words) if words else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

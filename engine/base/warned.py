@@ -27,6 +27,8 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
+from handles.display import line_of
+
 Globals = dict[str, Any]
 
 REFUSES: Any = UserDict()
@@ -79,11 +81,6 @@ def is_placed(code: CodeType) -> bool:
 _MOST = 4096
 _frames: dict[tuple[int, int], tuple[CodeType | None, FunctionType]] = {}
 """The function whose frame is at a place. With it stands the code of the place, whose identity is in the key."""
-
-
-def line_of(code: CodeType, lasti: int) -> int:
-    """The line of the instruction `lasti`."""
-    return next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
 
 
 def call_at(

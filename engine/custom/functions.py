@@ -9,8 +9,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
+from engine.base.pytree import fill, take
 from engine.runtime.current import current
 from engine.threads.slots import Slots
 

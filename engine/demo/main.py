@@ -29,6 +29,12 @@ class Settings:
     output: Path
     factor: int
     cell: float
+    trace: Path | None = None
+
+    @property
+    def timeline(self) -> Path | None:
+        """The picture that is drawn beside the trace."""
+        return None if self.trace is None else self.trace.with_suffix(".png")
 
 
 class WayFailedError(Exception):
@@ -52,6 +58,8 @@ def run(settings: Settings, out: TextIO, err: TextIO) -> int:
         results = Path(folder) / "pictures.npz"
         try:
             reports = {name: measure(name, path, settings, results, err) for name in WAYS}
+            if settings.trace is not None:  # once more, so that the figures are those of a run that is not observed
+                measure("engine", path, settings, None, err)
         except WayFailedError as error:
             err.write(f"eagerloop demo: {error}\n")
             return 1
@@ -64,6 +72,9 @@ def run(settings: Settings, out: TextIO, err: TextIO) -> int:
             err.write(f"eagerloop demo: {settings.output}: {error.strerror or error}\n")
             return 1
     out.write(f"The shaded relief is in {settings.output}\n")
+    if settings.trace is not None:
+        out.write(f"The timeline of the engine's run is in {settings.timeline}, and as a trace for ")
+        out.write(f"https://ui.perfetto.dev in {settings.trace}\n")
     return 1 if different else 0
 
 
@@ -74,9 +85,11 @@ def check(settings: Settings) -> tuple[Path, Terrain]:
     size = terrain.elevation.size
     if size * settings.factor**2 > MOST_PIXELS:
         raise InputError(f"{path}: too large to be made {settings.factor} times finer: try --factor with less")
-    folder = settings.output.parent
-    if not folder.is_dir() or settings.output.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{settings.output}: cannot be written: expected a file name in a folder that can be written")
+    if settings.output in (settings.trace, settings.timeline):
+        raise InputError(f"{settings.trace}: the picture beside it would be that of the relief: choose another name")
+    for file in (settings.output, settings.trace, settings.timeline):
+        if file is not None and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
+            raise InputError(f"{file}: cannot be written: expected a file name in a folder that can be written")
     return path, terrain
 
 
@@ -87,12 +100,16 @@ def title(path: Path, terrain: Terrain) -> str:
     return f"{name}: {width * terrain.dx / 1000:.0f} by {height * terrain.dy / 1000:.0f} km"
 
 
-def measure(name: str, path: Path, settings: Settings, results: Path, err: TextIO) -> Report:
-    """Run one way in its own process, showing its progress. Raises `WayFailedError`."""
-    kept = str(results) if name == "engine" else ""
-    arguments = [name, str(path), str(settings.cell), str(settings.factor), kept]
+def measure(name: str, path: Path, settings: Settings, results: Path | None, err: TextIO) -> Report:
+    """Run one way in its own process, showing its progress; without `results`, to write its trace.
+
+    Raises `WayFailedError`.
+    """
+    kept = str(results) if results is not None and name == "engine" else ""
+    traced = [str(settings.trace), str(settings.timeline)] if results is None else []
+    arguments = [name, str(path), str(settings.cell), str(settings.factor), kept, *traced]
     command = [sys.executable, "-m", "engine.demo.measure", *arguments]
-    show = progress(WAYS[name][0], err)
+    show = progress(WAYS[name][0] + (", traced" if traced else ""), err)
     report: Report | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stdout is not None

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from asyncio import get_running_loop
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+import engine
 from engine.demo.relief import Job, plan
 from engine.demo.terrain import Array, load
 from engine.demo.ways import WAYS, Way
@@ -112,10 +114,17 @@ def tell(message: object) -> None:
     sys.stdout.flush()
 
 
-def main(name: str, path: str, cell: str, factor: str, results: str) -> None:
-    """Run the way `name` on the file `path`; write its pictures to the file `results` unless that is empty."""
+def main(name: str, path: str, cell: str, factor: str, results: str, trace: str = "", timeline: str = "") -> None:
+    """Run the way `name` on the file `path`; write its pictures to the file `results` unless that is empty.
+
+    With the name of a file in `trace`, write what the engine did there, and a picture of that to `timeline`.
+    """
     job = plan(load(Path(path), float(cell)), int(factor))
-    pictures, seconds, lags = asyncio.run(timed(WAYS[name][1], job))
+    with engine.profile() if trace else nullcontext() as profile:
+        pictures, seconds, lags = asyncio.run(timed(WAYS[name][1], job))
+    if profile is not None:
+        profile.save(trace)
+        profile.plot().figure.figure.savefig(timeline, dpi=150)
     peak = peak_bytes()
     p50, p99 = np.percentile(lags, [50, 99])
     digests = [digest(picture) for picture in pictures]

@@ -1,17 +1,23 @@
 """Dispatch: from an op and its operands to a record on a queue (ASYNC) or a result (SYNC), and a handle of it.
 
-There is one dispatcher for each combination of executor, mode, device policy, device and group in force. Each has a
-fast path for what nearly every op is: operands that are handles of the same queue, or Python scalars.
+Purpose: decide where an op runs, convert its operands, make its record, and hand that to a queue. There is one
+dispatcher for each combination of executor, mode, device policy, device and group in force; `runtime.current` finds it.
+
+Invariants: a call makes one record, or raises and makes none. Operands are snapshots, so no later write changes what
+the op sees. `dispatch` and `dispatch_any` are fast paths for what nearly every op is, with operands that are handles of
+the same queue or Python scalars; on all else they call `dispatch_slowly`, and give the same results as it would.
+
+Any number of threads may call one dispatcher: it has no state of its own that a call changes. A record goes to a queue
+by one append, which is atomic; what has to be counted (bytes, groups) is guarded by its counter. No lock is taken here.
 """
 
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Sequence
-from contextvars import copy_context
 from sys import _getframe as frame_at
-from types import FrameType
+from time import perf_counter
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,19 +25,20 @@ import numpy as np
 from engine.base.errors import ExecutorClosedError, UnknownShapeError, closed_message
 from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
-from engine.base.op import Op
+from engine.base.op import Op, Params
 from engine.base.sites import hide_frames, hide_traceback, render_apart
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Device
 from engine.devices.cpu import checked
+from engine.dispatch.copies import TRANSFER, copying_op, keep_copy, living_copy
 from engine.dispatch.executor import Core, State
 from engine.dispatch.placement import Placement, check_copies, describe_copy, place
+from engine.dispatch.records import handle_of, handles_of, make_record, new
 from engine.failures import INTERNAL, describe_op, site, throw, user_frame
 from engine.queues.base import ARRAY, Queue, check_may_block
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS, operand
-from engine.queues.reading import MOVE, Move
 from engine.queues.waiting import block_until
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
 from handles.base import Handle
@@ -46,34 +53,17 @@ __warningregistry__ = REFUSES  # the fast path of SYNC mode calls kernels in thi
 BYTES_COUNTED = 4096
 """Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
 
-TRANSFER = Op(
-    "to_device",
-    lambda value: value,
-    infer=lambda value: value,
-    ns=1e-6,
-    view=True,
-)
-"""Logical CPU devices share memory and values never change: a copy between them needs no second buffer."""
-
-
-def _way(cell: Cell, target: Queue) -> tuple[Op, dict[str, Any] | None]:
-    """The op, and its parameters, that brings a value to a queue."""
-    if cell.home.on_host and target.on_host:
-        return TRANSFER, None
-    return MOVE, {"move": Move(cell, target)}
-
-
 ABSENT: Any = object()
 """Stands for the second operand of an op that has one only."""
 
-new = object.__new__
 OPEN = State.OPEN
 
 
 class Group(Protocol):
-    """What counts the ops dispatched inside it."""
+    """A scope that counts the ops dispatched inside it."""
 
-    def admit(self, cell: Cell) -> None: ...
+    def admit(self, cell: Cell) -> None:
+        """Count an op."""
 
 
 class Dispatcher:
@@ -87,30 +77,31 @@ class Dispatcher:
 
         self._simple = False
         self.plain = False
-        """Whether an op that needs nothing but its operands may go the fast way."""
+        """True if an op that needs nothing but its operands may go the fast way."""
+        self.observed = False
+        """True if such an op goes another way, where listeners are told of it."""
         hooks.register(self)
 
     def look_at_hooks(self) -> None:
         """Leave the fast way while a listener is to be told of every record."""
-        self.plain = self._simple and not hooks.listeners
+        self.observed = bool(hooks.listeners)
+        self.plain = self._simple and not self.observed
 
-    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         """Dispatch an op of one operand or two and one result, that user code called through one function."""
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
-    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+    def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         """The same for any number of operands."""
         return self.dispatch_slowly(op, args, params, user_frame(2))[0]
 
     def dispatch_slowly(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         """Dispatch any op: convert and place its operands, keep its context, tell its group."""
         raise NotImplementedError
 
-    def dispatch_several(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None
-    ) -> tuple[Handle, ...]:
+    def dispatch_several(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> tuple[Handle, ...]:
         """Dispatch an op of several results."""
         return self.dispatch_slowly(op, args, params, user_frame(2))
 
@@ -145,11 +136,11 @@ class Dispatcher:
                 operands[index] = self.copy(each, device, frame)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
-        """The cell's value on another device; a copy that still lives is used again."""
+        """Bring the cell's value to another device; a copy that still lives is used again."""
         raise NotImplementedError
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
-        """The handle's value on another device, whatever the policy."""
+        """Make a handle of the value on another device, under any policy."""
         raise NotImplementedError
 
     def _warn(self, op: Op, placement: Placement, inputs: list[Device | None], index: int, frame: FrameType) -> None:
@@ -169,36 +160,18 @@ class Dispatcher:
             logger.info("%s: %s", op.name, device)
 
 
-warned: set[tuple[Any, int, int]] = set()
+warned: set[tuple[CodeType, int, int]] = set()
 """Call sites that a placement warning was given for."""
 
 
 def _is_int32(operand: Cell) -> bool:
-    """Whether an input is of dtype int32; of an op that fails there is nothing to copy, and its error comes later."""
+    """True if an input is of dtype int32; of an op that fails there is nothing to copy, and its error comes later."""
     try:
         return infer_cell(operand, tell=False).dtype == np.int32
     except UnknownShapeError:
         return False
     except Exception:  # noqa: BLE001 - the failure of an op is raised where a result is read, not here
         return True
-
-
-def living_copy(cell: Cell, *keys: Any) -> Cell | None:
-    """A copy that still lives and has not failed. One that was cancelled is of no use to anybody else."""
-    copies = cell.extend().copies
-    for key in keys if copies is not None else ():
-        copy: Cell | None = copies.get(key)
-        if copy is not None and copy.value.__class__ is not Failure:
-            return copy
-    return None
-
-
-def keep_copy(cell: Cell, key: Any, copy: Cell) -> None:
-    """Let later ops use the copy, as long as it lives."""
-    rare = cell.extend()
-    if rare.copies is None:
-        rare.copies = weakref.WeakValueDictionary()
-    rare.copies[key] = copy
 
 
 class AsyncDispatcher(Dispatcher):
@@ -210,7 +183,7 @@ class AsyncDispatcher(Dispatcher):
         self._simple = device is None and group is None and not core.config.log_device_placement
         self.look_at_hooks()
 
-    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         queue = self.queue
         x1, x2 = left, right
         if x1.__class__ is AsyncHandle:
@@ -245,23 +218,53 @@ class AsyncDispatcher(Dispatcher):
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
+        if near and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
+            return self._put_observed(self.queue, op, (x1,) if x2 is ABSENT else (x1, x2), params, user_frame(2))
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
-    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+    def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         frame = user_frame(2)
         operands, queue = self._all_on_one(args)
         if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
+            if queue is not None and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
+                return self._put_observed(queue, op, operands, params, frame)
             return self.dispatch_slowly(op, args, params, frame)[0]
+        cell = self.put(queue, op, operands, params, frame.f_code, frame.f_lasti)
+        if not queue.scheduled:
+            queue.schedule()
+        return handle_of(cell, AsyncHandle)
+
+    def put(
+        self,
+        queue: DeviceQueue,
+        op: Op,
+        operands: tuple[object, ...],
+        params: Params | None,
+        code: CodeType | None,
+        lasti: int,
+    ) -> Cell:
+        """Put an op that needs nothing but its operands on a queue: `dispatch` has a copy of this on its fast path."""
+        cell = pending_cell(op, operands, params, queue, code, lasti)
+        if len(queue.pending) >= queue.room:
+            self.core.make_room(queue, op.name)
+        queue.push(cell)
+        return cell
+
+    def _put_observed(
+        self, queue: DeviceQueue, op: Op, operands: tuple[object, ...], params: Params | None, frame: FrameType
+    ) -> Handle:
+        """Put an op that needs nothing but its operands on the queue, and tell listeners of it."""
         cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
         if len(queue.pending) >= queue.room:
             self.core.make_room(queue, op.name)
+        hooks.dispatched(cell, operands)
         queue.push(cell)
         if not queue.scheduled:
             queue.schedule()
         return handle_of(cell, AsyncHandle)
 
-    def _all_on_one(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
-        """Any number of operands, and the queue that the handles among them are of; None where it is not as simple."""
+    def _all_on_one(self, args: tuple[object, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
+        """Take the cells of the operands, and their queue: the same for all handles; None where they are of several."""
         queue: Any = None
         operands = []
         for value in args:
@@ -278,37 +281,34 @@ class AsyncDispatcher(Dispatcher):
         return tuple(operands), queue or self.queue
 
     def dispatch_slowly(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         check_open(self.core, op)
         operands = [operand(value, keep=True) for value in args]
         queue = self.core.queues[self._place(op, operands, frame)]
-        record = pending_cell(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti)
-        if not op.known or errstate() is not DEFAULT_ERRSTATE:
-            record.extend().context = copy_context()
-        if op.outputs != 1:
-            make_outputs(record)
+        context = not op.known or errstate() is not DEFAULT_ERRSTATE
+        record = make_record(op, tuple(operands), params, queue, frame.f_code, frame.f_lasti, keeps_context=context)
         handles = handles_of(record, AsyncHandle)
         self._submit(record, queue, [each for each, given in zip(operands, args, strict=True) if each is not given])
         return handles
 
-    def _submit(self, record: Cell, queue: DeviceQueue, made: list[Any]) -> None:
+    def _submit(self, record: Cell, queue: DeviceQueue, made: Sequence[object]) -> None:
         """Put the record on the queue; `made` are the operands that live only for it."""
         op: Op = record.op
-        if len(queue.pending) >= queue.room or self.core.pending_bytes >= self.core.config.max_pending_bytes:
+        if len(queue.pending) >= queue.room or self.core.flow.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
         nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
         try:
             if nbytes >= BYTES_COUNTED:
-                self.core.hold_bytes(record, nbytes)
+                self.core.flow.hold_bytes(record, nbytes)
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)
             if hooks.listeners:
-                hooks.dispatched(record)
+                hooks.dispatched(record, record.args)
             queue.push(record)
         except BaseException:  # an interrupt, a closed group
-            self.core.free_bytes(record)
+            self.core.flow.free_bytes(record)
             raise
         if not queue.scheduled:
             queue.schedule()
@@ -318,13 +318,11 @@ class AsyncDispatcher(Dispatcher):
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
         queue = self.core.queues[device]
-        # A copy made in a group is dropped with it, so nobody outside may depend on it.
+        # A copy made in a group is dropped with it, so no op outside may depend on it.
         copy = living_copy(cell, (queue, self.group), (queue, None))
         if copy is None:
-            op, params = _way(cell, queue)
-            copy = pending_cell(op, (cell,), params, queue, frame.f_code, frame.f_lasti)
-            if not op.known:
-                copy.extend().context = copy_context()
+            op, params = copying_op(cell, queue)
+            copy = make_record(op, (cell,), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
             keep_copy(cell, (queue, self.group), copy)
             self._submit(copy, queue, [])
         return copy
@@ -345,7 +343,7 @@ class SyncDispatcher(Dispatcher):
         )
         self.look_at_hooks()
 
-    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: dict[str, Any] | None = None) -> Handle:
+    def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         queue = self.queue
         x1, x2 = left, right
         if x1.__class__ is EagerHandle:
@@ -381,9 +379,14 @@ class SyncDispatcher(Dispatcher):
             handle = new(EagerHandle)
             handle._cell = cell
             return handle
+        if near and self.observed and self._simple and op.plain and self.group is None and self.core.state is OPEN:
+            frame = user_frame(2)
+            if right is ABSENT:
+                return self._run_observed(op, (left,), (x1,), params, frame)
+            return self._run_observed(op, (left, right), (x1, x2), params, frame)
         return self.dispatch_slowly(op, (left,) if right is ABSENT else (left, right), params, user_frame(2))[0]
 
-    def dispatch_any(self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None = None) -> Handle:
+    def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         values = self._values(args) if self.plain and op.plain and self.core.state is OPEN else None
         if values is None:
             return self.dispatch_slowly(op, args, params, user_frame(2))[0]
@@ -394,6 +397,13 @@ class SyncDispatcher(Dispatcher):
         except Exception as error:  # noqa: BLE001 - `_after` raises it
             cell.value = self._after(error, op, values, params, user_frame(2))
         return handle_of(cell, EagerHandle)
+
+    def _run(self, op: Op, values: tuple[object, ...], params: Params | None, frame: FrameType) -> Any:
+        try:
+            value = op.guarded(*values) if params is None else op.guarded(*values, **params)
+            return value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as error:  # noqa: BLE001 - `_after` raises it
+            return self._after(error, op, values, params, frame)
 
     def _after(
         self, error: Exception, op: Op, values: Sequence[Any], params: dict[str, Any] | None, frame: FrameType
@@ -414,9 +424,27 @@ class SyncDispatcher(Dispatcher):
         finally:
             del error  # its traceback has this frame
 
-    def _values(self, args: tuple[Any, ...]) -> list[Any] | None:
-        """The operands; None where one is not there, is elsewhere, or has to be converted."""
-        values = []
+    def _run_observed(
+        self, op: Op, args: tuple[object, ...], values: tuple[object, ...], params: Params | None, frame: FrameType
+    ) -> Handle:
+        """Run an op that needs nothing but its operands, and tell listeners of it."""
+        called = perf_counter()
+        cell = pending_cell(op, (), None, self.queue, frame.f_code, frame.f_lasti)
+        began = perf_counter()
+        try:
+            cell.value = self._run(op, values, params, frame)
+        except Exception as error:
+            cell.value = Failure(error)
+            raise
+        finally:
+            hooks.called(cell, args, cell.value, called, began, perf_counter())
+            if hooks.deliver is not None:
+                hooks.deliver()
+        return handle_of(cell, EagerHandle)
+
+    def _values(self, args: tuple[object, ...]) -> list[object] | None:
+        """Take the values of the operands; None where one is not there, is elsewhere, or has to be converted."""
+        values: list[object] = []
         for value in args:
             if value.__class__ is EagerHandle:
                 cell = value._cell
@@ -429,7 +457,7 @@ class SyncDispatcher(Dispatcher):
         return values
 
     def dispatch_slowly(
-        self, op: Op, args: tuple[Any, ...], params: dict[str, Any] | None, frame: FrameType
+        self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         check_open(self.core, op)
         operands = [operand(value, keep=op.memory.view) for value in args]
@@ -437,14 +465,10 @@ class SyncDispatcher(Dispatcher):
         if not queue.on_host:
             operands = [operand(each, keep=True) for each in operands]  # a backend may keep what it gets
         values = [_ready_value(each, op) if each.__class__ is Cell else each for each in operands]
-        record = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
-        if not op.known:
-            record.extend().context = copy_context()
-        if op.outputs != 1:
-            make_outputs(record)
+        record = make_record(op, (), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
         self._log(op, queue.device)
         handles = handles_of(record, EagerHandle)
-        queue.run(record, values)
+        queue.run(record, values, operands)
         if record.value.__class__ is Failure:
             throw(record.value, at_call=True)
         return handles
@@ -457,12 +481,10 @@ class SyncDispatcher(Dispatcher):
         queue = self.core.inline[device]
         copy = living_copy(cell, (queue, None))
         if copy is None:
-            op, params = _way(cell, queue)
-            copy = pending_cell(op, (), params, queue, frame.f_code, frame.f_lasti)
-            if not op.known:
-                copy.extend().context = copy_context()
+            op, params = copying_op(cell, queue)
+            copy = make_record(op, (), params, queue, frame.f_code, frame.f_lasti, keeps_context=not op.known)
             self._log(TRANSFER, device)
-            queue.run(copy, [_ready_value(cell, TRANSFER)])
+            queue.run(copy, [_ready_value(cell, TRANSFER)], [cell])
             if copy.value.__class__ is Failure:
                 throw(copy.value, at_call=True)
             keep_copy(cell, (queue, None), copy)
@@ -470,7 +492,7 @@ class SyncDispatcher(Dispatcher):
 
 
 def _ready_value(cell: Cell, op: Op) -> Any:
-    """The value of an operand of a SYNC op, waited for where it is not ready."""
+    """Read an operand of a SYNC op; wait for it where it is not ready."""
     if cell.value is PENDING:
         if scope_var.get().kernel is not None:
             check_may_block(cell, f"{op.name}()")
@@ -488,30 +510,6 @@ def check_open(core: Core, op: Op) -> None:
         raise ExecutorClosedError(closed_message(op.name, core.state.value))
 
 
-def make_outputs(record: Cell) -> None:
-    """Give a record with several results a cell for each."""
-    op: Op = record.op
-    outputs = []
-    for _ in range(op.outputs):
-        output = pending_cell(op, (record,), None, record.home, record.code, record.lasti)
-        output.extend().record = record
-        outputs.append(output)
-    record.extend().outputs = tuple(outputs)
-
-
-def handles_of(record: Cell, cls: type[Handle]) -> tuple[Handle, ...]:
-    """The handles of a record's results."""
-    rare = record.rare
-    cells = rare.outputs if rare is not None and rare.outputs else (record,)
-    return tuple(handle_of(cell, cls) for cell in cells)
-
-
-def handle_of(cell: Cell, cls: type[Handle]) -> Handle:
-    handle = new(cls)
-    handle._cell = cell
-    return handle
-
-
 def note(op: Op, device: Device, frame: FrameType) -> str:
-    """The note of an op that failed inline."""
+    """Word the note of an op that failed inline."""
     return describe_op(op.name, device, frame.f_code, frame.f_lasti)

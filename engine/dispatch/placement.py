@@ -52,7 +52,7 @@ def check_copies(
 
 
 def describe_copy(placement: Placement, inputs: Sequence[Device | None], index: int) -> str:
-    """The facts of one conflict."""
+    """Word one conflict between devices."""
     device = placement.device
     where = f"input #{index} was expected to be on {device} but is actually on {inputs[index]}"
     return f"{where} (operation running on {device})"

@@ -1,7 +1,8 @@
-"""Executing a run: every step on one block while it is in cache, then the next block, on several threads.
+"""Executing a group: every step on one block while it is in cache, then the next block, on several threads.
 
-Each step is NumPy's own ufunc on a block, so each element is computed by the same code as in one call; only what
-NumPy does between the calls (fresh memory, a pass over it for each op) is left out.
+Where the group has been compiled (`native`), threads take blocks without the interpreter. Blocks on which NumPy would
+have warned, or whose bits are not certain, are computed again in NumPy's way: by its ufuncs, called on the block. So is
+every block of a group that has not been compiled.
 """
 
 from __future__ import annotations
@@ -10,27 +11,21 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from engine.base.op import ShapeDtype, loop_dtypes
+from engine.base.op import ShapeDtype
 from engine.base.warned import call_at
-from engine.fusion.pairwise import combine, leaves
-from engine.fusion.runs import Input, Register, Run, Step, promoted_as
+from engine.fusion.native.calls import NativeCall
+from engine.fusion.native.natives import Natives, natives
+from engine.fusion.program import Deviation, Program, reducer
+from engine.fusion.runs import Register, Run, Step
+from engine.fusion.walks import Strips, Walk
 from engine.memory.buffers import buffers, unlocked
-from engine.memory.layout import (
-    Shape,
-    blocks,
-    broadcast_strides,
-    coalesce,
-    iteration_order,
-    strip_axis,
-    strips,
-    tile,
-)
-from engine.threads.pool import give_way, together
+from engine.memory.layout import Shape, strip_axis
+from engine.threads.pool import together
 
 Array = np.ndarray[Any, Any]
 
@@ -38,23 +33,24 @@ BLOCK_BYTES = 768 << 10
 """Bytes of one operand's block. Smaller ones would stay in a core's second-level cache, but between two ufunc calls a
 thread needs the interpreter lock, and where the other has it, waiting costs more than the cache saves."""
 
+NATIVE_BLOCK_BYTES = 128 << 10
+"""Bytes of one operand's block in compiled code, which needs no lock: what lies between two passes stays in cache."""
+ONE_PASS_BYTES = 512 << 10
+"""Bytes of one operand's block in compiled code of one pass, where nothing lies between."""
+
 _PLAIN_STATES = frozenset({"warn", "ignore"})
 _WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
 """The kinds of warnings, in the order in which NumPy gives them."""
 
 
-class Deviation(Exception):
-    """Something that only running the ops one by one gets right: an error, or a warning that became one."""
-
-
-def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES) -> list[Any]:
+def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES, compiled: Natives = natives) -> list[Any]:
     """The result of each step: only its shape and dtype where nobody refers to it, its error where it has one.
 
     Raises `Deviation` where the run has to be done again, op by op; nothing has happened then.
     """
     once = False
     try:
-        execution = Execution(run, block_bytes)
+        execution = Execution(run, block_bytes, compiled)
         once = run.overwrites
         execution.work_with(threads)
         return execution.results()
@@ -65,23 +61,24 @@ def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES) -> list[
 
 
 class Execution:
-    """The outputs and the walk of one run, shared by the threads that work on it."""
+    """The outputs and the walk of one group, shared by the threads that work on it."""
 
-    def __init__(self, run: Run, block_bytes: int) -> None:
+    def __init__(self, run: Run, block_bytes: int, compiled: Natives) -> None:
         self.run = run
         self._outputs: list[Any] = [None] * len(run.steps)
         self._warned: dict[tuple[int, str], None] = {}
         self.error: BaseException | None = None
         self._noted = _noted_states(run.context)
         self._program = Program(run)
-        if len(run.steps) == 1:
-            block_bytes *= 4  # nothing is read twice, so nothing has to stay in cache
-        elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
+        self._compiled = compiled
+        self._native: NativeCall | None = None
         self._allocate()
-        self._lay_out(elements)
+        self.walk = self._walk()
+        self._cut(block_bytes)
+        self.partials: dict[int, list[Any]] = {}
         if run.overwrites:
             with np.errstate(all="ignore"):
-                self._program.try_out(self)
+                self._program.try_out(self.walk)
 
     def _allocate(self) -> None:
         for index, step in enumerate(self.run.steps):
@@ -90,61 +87,73 @@ class Execution:
             elif step.keep and step.reduction is None:
                 self._outputs[index] = buffers.array(self.run.shape, step.dtype, step.order)
 
-    def _lay_out(self, elements: int) -> None:
-        """Bring all arrays into one order of axes, join axes, and cut the walk into blocks."""
+    def _walk(self) -> Walk:
         run = self.run
-        if run.whole:
-            self._lay_out_strips(elements)
-            return
-        shape = run.shape
-        arrays = [*run.inputs, *(array for array in self._outputs if array is not None)]
-        strides = [broadcast_strides(array, shape) for array in arrays]
-        order = iteration_order(strides, len(shape))
-        walked = tuple(shape[axis] for axis in order)
-        joined, strides = coalesce(walked, [tuple(each[axis] for axis in order) for each in strides])
-        views = [np.lib.stride_tricks.as_strided(a, joined, s) for a, s in zip(arrays, strides, strict=True)]
-        self.inputs = views[: len(run.inputs)]
-        kept = iter(views[len(run.inputs) :])
-        self.outputs = [None if output is None else next(kept) for output in self._outputs]
-        self.block = tile(joined, strides, elements)
-        if any(step.reduction is not None for step in run.steps):
-            if len(joined) != 1:
-                raise Deviation
-            spans = leaves(joined[0], elements)
-            self.block = (max(stop - start for start, stop in spans),)
-            self.blocks: list[tuple[slice, ...]] = [(slice(start, stop),) for start, stop in spans]
-        else:
-            self.blocks = list(blocks(joined, self.block))
-        self.partials: list[list[Any]] = [[] for _ in self.blocks]
-
-    def _lay_out_strips(self, elements: int) -> None:
-        """Cut across one axis only, where steps reduce others: all results are row-major."""
-        run = self.run
-        axis = strip_axis(run.shape, run.whole)
-        if axis is None:
+        if not run.whole:
+            return Walk(run.shape, run.inputs, self._outputs)
+        if strip_axis(run.shape, run.whole) is None:
             raise Deviation
-        self._across = axis
-        self.inputs = [np.broadcast_to(array, run.shape) for array in run.inputs]
-        self.outputs = self._outputs
-        self.blocks = strips(run.shape, axis, elements)
-        widest = max(where[axis].stop - where[axis].start for where in self.blocks)
-        self.block = (*run.shape[:axis], widest, *run.shape[axis + 1 :])
-        self.partials = [[] for _ in self.blocks]
+        return Strips(run.shape, run.inputs, self._outputs, run.whole)
+
+    def _cut(self, block_bytes: int) -> None:
+        """Find the compiled code, and cut the walk into blocks of the size that is best for it, or without it."""
+        run, walk = self.run, self.walk
+        found = self._compiled.find(run, walk)
+        if found is not None:
+            one_pass = len(found[0].stages.stages) == 1 and not found[0].stages.slots
+            block_bytes = min(block_bytes, ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES)
+        elif len(run.steps) == 1:
+            block_bytes *= 4  # nothing is read twice, so nothing has to stay in cache
+        elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
+        if run.whole or all(step.reduction is None for step in run.steps):
+            walk.cut(elements)
+        elif len(walk.shape) == 1:
+            walk.cut_for_sums(elements)
+        else:
+            raise Deviation
+        if found is not None:
+            noted = {kind for kind, state in self._noted.items() if state == "call"}
+            self._native = NativeCall(*found, walk, noted)
 
     # Working it off
 
     def work_with(self, threads: int) -> None:
         """Work off all blocks on this thread and on up to `threads - 1` others."""
-        todo = iter(range(len(self.blocks)))
-        together(lambda: self._work(todo), min(threads, len(self.blocks)))
+        numbers: Sequence[int] = range(len(self.walk))
+        native = self._native
+        if native is not None:
+            todo = iter(numbers)
+            self._together(lambda: self._work_natively(native, todo), min(threads, len(numbers)))
+            numbers = native.to_repeat()
+            if numbers:
+                self._compiled.repeated(native.description, len(numbers), len(self.walk))
+        if numbers:
+            rest = iter(numbers)
+            self._together(lambda: self._noting(partial(self._program.run, self, rest)), min(threads, len(numbers)))
+
+    def _together(self, work: Callable[[], None], threads: int) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that began the group
+                self.error = error
+
+        together(guarded, threads)
         if self.error is not None:
             raise self.error
 
-    def _work(self, todo: Iterator[int]) -> None:
-        try:
-            self._noting(partial(self._program.run, self, todo))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that began the run
-            self.error = error
+    def _work_natively(self, native: NativeCall, todo: Iterator[int]) -> None:
+        if not self.run.whole:
+            native.work()
+            return
+
+        def work(mark: list[int]) -> None:
+            def reduce(number: int, place: Callable[[int], Array]) -> None:
+                self.partials[number] = self._program.reduced(place, mark)
+
+            native.work_with(todo, reduce)
+
+        self._noting(work)
 
     def _noting(self, work: Callable[[list[int]], None]) -> None:
         """Call `work` in the error state of the dispatch; it marks the step, and what would warn is noted for that."""
@@ -189,11 +198,23 @@ class Execution:
 
     def _reduce(self, mark: list[int]) -> None:
         """Make the results of reductions from those of their blocks."""
-        columns = zip(*self.partials, strict=True)
+        if all(step.reduction is None for step in self.run.steps):
+            return
+        columns = self._columns()
         for index, step in enumerate(self.run.steps):
             if step.reduction is not None:
                 mark[0] = index
                 self._outputs[index] = self._reduced(step, next(columns))
+
+    def _columns(self) -> Iterator[Any]:
+        """For each reduction, its results in each block."""
+        if self._native is None or self.run.whole:
+            return zip(*(self.partials[number] for number in range(len(self.walk))), strict=True)
+        columns = self._native.columns()
+        for number, again in self.partials.items():
+            for column, value in zip(columns, again, strict=True):
+                column[number] = value
+        return iter(columns)
 
     def _reduced(self, step: Step, partials: Sequence[Any]) -> Array:
         assert step.reduction is not None
@@ -201,11 +222,12 @@ class Execution:
             return self._reduced_along(step, step.axes, partials)
         size = math.prod(self.run.shape)
         if step.reduction in ("add", "mean") and step.dtype.kind == "f":
-            total = combine(partials, size, [s[0].stop - s[0].start for s in self.blocks])
+            assert self.walk.splits is not None
+            total = self.walk.splits.combine(np.asarray(partials))
             if step.reduction == "mean":
                 total = total.dtype.type(total / np.intp(size))
         else:
-            total = _reducer("add" if step.reduction == "count" else step.reduction)(np.array(partials))
+            total = reducer("add" if step.reduction == "count" else step.reduction)(np.array(partials))
         if not _is_clear(step, total, partials):
             raise Deviation
         params = step.cell.params or {}
@@ -213,7 +235,9 @@ class Execution:
         return np.asarray(total).reshape(shape)
 
     def _reduced_along(self, step: Step, axes: tuple[int, ...], partials: Sequence[Any]) -> Array:
-        result: Array = np.concatenate(partials, axis=self._across - sum(axis < self._across for axis in axes))
+        assert isinstance(self.walk, Strips)
+        across = self.walk.across
+        result: Array = np.concatenate(partials, axis=across - sum(axis < across for axis in axes))
         shape = self.run.shape
         if step.reduction == "mean":
             count = np.intp(math.prod(shape[axis] for axis in axes))
@@ -240,143 +264,6 @@ def _said_of(step: Step) -> str:
     return "cast" if step.op.fusion.block is not None else str(step.op.kernel.__name__)
 
 
-class Program:
-    """The steps as straight-line Python, with a place for each result: an output, or scratch that is used again.
-
-    Between two ufunc calls the interpreter lock is held, and the other threads of the run wait for it: so the code of
-    a block is compiled, once for each form of run, instead of interpreted.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._steps, self._inputs = run.steps, run.inputs
-        self._last_use = {
-            operand.step: index
-            for index, step in enumerate(run.steps)
-            for operand in step.operands
-            if isinstance(operand, Register)
-        }
-        self._slots: list[int | None] = []
-        self._count = 0
-        self._assign()
-        self._constants: list[Any] = []
-        self._code = _compiled(self._source(len(run.inputs)))
-
-    # Where results go
-
-    def _assign(self) -> None:
-        free: list[int] = []
-        for index, step in enumerate(self._steps):
-            slot = None
-            dying = self._dying(index)
-            if not step.keep:
-                slot = self._in_place(step, dying) if step.op.fusion.block is None else None
-                if slot is None:
-                    slot = free.pop() if free else self._new()
-            self._slots.append(slot)
-            free += [released for other in dying if (released := self._slots[other]) is not None and released != slot]
-
-    def _dying(self, index: int) -> list[int]:
-        """Steps whose scratch is read here for the last time."""
-        registers = {operand.step for operand in self._steps[index].operands if isinstance(operand, Register)}
-        return [step for step in registers if self._last_use[step] == index and self._slots[step] is not None]
-
-    def _in_place(self, step: Step, dying: list[int]) -> int | None:
-        return next((self._slots[other] for other in dying if self._steps[other].dtype == step.dtype), None)
-
-    def _new(self) -> int:
-        self._count += 1
-        return self._count - 1
-
-    # The code of a block
-
-    def _source(self, inputs: int) -> str:
-        """`block(mark, views, places, constants)`: `places` has the output or the scratch of each step."""
-        count = len(self._steps)
-        lines = ["def block(mark, views, places, constants):"]
-        lines += [f"    {_names('v', inputs)} = views"] if inputs else []
-        lines += [f"    {_names('r', count)} = places"]
-        body = [line for index in range(count) for line in (f"    mark[0] = {index}", f"    {self._line(index)}")]
-        lines += [f"    {_names('c', len(self._constants))} = constants", *body]
-        reduced = [f"r{index}" for index, step in enumerate(self._steps) if step.reduction is not None]
-        return "\n".join([*lines, f"    return [{', '.join(reduced)}]", ""])
-
-    def _line(self, index: int) -> str:
-        step = self._steps[index]
-        operands = ", ".join(map(self._name, self._prepared(step)))
-        if step.reduction is not None:
-            reduce = _reducer(step.reduction)
-            if step.reduction in ("maximum", "minimum") and step.dtype.kind == "f":
-                reduce = partial(_extreme, reduce)
-            return f"r{index} = {self._constant(reduce)}({operands}, axis={step.axes})"
-        if step.op.fusion.block is not None:
-            block = partial(step.op.fusion.block, **step.cell.params) if step.cell.params else step.op.fusion.block
-            return f"r{index} = {self._constant(block)}(r{index}, {operands})"
-        out = "out=" if step.op.kernel in (np.maximum, np.minimum) else ""  # by position it is deprecated for these
-        return f"{self._constant(step.op.kernel)}({operands}, {out}r{index})"
-
-    def _prepared(self, step: Step) -> Sequence[Any]:
-        """The operands, scalars of ufuncs as the arrays that each call would make of them."""
-        if step.op.fusion.block is not None or step.reduction is not None:
-            return step.operands
-        types = tuple(map(self._type, step.operands))
-        return [
-            _as_array(operand, dtype) if kind.__class__ is type else operand
-            for operand, kind, dtype in zip(step.operands, types, loop_dtypes(step.op.kernel, types), strict=False)
-        ]
-
-    def _type(self, operand: Any) -> Any:
-        if isinstance(operand, Register):
-            return self._steps[operand.step].dtype
-        return promoted_as(self._inputs[operand.index] if isinstance(operand, Input) else operand)
-
-    def _name(self, operand: Any) -> str:
-        if isinstance(operand, Register):
-            return f"r{operand.step}"
-        return f"v{operand.index}" if isinstance(operand, Input) else self._constant(operand)
-
-    def _constant(self, value: Any) -> str:
-        self._constants.append(value)
-        return f"c{len(self._constants) - 1}"
-
-    # Working blocks off
-
-    def try_out(self, execution: Execution) -> None:
-        """Compute one element, for nobody: what an op cannot do for one, it cannot do for any."""
-        first = (slice(0, 1),) * len(execution.block)
-        places = [np.empty((1,) * len(first), step.dtype) for step in self._steps]
-        self._code([0], [view[first] for view in execution.inputs], places, self._constants)
-
-    def run(self, execution: Execution, todo: Iterator[int], mark: list[int]) -> None:
-        """Work off blocks until none is left."""
-        code, constants = self._code, self._constants
-        widest = max(each.dtype.itemsize for each in self._steps)
-        memory = [np.empty(math.prod(execution.block) * widest, np.uint8) for _ in range(self._count)]
-        shape: Shape = ()
-        scratch: list[Any] = []
-        for number in todo:
-            if execution.error is not None:
-                return
-            give_way()
-            where = execution.blocks[number]
-            size = tuple(part.stop - part.start for part in where)
-            if size != shape:
-                shape, scratch = size, self._scratch(memory, size)
-            places = [
-                output[where] if output is not None else place
-                for output, place in zip(execution.outputs, scratch, strict=True)
-            ]
-            reduced = code(mark, [view[where] for view in execution.inputs], places, constants)
-            if reduced:
-                execution.partials[number] = reduced
-
-    def _scratch(self, memory: list[Array], shape: Shape) -> list[Any]:
-        size = math.prod(shape)
-        return [
-            None if slot is None else memory[slot][: size * step.dtype.itemsize].view(step.dtype).reshape(shape)
-            for slot, step in zip(self._slots, self._steps, strict=True)
-        ]
-
-
 def _is_clear(step: Step, total: Any, partials: Sequence[Any]) -> bool:
     """Whether any walk over the whole gives these bits.
 
@@ -389,45 +276,3 @@ def _is_clear(step: Step, total: Any, partials: Sequence[Any]) -> bool:
         return bool(total == total or not np.isnan(partials).any())
     zeros = [each for each in partials if each == 0] if total == 0 else []
     return bool(total == total and len({bool(np.signbit(each)) for each in zeros}) <= 1)
-
-
-def _extreme(reduce: Callable[..., Any], block: Array, axis: Any = None) -> Any:
-    """The maximum or minimum of a block of floats, where it is clear."""
-    result = reduce(block, axis=axis)
-    if axis is None and result == 0:
-        signs = np.signbit(block[block == 0])
-        if signs.any() and not signs.all():
-            raise Deviation
-    return result
-
-
-def _as_array(scalar: Any, dtype: np.dtype[Any]) -> Any:
-    """A Python scalar as an array of the dtype that a ufunc computes with; itself where NumPy does it in another way:
-    it compares with integers of any size, and refuses those too large whose truth it needs."""
-    if dtype == np.bool_:
-        return scalar
-    try:
-        with np.errstate(over="raise", invalid="raise", under="ignore"):
-            return np.array(scalar, dtype)
-    except FloatingPointError as error:
-        raise Deviation from error  # NumPy warns of the cast, not of the op
-    except (OverflowError, TypeError):
-        return scalar
-
-
-def _reducer(kind: str) -> Callable[..., Any]:
-    """What reduces one block."""
-    if kind == "count":
-        return np.count_nonzero
-    return (np.add if kind == "mean" else getattr(np, kind)).reduce
-
-
-def _names(letter: str, count: int) -> str:
-    return "[" + ", ".join(f"{letter}{index}" for index in range(count)) + "]"
-
-
-@lru_cache(maxsize=256)
-def _compiled(source: str) -> Callable[..., list[Any]]:
-    namespace: dict[str, Any] = {}
-    exec(compile(source, "<fused run>", "exec"), namespace)
-    return namespace["block"]  # type: ignore[no-any-return]

@@ -222,7 +222,7 @@ class Collector:
         is_complex = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
         if is_complex and self._reduces:
             return False
-        rounded = op.fusion.block is None and op.kernel not in _EXACT
+        rounded = op.fusion.block is None and op.kernel not in EXACT
         if rounded and any(stride < 0 for array in arrays for stride in array.strides):
             return False
         is_half = any(isinstance(each, np.dtype) and each.char == "e" for each in types)
@@ -348,7 +348,7 @@ _OF_TWO_MINDS = frozenset({np.power, np.arctan2})
 """Ufuncs whose last bits depend on how operands lie in memory: they have vector instructions for some layouts only."""
 
 
-_EXACT = frozenset(
+EXACT = frozenset(
     {
         *(np.absolute, np.add, np.ceil, np.conjugate, np.copysign, np.divide, np.floor, np.floor_divide, np.maximum),
         *(np.minimum, np.multiply, np.negative, np.positive, np.reciprocal, np.remainder, np.rint, np.sign, np.sqrt),

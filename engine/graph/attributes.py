@@ -1,4 +1,4 @@
-"""What objects are like at the moment of a call: a trace holds as long as their attributes are as they were.
+"""How objects are at the moment of a call: a trace holds as long as their attributes are as they were.
 
 A look at an object gives a key and a list of arrays. The key has what is compared by value (numbers, strings, the
 structure of containers) and what is compared by identity (functions, objects without attributes). Arrays are compared
@@ -14,7 +14,7 @@ import functools
 import sys
 import weakref
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from enum import Enum
 from operator import is_
 from types import (
@@ -25,20 +25,24 @@ from types import (
     ModuleType,
     SimpleNamespace,
 )
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from engine.devices.cpu import is_frozen, snapshot
 from handles.base import Handle
 from handles.cell import Cell
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+
+Part: TypeAlias = Hashable
+"""Part of a key: what an object is compared by."""
+
+Way: TypeAlias = "Callable[[Look, Any], Part]"
+"""A method of `Look`, for objects of some classes."""
 
 OBJECTS = 10_000
 """Objects and containers that are looked at in one call."""
-SMALL_BYTES = 65_536
-"""Bytes up to which arrays are compared by copies of their bytes, which is faster for them."""
 
 _BY_VALUE = frozenset({bool, int, str, bytes, type(None)})
 _NO_DATA: tuple[type, ...] = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, Enum, Handle, np.ufunc)
@@ -51,7 +55,7 @@ class Identity:
 
     __slots__ = ("_get", "_number")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self._number = id(value)
         self._get = reference(value)
 
@@ -70,7 +74,7 @@ class Bound:
 
     __slots__ = ("__func__", "__self__", "__weakref__")
 
-    def __init__(self, its: Any, instance: Any) -> None:
+    def __init__(self, its: Callable[..., Any], instance: object) -> None:
         self.__func__ = its
         self.__self__ = instance
 
@@ -79,7 +83,7 @@ BOUND = (MethodType, Bound)
 PARTIAL = (functools.partial, functools.partialmethod)
 
 
-def reference(value: Any, forget: Callable[[Any], object] | None = None) -> Callable[[], Any]:
+def reference(value: T, forget: Callable[[weakref.ref[T]], object] | None = None) -> Callable[[], T | None]:
     """A function that returns the object, which it holds weakly if it can be: then `forget` is called when it dies."""
     try:
         return weakref.ref(value, forget)
@@ -92,19 +96,20 @@ def reference(value: Any, forget: Callable[[Any], object] | None = None) -> Call
 
 
 class _Kind(NamedTuple):
-    """What is known of a class; apart from `reference` it must not refer to the class, which may go."""
+    """The facts about a class; apart from `reference` it must not refer to the class, which may go."""
 
     has_attributes: bool
+    """True if instances are compared by their attributes."""
     by_value: bool
-    """Whether a library's idea of equality is part of what its instances are like."""
+    """True if instances are compared by a library's `__eq__`, too."""
     slots: tuple[str, ...]
     own: tuple[int, ...]
     """Where in the order of method resolution the classes are that are no library's."""
-    look: Callable[[Look, Any], Any]
-    """How an instance is looked at."""
-    reference: Callable[[], Any]
+    look: Way
+    """Makes the part of a key for an instance."""
+    reference: Callable[[], type | None]
     may_be_instance: bool
-    """Whether a method that gets an instance of it first is a method of it."""
+    """True if a method that gets an instance of it first is a method of it."""
 
 
 _kinds: dict[int, _Kind] = {}
@@ -142,29 +147,29 @@ def _is_of_library(cls: type) -> bool:
 
 
 def has_attributes(cls: type) -> bool:
-    """Whether instances of a class are compared by their attributes: classes of the program, and of its libraries."""
+    """True if instances of a class are compared by their attributes: classes of the program, and of its libraries."""
     return _kind_of(cls).has_attributes
 
 
-def has_state(value: Any) -> bool:
-    """Whether a value is compared by what it refers to: an object by its attributes, a bound method by its instance."""
+def has_state(value: object) -> bool:
+    """True for what is compared by what it refers to: an object by its attributes, a bound method by its instance."""
     return isinstance(value, BOUND + PARTIAL) or has_attributes(value.__class__)
 
 
-def owner_of(value: Any) -> Any:
+def owner_of(value: object) -> object:
     """The object with whose life the traces of an argument end, if there is one."""
     while isinstance(value, BOUND):
         value = value.__self__
     return value if has_attributes(value.__class__) else None
 
 
-def is_itself_only(value: Any) -> bool:
-    """Whether an object is equal to no other, so that none shares its traces."""
+def is_itself_only(value: object) -> bool:
+    """True for an object that is equal to no other, so that none shares its traces."""
     return value.__class__.__hash__ is object.__hash__
 
 
-def may_be_instance(value: Any) -> bool:
-    """Whether a method that gets this first is a method of it: an object with attributes, or a class."""
+def may_be_instance(value: object) -> bool:
+    """True if a method that gets this first is a method of it: an object with attributes, or a class."""
     return _kind_of(value.__class__).may_be_instance
 
 
@@ -173,45 +178,45 @@ def may_be_instance(value: Any) -> bool:
 
 
 class ClassParts(NamedTuple):
-    """What a class was like that has no attributes which can be written to."""
+    """A class that has no attributes which can be written to, as an earlier look found it."""
 
     names: list[str]
-    values: list[Any]
-    part: Any
+    values: list[object]
+    part: Part
 
 
 class Look:
-    """What some objects, and all that they refer to, are like at the moment."""
+    """A look at some objects, and all that they refer to, as they are at this moment."""
 
     __slots__ = ("_classes", "_numbers", "_parts", "arrays", "walked")
 
     def __init__(self, classes: dict[type, ClassParts]) -> None:
-        """`classes` has what is known of classes from earlier looks; it keeps them alive."""
+        """`classes` has the classes of earlier looks; it keeps them alive."""
         self._classes = classes
-        self.arrays: list[Any] = []
+        self.arrays: list[Cell | Array] = []
         """The arrays that were met: cells of handles, and ndarrays."""
-        self.walked: list[Any] = []
+        self.walked: list[object] = []
         """The objects and containers, in the order in which they were met."""
         self._numbers: dict[int, int] = {}
-        self._parts: list[Any] = []
+        self._parts: list[Part] = []
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal where a trace may be shared, if the arrays are the same too."""
+    def key(self) -> tuple[Part, ...]:
+        """A key that is equal where a trace may be shared, if the arrays are the same too."""
         return tuple(self._parts)
 
-    def at_instance(self, instance: Any, name: str) -> None:
+    def at_instance(self, instance: object, name: str) -> None:
         """Look at the object, or the class, that the traces belong to."""
         self._look(instance, name, self.at_class if isinstance(instance, type) else self.part)
 
-    def at(self, value: Any, name: str) -> None:
+    def at(self, value: object, name: str) -> None:
         """Look at an object that was passed: one that is equal to itself only has traces of its own."""
         owner = owner_of(value)
         if owner is not None and is_itself_only(owner):
             self._parts.append(Identity(owner))
         self._look(value, name, self.part)
 
-    def _look(self, value: Any, name: str, look: Callable[[Any], Any]) -> None:
+    def _look(self, value: object, name: str, look: Callable[[Any], Part]) -> None:
         try:
             self._parts.append(look(value))
         except (RecursionError, _TooMany):
@@ -221,21 +226,21 @@ class Look:
                 "function needs as arguments, in place of the object"
             ) from None
 
-    def number(self, value: Any) -> int | None:
+    def number(self, value: object) -> int | None:
         """The place of an object in `walked`, if it is there."""
         number = self._numbers.get(id(value))
         return number if number is not None and self.walked[number] is value else None
 
     # Parts of the key
 
-    def part(self, value: Any) -> Any:
-        """What an object, and all that it refers to, is like: equal for those that are alike."""
+    def part(self, value: object) -> Part:
+        """The part of the key for an object, and all that it refers to: equal for those that are alike."""
         cls = value.__class__
         if cls in _BY_VALUE:
             return cls, value
         return (_kinds.get(id(cls)) or _made_kind(cls)).look(self, value)
 
-    def _meet(self, value: Any) -> int | None:
+    def _meet(self, value: object) -> int | None:
         """The number of what was met before, be it inside of itself; else it gets one."""
         number = self._numbers.get(id(value))
         if number is not None:
@@ -246,36 +251,36 @@ class Look:
         self.walked.append(value)
         return None
 
-    def at_sequence(self, value: Iterable[Any]) -> Any:
+    def at_sequence(self, value: Iterable[object]) -> Part:
         number = self._meet(value)
         if number is not None:
             return value.__class__, number
         return value.__class__, tuple(map(self.part, tuple(value))), self._rest(value)
 
-    def at_mapping(self, value: Mapping[Any, Any]) -> Any:
+    def at_mapping(self, value: Mapping[object, object]) -> Part:
         number = self._meet(value)
         if number is not None:
             return value.__class__, number
         pairs = [(self.part(name), self.part(each)) for name, each in tuple(value.items())]
         return value.__class__, tuple(pairs), self._rest(value)
 
-    def at_set(self, value: Iterable[Any]) -> Any:
+    def at_set(self, value: Iterable[object]) -> Part:
         return value.__class__, frozenset([self.part(each) for each in tuple(value)])
 
-    def at_float(self, value: Any) -> Any:
+    def at_float(self, value: float | complex) -> Part:
         cls = value.__class__
         if cls is float and value and value == value:
             return cls, value
         return cls, repr(value), self._rest(value)  # 0.0 and -0.0 are equal, but not the same; NaN is, but not equal
 
-    def at_generic(self, value: Any) -> Any:
+    def at_generic(self, value: np.generic) -> Part:
         return value.__class__, value.dtype, value.tobytes()
 
-    def at_handle(self, value: Any) -> Any:
+    def at_handle(self, value: Handle) -> Part:
         self.arrays.append(value._cell)
         return Handle
 
-    def at_array(self, value: Array) -> Any:
+    def at_array(self, value: Array) -> Part:
         if isinstance(value, np.ma.MaskedArray):
             return np.ma.MaskedArray, self.at_array(value.data), self.at_array(np.ma.getmaskarray(value))
         if value.dtype.hasobject:
@@ -283,33 +288,33 @@ class Look:
         self.arrays.append(value if value.__class__ is np.ndarray else np.asarray(value))
         return value.__class__, self._rest(value)
 
-    def at_convertible(self, value: Any) -> Any:
-        """What NumPy can make an array of, whose memory may be no attribute of it."""
+    def at_convertible(self, value: object) -> Part:
+        """Look at an object that NumPy can make an array of, whose memory may be no attribute of it."""
         try:
             array = np.asarray(value)
         except Exception:  # noqa: BLE001 - what does not convert is the same as long as it is the same object
             return self.at_object(value)
         return self.at_array(array) if array.shape or not array.dtype.hasobject else None, self.at_object(value)
 
-    def at_reference(self, value: Any) -> Any:
+    def at_reference(self, value: Callable[[], object]) -> Part:
         return value.__class__, self.part(value())
 
-    def at_bound(self, value: Any) -> Any:
+    def at_bound(self, value: MethodType | Bound) -> Part:
         return value.__class__, self.part(value.__func__), self.part(value.__self__)
 
-    def at_partial(self, value: Any) -> Any:
+    def at_partial(self, value: functools.partial[object]) -> Part:
         return value.__class__, self.part(value.func), self.part(value.args), self.part(value.keywords)
 
-    def at_bytes(self, value: Any) -> Any:
+    def at_bytes(self, value: bytearray) -> Part:
         return value.__class__, bytes(value)
 
-    def at_value(self, value: Any) -> Any:
+    def at_value(self, value: object) -> Part:
         return value.__class__, value
 
-    def at_identity(self, value: Any) -> Any:
+    def at_identity(self, value: object) -> Part:
         return Identity(value)
 
-    def at_object(self, value: Any) -> Any:
+    def at_object(self, value: object) -> Part:
         cls = value.__class__
         kind = _kind_of(cls)
         if not kind.has_attributes:
@@ -320,11 +325,11 @@ class Look:
         part = self._attributes(value)
         return (part, value) if kind.by_value else part
 
-    def _rest(self, value: Any) -> Any:
-        """The attributes of what may have some beside its items."""
+    def _rest(self, value: object) -> Part:
+        """The attributes of a container that may have some beside its items."""
         return self._attributes(value) if _kind_of(value.__class__).has_attributes else None
 
-    def _attributes(self, value: Any) -> Any:
+    def _attributes(self, value: object) -> Part:
         cls = value.__class__
         part = self.part
         parts = [(name, part(each)) for name, each in tuple(getattr(value, "__dict__", _EMPTY).items())]
@@ -335,13 +340,13 @@ class Look:
                 continue
         return self.at_class(cls), tuple(parts)
 
-    def at_class(self, cls: type) -> Any:
+    def at_class(self, cls: type) -> Part:
         """The attributes that a class gives its instances, unless it was met before."""
         if self._meet(cls) is not None:
             return cls
         order = cls.__mro__
         names: list[str] = []
-        values: list[Any] = []
+        values: list[object] = []
         for index in _kind_of(cls).own:
             its = vars(order[index])
             names += its
@@ -354,19 +359,19 @@ class Look:
             self._classes[cls] = ClassParts(names, values, part)
         return part
 
-    def _of_class(self, name: str, value: Any) -> Any:
+    def _of_class(self, name: str, value: object) -> Part:
         if value.__class__ is FunctionType:
             return value  # the class holds it too
         return None if _is_of_python(name) else (name, self.part(value))
 
 
 def _is_of_python(name: str) -> bool:
-    """Whether an attribute of a class, if it is no function, says something of the class only."""
+    """True if an attribute of a class, where it is no function, says something of the class only."""
     return name[:2] == "__" or name == "_abc_impl"
 
 
-def _is_constant(name: str, value: Any) -> bool:
-    """Whether an attribute of a class is the same as long as it is the same object."""
+def _is_constant(name: str, value: object) -> bool:
+    """True if an attribute of a class is the same as long as it is the same object."""
     cls = value.__class__
     if cls is FunctionType or cls in _BY_VALUE or _is_of_python(name):
         return True
@@ -374,9 +379,9 @@ def _is_constant(name: str, value: Any) -> bool:
     return look is Look.at_identity or look is Look.at_value or look is Look.at_float
 
 
-_EMPTY: dict[str, Any] = {}
+_EMPTY: dict[str, object] = {}
 
-_LOOKS: tuple[tuple[Any, Callable[[Look, Any], Any]], ...] = (
+_LOOKS: tuple[tuple[type | tuple[type, ...], Way], ...] = (
     (Handle, Look.at_handle),
     (np.ndarray, Look.at_array),
     (np.generic, Look.at_generic),
@@ -396,8 +401,8 @@ class _TooMany(Exception):
     """More is referred to than can be looked at in each call."""
 
 
-def contents(owner: Any) -> Iterator[tuple[Any, Any]]:
-    """What an object or container that was looked at refers to, by name or index."""
+def contents(owner: object) -> Iterator[tuple[object, object]]:
+    """The objects that an object or container refers to, by name or index."""
     if isinstance(owner, Mapping):
         yield from tuple(owner.items())
     elif isinstance(owner, list | deque):
@@ -405,47 +410,3 @@ def contents(owner: Any) -> Iterator[tuple[Any, Any]]:
     yield from tuple(getattr(owner, "__dict__", {}).items())
     for name in _kind_of(owner.__class__).slots:
         yield name, getattr(owner, name, None)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Arrays
-
-
-def recorded(arrays: Sequence[Any]) -> list[Any]:
-    """The arrays as they are now: what can be written to is copied."""
-    return [each if each.__class__ is Cell else snapshot(each) for each in arrays]
-
-
-def are_unchanged(arrays: Sequence[Any], before: Sequence[Any]) -> bool:
-    """Whether arrays are as those that were recorded, which are as many."""
-    for each, one in zip(arrays, before, strict=True):
-        if each is one and (each.__class__ is Cell or is_frozen(each)):
-            continue
-        if each.__class__ is Cell or one.__class__ is Cell or not _has_bits_of(each, one):
-            return False
-    return True
-
-
-def _has_bits_of(array: Array, other: Array) -> bool:
-    """Whether two arrays have the same bits in the same layout, on which the last bit of a sum depends."""
-    if array.dtype != other.dtype or array.shape != other.shape:
-        return False
-    if array.dtype.kind == "T":
-        return bool(np.array_equal(array, other))
-    if _layout(array) != _layout(other):
-        return False
-    if array.nbytes <= SMALL_BYTES or not array.flags.forc:
-        return array.tobytes() == other.tobytes()
-    unit = np.uint64 if array.nbytes % 8 == 0 else np.uint8
-    bits, others = (each.ravel(order="K").view(unit) for each in (array, other))
-    return bool((bits == others).all())
-
-
-def _layout(array: Array) -> Any:
-    """What a copy keeps of the strides of an array: in which order, and which way, its axes are walked."""
-    flags = array.flags
-    if flags.forc:
-        return flags.c_contiguous, flags.f_contiguous
-    lengths = zip(array.strides, array.shape, strict=True)
-    axes = [(abs(stride), -axis, stride > 0) for axis, (stride, length) in enumerate(lengths) if length > 1]
-    return [(axis, forwards) for _, axis, forwards in sorted(axes)]

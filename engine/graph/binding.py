@@ -8,7 +8,9 @@ from typing import Any, NoReturn
 
 from engine.graph.keys import Unset, is_hashable
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Positional = tuple[Any, ...]
+Named = dict[str, Any]
+Arguments = tuple[Positional, Named]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _EMPTY = inspect.Parameter.empty
@@ -27,13 +29,13 @@ class Parameters:
         kinds = {each.kind for each in parameters}
         self._takes_more = inspect.Parameter.VAR_POSITIONAL in kinds
         self._is_plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
-        """Whether each parameter has a name, by which it may be given if it is not the first so many."""
+        """True if each parameter has a name, by which it may be given if it is not the first so many."""
         self._count = sum(each.kind in _POSITIONAL for each in parameters)
         self._by_name_only = any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters)
         self._defaults = {each.name: _default(each) for each in parameters if each.default is not _EMPTY}
         self._names = [each.name for each in parameters]
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def bind(self, args: Positional, kwargs: Named) -> Arguments:
         """The arguments with the defaults of those left out: by position where a position is, else in their order.
 
         Raises `TypeError`, which names the function, for arguments that do not fit.
@@ -45,14 +47,14 @@ class Parameters:
             return args, kwargs
         return self._bind_by_name(args, kwargs) if self._is_plain else self._bind_slowly(args, kwargs)
 
-    def order(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def order(self, args: Positional, kwargs: Named) -> Arguments:
         """As `bind`, without the defaults."""
         if not kwargs or self._signature is None:
             return args, kwargs
         bound = self._bound(args, kwargs)
         return bound.args, bound.kwargs
 
-    def _bind_by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def _bind_by_name(self, args: Positional, kwargs: Named) -> Arguments:
         count, left = self._count, len(kwargs)
         values = list(args)
         named = {}
@@ -73,27 +75,27 @@ class Parameters:
             self._refuse(args, kwargs)
         return tuple(values), named
 
-    def _bind_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def _bind_slowly(self, args: Positional, kwargs: Named) -> Arguments:
         bound = self._bound(args, kwargs)
         for name, default in self._defaults.items():
             bound.arguments.setdefault(name, default)
         return bound.args, bound.kwargs
 
-    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+    def _bound(self, args: Positional, kwargs: Named) -> inspect.BoundArguments:
         assert self._signature is not None
         try:
             return self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"engine.function {self._name!r}: {error}") from None
 
-    def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+    def _refuse(self, args: Positional, kwargs: Named) -> NoReturn:
         bound = self._bound(args, kwargs)
         raise AssertionError(f"arguments were refused that can be bound: {bound}")
 
 
 def _signature_of(fn: Callable[..., Any], *, bound: bool) -> inspect.Signature | None:
     try:
-        # What a wrapper says of the function that it wraps may not be what it takes itself.
+        # The signature of the function that a wrapper wraps may not be that of the wrapper itself.
         signature = inspect.signature(fn, follow_wrapped=False)
     except (TypeError, ValueError):
         return None
@@ -110,7 +112,7 @@ def _without_first(signature: inspect.Signature, parameters: Sequence[inspect.Pa
     return signature.replace(parameters=parameters[1:]) if parameters[0].kind in _POSITIONAL else None
 
 
-def _default(parameter: inspect.Parameter) -> Any:
-    """What is bound where an argument is left out: a default that cannot be part of a key stays a name of its own."""
+def _default(parameter: inspect.Parameter) -> object:
+    """The value bound where an argument is left out; a default that is not hashable is equal to itself only."""
     default = parameter.default
     return default if is_hashable(default) else Unset(default)

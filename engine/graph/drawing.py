@@ -6,14 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
+from engine.base.op import ShapeDtype
+from engine.dispatch.records import cells_of
 from engine.failures import site
-from engine.graph.steps import Step
+from engine.graph.node import known_of
+from engine.graph.steps import Step, step_of
 from handles.cell import Cell
 
 COLOURS = ("#cfe2f3", "#d9ead3", "#fff2cc", "#f4cccc", "#d9d2e9", "#fce5cd", "#d0e0e3", "#ead1dc")
-"""Of the devices, in the order in which they appear."""
+"""Colours of the devices, in the order in which they appear."""
 DRAWN = 200
 """Nodes that a picture in a notebook shows at most: the first ones."""
 
@@ -25,8 +27,7 @@ class Drawn:
     """A node of the picture."""
 
     step: Step
-    shape: Any
-    dtype: Any
+    its: ShapeDtype
     device: str
     sources: tuple[int, ...]
     """The positions, in the list of nodes, of those whose results this one reads."""
@@ -39,12 +40,10 @@ def nodes_of(records: Sequence[Cell | None]) -> list[Drawn]:
     for record in records:
         if record is None:
             continue
-        rare = record.extend()
-        step: Step = rare.node
-        first = rare.outputs[0] if rare.outputs else record
-        its = first.extend().inferred
+        step = step_of(record)
+        its = known_of(cells_of(record)[0])
         sources = tuple(dict.fromkeys(positions[slot] for slot in step.inputs if slot in positions))
-        drawn.append(Drawn(step, its.shape, its.dtype, str(record.home.device), sources))
+        drawn.append(Drawn(step, its, str(record.home.device), sources))
         positions.update(dict.fromkeys(step.outputs(), len(drawn) - 1))
     return drawn
 
@@ -56,8 +55,11 @@ def colours_of(nodes: Sequence[Drawn]) -> dict[str, str]:
 
 
 def _facts(node: Drawn) -> str:
-    shape = "?" if node.shape is None else "x".join("?" if n is None else str(n) for n in node.shape) or "scalar"
-    return f"{shape} {node.dtype or '?'}"
+    its = node.its
+    lengths: tuple[int | None, ...] | None = its.shape
+    dtype: object = its.dtype
+    shape = "?" if lengths is None else "x".join("?" if n is None else str(n) for n in lengths) or "scalar"
+    return f"{shape} {'?' if dtype is None else dtype}"
 
 
 def to_dot(nodes: Sequence[Drawn]) -> str:

@@ -12,33 +12,33 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple, dataclass
 from types import FunctionType, MethodType
 from typing import Any, overload
 
+from engine.base.pytree import LEAF, pack
 from engine.dispatch.dispatcher import Dispatcher
 from engine.failures import site, user_frame
 from engine.graph.attributes import (
     Bound,
     ClassParts,
     Look,
-    are_unchanged,
     has_state,
     is_itself_only,
     may_be_instance,
     owner_of,
-    recorded,
     reference,
 )
-from engine.graph.binding import Parameters
-from engine.graph.graph import GraphDispatcher
+from engine.graph.binding import Named, Parameters, Positional
+from engine.graph.dispatch import GraphDispatcher
 from engine.graph.invoke import inline, invoke
 from engine.graph.keys import described, key_by_signature, key_of, specification, with_symbols
-from engine.graph.pytree import LEAF, pack
 from engine.graph.trace import Given, Kept, Traced, Tracer
+from engine.graph.weights import are_unchanged, recorded
 from engine.runtime.current import current
 from handles.base import Handle
+from handles.display import statistics_html
 
 logger = logging.getLogger("engine.function")
 
@@ -53,7 +53,7 @@ _NONE = object()
 
 @dataclass(frozen=True)
 class FunctionStatistics:
-    """What a function has done so far."""
+    """Counts of the calls and traces of a function."""
 
     calls: int
     """Calls, those that traced included."""
@@ -65,6 +65,9 @@ class FunctionStatistics:
     """Ops that the Python function called in those."""
     nodes_kept: int
     """Ops that are left of them to do."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 @overload
@@ -116,16 +119,16 @@ class _State:
         self.nodes = 0
         self.kept = 0
         self.classes: dict[type, ClassParts] = {}
-        self.traced: dict[Any, tuple[Traced, tuple[Any, ...]]] = {}
+        self.traced: dict[Hashable, tuple[Traced, tuple[object, ...]]] = {}
         """By their keys; with references to the objects that were passed, whose traces go when they do."""
 
     def statistics(self) -> FunctionStatistics:
         return FunctionStatistics(self.calls, self.traces, len(self.traced), self.nodes, self.kept)
 
-    def remember(self, key: Any, traced: Traced, owners: Sequence[Any]) -> int:
+    def remember(self, key: Hashable, traced: Traced, owners: Sequence[object]) -> int:
         """Keep a trace, until one of its owners dies without which it is of no use; returns how many there were."""
 
-        def forget(_: Any) -> None:
+        def forget(_: object) -> None:
             self.traced.pop(key, None)
 
         needed = [each for each in owners if traced.arrays or is_itself_only(each)]
@@ -141,7 +144,7 @@ class _State:
 
 
 class Function:
-    """What `engine.function` gives: call it as the Python function it was made of."""
+    """Returned by `engine.function`: call it as the Python function it was made of."""
 
     __name__: str
     __qualname__: str
@@ -154,15 +157,15 @@ class Function:
         self._signature = None if input_signature is None else tuple(map(specification, input_signature))
         self._parameters = Parameters(fn, self._name)
         # A bound method, a partial or a callable object is what it is by its attributes too.
-        self._holder: tuple[Any, ...] = (fn,) if has_state(fn) else ()
+        self._holder: tuple[object, ...] = (fn,) if has_state(fn) else ()
         owner = str(getattr(fn, "__qualname__", "")).rpartition(".")[0]
         self._is_method = isinstance(fn, FunctionType) and bool(owner) and not owner.endswith("<locals>")
         self._own = _State()
-        self._states: dict[int, tuple[Callable[[], Any], _State]] = {}
+        self._states: dict[int, tuple[Callable[[], object], _State]] = {}
         """The states of instances, by their ids; an instance that goes takes its state with it."""
         self._lock = threading.Lock()
 
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
+    def __get__(self, instance: object, owner: object = None) -> Any:
         return self if instance is None else BoundFunction(self, instance)
 
     def __repr__(self) -> str:
@@ -172,7 +175,7 @@ class Function:
         return self.__qualname__  # copied and pickled by its name, as functions are
 
     def statistics(self) -> FunctionStatistics:
-        """What the function has done so far; a method, for the instances that are alive and for calls without one."""
+        """Count the calls and traces so far; of a method, for the instances that are alive and calls without one."""
         states = [self._own, *[state for _, state in tuple(self._states.values())]]
         return FunctionStatistics(*map(sum, zip(*[astuple(each.statistics()) for each in states], strict=True)))
 
@@ -187,17 +190,17 @@ class Function:
     def _bound_parameters(self) -> Parameters:
         return Parameters(self.python_function, self._name, bound=True)
 
-    def call_bound(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_bound(self, instance: object, args: Positional, kwargs: Named) -> Any:
         """Call the function as a method."""
         if not may_be_instance(instance):
             return self._call(self._own, _NONE, (instance, *args), kwargs)
         return self._call(self._state_of(instance), instance, args, kwargs)
 
-    def statistics_of(self, instance: Any) -> FunctionStatistics:
-        """What a method has done so far for an instance; what has no attributes, as a number, is an argument."""
+    def statistics_of(self, instance: object) -> FunctionStatistics:
+        """Count the calls and traces of a method for an instance; a number, which has no attributes, is an argument."""
         return (self._state_of(instance) if may_be_instance(instance) else self._own).statistics()
 
-    def _state_of(self, instance: Any) -> _State:
+    def _state_of(self, instance: object) -> _State:
         number = id(instance)
         known = self._states.get(number)
         if known is not None and known[0]() is instance:
@@ -209,7 +212,7 @@ class Function:
             state = _State()
             states = self._states
 
-            def forget(dead: Any) -> None:
+            def forget(dead: object) -> None:
                 gone = states.get(number)
                 if gone is not None and gone[0] is dead:
                     del states[number]
@@ -228,10 +231,10 @@ class Function:
 
     # A call
 
-    def _call(self, state: _State, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, state: _State, instance: object, args: Positional, kwargs: Named) -> Any:
         state.calls += 1
         arrays: list[Any] = []
-        objects: list[Any] = []
+        objects: list[object] = []
         parameters = self._parameters if instance is _NONE else self._bound_parameters
         if self._signature is None:
             args, kwargs = parameters.bind(args, kwargs)
@@ -262,11 +265,11 @@ class Function:
             outputs = invoke(traced.replay, arrays, dispatcher, apart=traced.apart)
         if traced.outline is LEAF:
             (result,) = traced.results
-            return outputs[result] if result.__class__ is int else _unchanged(result, look)
-        results = [outputs[each] if each.__class__ is int else _unchanged(each, look) for each in traced.results]
+            return outputs[result] if isinstance(result, int) else _unchanged(result, look)
+        results = [outputs[each] if isinstance(each, int) else _unchanged(each, look) for each in traced.results]
         return pack(traced.outline, iter(results))
 
-    def _looked_at(self, state: _State, instance: Any, objects: list[Any]) -> Look:
+    def _looked_at(self, state: _State, instance: object, objects: list[object]) -> Look:
         look = Look(state.classes if instance is not _NONE else {})
         if instance is not _NONE:
             look.at_instance(instance, self._name)
@@ -274,7 +277,7 @@ class Function:
             look.at(each, self._name)
         return look
 
-    def _unhashable(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TypeError:
+    def _unhashable(self, args: Positional, kwargs: Named) -> TypeError:
         for name, value in (*enumerate(args), *kwargs.items()):
             try:
                 hash(key_of(value, [], []))
@@ -287,9 +290,9 @@ class Function:
 
     def _trace(
         self,
-        instance: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        instance: object,
+        args: Positional,
+        kwargs: Named,
         arrays: list[Any],
         dispatcher: Dispatcher,
         look: Look | None,
@@ -306,7 +309,7 @@ class Function:
             args = (instance, *args)
         return tracer.run(self._name, args, kwargs, before)
 
-    def _remember(self, state: _State, key: Any, traced: Traced, owners: Sequence[Any]) -> None:
+    def _remember(self, state: _State, key: Hashable, traced: Traced, owners: Sequence[object]) -> None:
         traces = state.remember(key, traced, owners)
         if traces >= EXPLOSION and math.log10(traces / EXPLOSION).is_integer():
             logger.warning(
@@ -355,20 +358,20 @@ class BoundFunction(Bound):
         return BoundFunction, (self.__func__, self.__self__)
 
     def statistics(self) -> FunctionStatistics:
-        """What the method has done so far for this instance."""
+        """Count the calls and traces of the method for this instance."""
         function: Function = self.__func__
         return function.statistics_of(self.__self__)
 
 
-def _unchanged(result: Kept | Given, look: Look | None) -> Any:
-    """A result that is no array."""
+def _unchanged(result: Kept | Given, look: Look | None) -> object:
+    """The value of a result that is no array."""
     if isinstance(result, Given):
         assert look is not None
         return look.walked[result.number]
     return result.value
 
 
-def _name_of(fn: Any) -> str:
+def _name_of(fn: object) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__name__", type(fn).__name__))

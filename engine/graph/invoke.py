@@ -1,4 +1,4 @@
-"""Invoking a plan: as one op, step by step, on the queues as in ASYNC mode, or added to a graph."""
+"""Invoking a plan in one of four ways: as one op, step by step, on the queues as in ASYNC mode, or into a graph."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 
 from engine.devices.cpu import lock
-from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher, handle_of
+from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher
+from engine.dispatch.records import cells_of, handle_of, make_value
 from engine.failures import throw
-from engine.graph.graph import GraphDispatcher, Node, output_cells
-from engine.graph.inference import infer_node
-from engine.graph.optimizer import Plan
+from engine.graph.dispatch import GraphDispatcher
+from engine.graph.node import is_node
+from engine.graph.optimize import Plan
 from engine.graph.replay import Ready, Replay
-from engine.graph.running import Run
+from engine.graph.run import GraphRun
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.operands import operand
 from engine.queues.waiting import block_until
 from engine.settings.scope import scope_var
 from engine.settings.switch import program
 from handles.base import Handle
-from handles.cell import Cell, Failure, pending_cell
+from handles.cell import Failure
 from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 from handles.symbol import Symbol
@@ -45,9 +46,9 @@ def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: 
 
 
 def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:
-    """Whether the host runs the steps, so that several may be made one: no other device has a part in it."""
+    """True if the host runs the steps, so that several may be made one: no other device has a part in it."""
     core = dispatcher.core
-    if core.on_host:
+    if core.devices.on_host:
         return True
     if dispatcher.device is not None:
         backend = core.devices.get(dispatcher.device)
@@ -58,7 +59,7 @@ def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bo
 
 
 def _are_apart(arrays: list[Any], dispatcher: Dispatcher) -> bool:
-    """Whether the arguments are on several devices, and ops go to their first input's."""
+    """True if the arguments are on several devices, and ops go to their first input's."""
     if dispatcher.device is not None:
         return False
     return len({each._cell.home.device for each in arrays if isinstance(each, Handle)}) > 1
@@ -72,7 +73,7 @@ def run_steps(ready: Ready, arrays: list[Any], dispatcher: Dispatcher) -> list[H
         if value.__class__ is np.ndarray:
             lock(value)
         slots[index] = value
-    run = Run(dispatcher, ready.schedule, slots)
+    run = GraphRun(dispatcher, ready.schedule, slots)
     try:
         run.push_all()
     except BaseException:
@@ -89,7 +90,7 @@ def run_steps(ready: Ready, arrays: list[Any], dispatcher: Dispatcher) -> list[H
 
 
 def may_use_queues(dispatcher: Dispatcher) -> bool:
-    """Whether a SYNC replay may go through the queues: not in a kernel, nor behind what may wait for this thread."""
+    """True if a SYNC replay may go through the queues: not in a kernel, nor behind what may wait for this thread."""
     return scope_var.get().kernel is None and dispatcher.core.in_flight() == 0
 
 
@@ -104,31 +105,28 @@ def run_on_queues(ready: Ready, arrays: list[Any], dispatcher: Dispatcher) -> li
         if isinstance(cell.value, Failure):
             throw(cell.value)
         if isinstance(handle, AsyncHandle) and isinstance(cell.home, DeviceQueue):
-            done = pending_cell(cell.op, (), None, core.inline[cell.home.device], cell.code, cell.lasti)
-            done.value = cell.value
+            done = make_value(cell.op, cell.value, core.inline[cell.home.device], cell.code, cell.lasti)
             handle = handle_of(done, EagerHandle)
         results.append(handle)
     return results
 
 
 def inline(plan: Plan, arrays: list[Any], dispatcher: GraphDispatcher, frame: FrameType) -> list[Handle]:
-    """Add the steps of a plan to the current graph; their outputs there."""
+    """Add the steps of a plan to the current graph; returns its outputs there."""
     graph = dispatcher.graph
     slots = plan.initial.copy()
     for value in slots:
-        if value.__class__ is Cell and isinstance(value.home, Node):
+        if is_node(value):
             graph.adopt(value)
     slots[: len(arrays)] = map(dispatcher.operand, arrays)
     graph.begin(frame)
     for step in plan.steps:
         operands = list(step.getter(slots))
-        inferred = infer_node(step.op, operands, step.params)
-        device = step.device or dispatcher.device
-        record = graph.add(step.op, operands, step.params, device, step.code, step.lasti, inferred)
-        slots[step.slot : step.slot + step.op.outputs] = output_cells(record)
+        record = dispatcher.add(step.op, operands, step.params, step.device or dispatcher.device, step.code, step.lasti)
+        slots[step.slot : step.slot + step.op.outputs] = cells_of(record)
     return [
         handle_of(slots[slot], Symbol)
-        if slots[slot].__class__ is Cell and isinstance(slots[slot].home, Node)
+        if is_node(slots[slot])
         else program.namespace.asarray(arrays[slot] if slot < len(arrays) else slots[slot])
         for slot in plan.outputs
     ]

@@ -1,19 +1,21 @@
-"""Input signatures: what a trace depends on among the arguments, as keys, and what `input_signature` asks for."""
+"""Keys of arguments: equal for calls that may share a trace; and the arguments that an `input_signature` asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from engine.base.errors import FeedError
 from engine.base.op import ShapeDtype
+from engine.base.pytree import map_leaves
+from engine.devices.base import Device
 from engine.graph.attributes import BOUND, has_state
+from engine.graph.feeds import check_fit, feed_value
 from engine.graph.graph import DEFAULT_DEVICE, placeholder_shape
 from engine.graph.inference import UNKNOWN
-from engine.graph.pytree import map_leaves
-from engine.graph.session import check_fit, feed_value
+from engine.graph.node import known_of
 from engine.queues.operands import holds_handle
 from engine.settings.switch import program
 from handles.base import Handle
@@ -21,6 +23,8 @@ from handles.cell import Cell
 from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 from handles.symbol import Symbol
+
+T = TypeVar("T")
 
 _BY_VALUE = frozenset({bool, int, str, bytes, type(None)})
 
@@ -30,12 +34,12 @@ class Unset:
 
     __slots__ = ("default",)
 
-    def __init__(self, default: Any) -> None:
+    def __init__(self, default: object) -> None:
         self.default = default
 
 
-def key_of(value: Any, arrays: list[Any], objects: list[Any]) -> Any:
-    """The key of an argument: equal for arguments that may share a trace.
+def key_of(value: Any, arrays: list[Any], objects: list[object]) -> object:
+    """Make the key of an argument: equal for arguments that may share a trace.
 
     Appends the arrays, which a trace depends on by shape, dtype and device, and the objects that are compared by their
     attributes.
@@ -68,8 +72,8 @@ def key_of(value: Any, arrays: list[Any], objects: list[Any]) -> Any:
     return cls, value
 
 
-def is_hashable(value: Any) -> bool:
-    """Whether a value may be passed to a function: it has a key."""
+def is_hashable(value: object) -> bool:
+    """True if a value may be passed to a function: it has a key."""
     try:
         hash(key_of(value, [], []))
     except TypeError:
@@ -77,24 +81,24 @@ def is_hashable(value: Any) -> bool:
     return True
 
 
-def with_symbols(value: Any, symbols: Iterator[Handle]) -> Any:
+def with_symbols(value: T, symbols: Iterator[Handle]) -> T:
     """The arguments as a trace gets them: symbols in place of the arrays, defaults where an argument was left out."""
 
-    def replaced(leaf: Any) -> Any:
+    def replaced(leaf: object) -> object:
         if isinstance(leaf, Handle | np.ndarray | np.generic):
             return next(symbols)
-        return leaf.default if leaf.__class__ is Unset else leaf
+        return leaf.default if isinstance(leaf, Unset) else leaf
 
-    return map_leaves(replaced, value)
+    return map_leaves(replaced, value)  # type: ignore[no-any-return]
 
 
-def described(value: Any) -> ShapeDtype:
+def described(value: Handle | np.ndarray[Any, Any]) -> ShapeDtype:
     """Shape and dtype of an array argument; those of a result which only running its op can tell are unknown."""
     if not isinstance(value, Handle):
         return ShapeDtype(value.shape, value.dtype)
     cell = value._cell
     if isinstance(value, Symbol):
-        return cell.extend().inferred  # type: ignore[no-any-return]
+        return known_of(cell)
     try:
         return cell.home.infer(cell, tell=False)  # type: ignore[return-value]
     except Exception:  # noqa: BLE001 - a failed argument poisons the results, and is raised where they are read
@@ -105,7 +109,7 @@ def described(value: Any) -> ShapeDtype:
 # input_signature
 
 
-def specification(given: Any) -> ShapeDtype:
+def specification(given: object) -> ShapeDtype:
     """An entry of `input_signature`: a shape and a dtype, in this order or the other, or what has both."""
     if hasattr(given, "shape") and hasattr(given, "dtype"):
         shape, dtype = given.shape, given.dtype
@@ -121,8 +125,8 @@ def specification(given: Any) -> ShapeDtype:
 
 
 def key_by_signature(
-    given: tuple[Any, ...], signature: tuple[ShapeDtype, ...], name: str, arrays: list[Any]
-) -> tuple[Any, ...]:
+    given: tuple[object, ...], signature: tuple[ShapeDtype, ...], name: str, arrays: list[Any]
+) -> tuple[Device, ...]:
     """The key of arguments that must be as `input_signature` says; appends the arrays.
 
     Raises `FeedError` where they are not.
@@ -133,7 +137,7 @@ def key_by_signature(
         array = program.namespace.asarray(value) if holds_handle(value) else value
         subject = f"argument {index} of function {name!r}"
         if isinstance(array, Symbol):
-            check_fit(array._cell.extend().inferred, its, subject)
+            check_fit(known_of(array._cell), its, subject)
             arrays.append(array)
         else:
             fed = feed_value(array, its, subject)
@@ -141,6 +145,7 @@ def key_by_signature(
     return tuple([device_of(each) for each in arrays])
 
 
-def device_of(array: Any) -> Any:
+def device_of(array: object) -> Device:
     """The device of an array argument; an ndarray is on the default one."""
-    return array._cell.home.device if isinstance(array, Handle) else DEFAULT_DEVICE
+    device: Device = array._cell.home.device if isinstance(array, Handle) else DEFAULT_DEVICE
+    return device

@@ -1,4 +1,14 @@
-"""How a plan is replayed: as one op where it is small, else as a few, so that large ops run as they do eagerly."""
+"""Replays: a plan made ready to run, as one op where it is small, else as a few ops.
+
+Purpose: a small function costs one dispatch; in a large one each large op runs as it does eagerly, with all that a
+queue does for it (fusion, threads, turns with others), and only the small ones between are merged.
+
+Invariants: each form computes what the steps of the plan compute, in their order, and raises what they raise. A step
+that runs code of users, is on a device of its own, or copies to one, is never merged.
+
+A `Replay` belongs to a trace and is never changed once it is made; its forms are made by the first thread that needs
+one, and a second thread that comes meanwhile makes an equal one, so no lock is needed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from engine.base.op import SMALL_NS, Op
-from engine.dispatch.dispatcher import TRANSFER
-from engine.graph.optimizer import Plan, scheduled
-from engine.graph.steps import Schedule, Slots, Step
-from engine.graph.straight import cost_of, merge
+from engine.dispatch.copies import TRANSFER
+from engine.graph.codegen import cost_of, merge
+from engine.graph.optimize import Plan
+from engine.graph.schedule import Schedule, schedule
+from engine.graph.steps import Slots, Step
 from handles.cell import Cell
 
 SEGMENT_NS = SMALL_NS / 2
@@ -40,9 +51,9 @@ class Replay:
         self._costs = [cost_of(plan, step) for step in plan.steps]
         self._mergeable = [step.op.known and step.device is None and step.op is not TRANSFER for step in plan.steps]
         self.follows_inputs = all(self._mergeable)
-        """Whether all steps run wherever the first input is, so that they may be merged."""
+        """True if all steps run on the device of the first input, so that they may be merged."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
-        """Whether running it on the queues, where chains of large ops are fused, is worth the way there and back."""
+        """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
         self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
 
     @cached_property
@@ -65,7 +76,7 @@ class Replay:
     def unmerged(self) -> Ready:
         """The steps one by one, for devices that run each op in a way of their own, and for several devices."""
         plan = self.plan
-        return Ready(plan.initial, scheduled(plan.steps, plan.outputs), plan.outputs)
+        return Ready(plan.initial, schedule(plan.steps, plan.outputs), plan.outputs)
 
 
 class _Segments:
@@ -80,9 +91,8 @@ class _Segments:
         self._segment: list[Step] = []
         self._costs: list[float | None] = []
         self._total = 0.0
-        self._last_use = {slot: index for index, step in enumerate(plan.steps) for slot in step.inputs}
-        self._last_use.update(dict.fromkeys(plan.outputs, len(plan.steps)))
-        self._index = 0
+        self._frees = iter(schedule(plan.steps, plan.outputs).frees)
+        self._freed: set[int] = set()
         self._given = {slot for slot, value in enumerate(plan.initial) if value is None or value.__class__ is Cell}
 
     def add(self, step: Step, cost: float | None) -> None:
@@ -91,34 +101,35 @@ class _Segments:
         if alone or self._total + (cost or 0.0) > SEGMENT_NS or len(self._segment) >= SEGMENT_STEPS:
             self._end_segment()
         if alone:
+            next(self._frees)
             self._steps.append(self._relocated(step))
         else:
+            self._freed.update(next(self._frees))
             self._segment.append(step)
             self._costs.append(cost)
             self._total += cost or 0.0
-        self._index += 1
 
     def finish(self) -> Ready:
         self._end_segment()
         outputs = tuple(self._moved.get(slot, slot) for slot in self._plan.outputs)
-        return Ready(self._initial, scheduled(self._steps, outputs), outputs)
+        return Ready(self._initial, schedule(self._steps, outputs), outputs)
 
     def _relocated(self, step: Step) -> Step:
         if not any(slot in self._moved for slot in step.inputs):
             return step
         inputs = tuple(self._moved.get(slot, slot) for slot in step.inputs)
-        return Step(step.op, inputs, step.params, step.slot, step.code, step.lasti, step.device, step.name)
+        return step.reading(inputs, step.slot)
 
     def _end_segment(self) -> None:
-        steps, costs = self._segment, self._costs
-        self._segment, self._costs, self._total = [], [], 0.0
+        steps, costs, freed = self._segment, self._costs, self._freed
+        self._segment, self._costs, self._freed, self._total = [], [], set(), 0.0
         if len(steps) < 2:
             self._steps.extend(map(self._relocated, steps))
             return
         made = {slot for step in steps for slot in step.outputs()}
         read = dict.fromkeys(slot for step in steps for slot in step.inputs if slot not in made)
         inputs = [slot for slot in read if slot in self._given]
-        outputs = [slot for slot in sorted(made) if self._last_use.get(slot, -1) >= self._index]
+        outputs = sorted(made - freed)
         if not outputs:
             return
         op = merge(self._plan, steps, costs, inputs, outputs, self._name)

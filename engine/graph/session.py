@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,20 +12,21 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from engine.base.config import Config, check_config
-from engine.base.errors import BlockingSyncError, FeedError, SymbolError, UnknownShapeError
+from engine.base.errors import BlockingSyncError, FeedError, SymbolError
 from engine.base.loops import running_loop
 from engine.base.modes import DevicePolicy, ExecutionMode
-from engine.base.op import ShapeDtype
-from engine.devices.cpu import lock, plain, snapshot
+from engine.base.pytree import flatten, pack
+from engine.devices.cpu import lock
 from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.dispatch.executor import Core
 from engine.failures import site, user_frame
-from engine.graph.graph import PLACEHOLDER, Graph, Node, Operation, get_default_graph, slot_of
-from engine.graph.inference import UNKNOWN
-from engine.graph.pruning import prune
-from engine.graph.pytree import flatten, pack
-from engine.graph.running import Run
-from engine.graph.steps import Schedule, Step
+from engine.graph.default_graph import get_default_graph
+from engine.graph.feeds import take_feeds
+from engine.graph.graph import Graph
+from engine.graph.node import Operation, home_of, slot_of
+from engine.graph.run import GraphRun
+from engine.graph.schedule import Schedule, prune
+from engine.graph.steps import Step, step_of
 from engine.queues.slice import SLICE
 from engine.queues.waiting import Settled, block_until
 from engine.runtime.current import current_core
@@ -33,7 +34,6 @@ from engine.runtime.defaults import Executors
 from engine.settings.in_force import mode_in_force
 from engine.settings.scope import Block, scope_var
 from engine.settings.switch import Options, program
-from handles.base import Handle
 from handles.cell import Cell, Failure
 from handles.symbol import Symbol
 
@@ -45,10 +45,10 @@ SCHEDULES = 64
 
 @dataclass(frozen=True)
 class Fetches:
-    """What a run is to compute, taken apart."""
+    """The fetches of a run, taken apart."""
 
-    outline: Any
-    leaves: tuple[Any, ...]
+    outline: object
+    leaves: tuple[int | None, ...]
     """For each leaf its slot; None for an operation, of which only the running is asked for."""
     roots: tuple[Cell, ...]
     """The nodes that run whether or not their results are fetched."""
@@ -73,7 +73,7 @@ class Session:
         self._closed = False
         self._own = {False: Executors(), True: Executors(on_loops=False)}
         """Executors of the session's own: of runs that are awaited, and of those that block."""
-        self._schedules: dict[Any, tuple[Schedule, list[Step]]] = {}
+        self._schedules: dict[Hashable, tuple[Schedule, list[Step]]] = {}
         self._entered: list[Block] = []
 
     @property
@@ -83,12 +83,12 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether the session was closed."""
+        """True after the session was closed."""
         return self._closed
 
     # Running
 
-    def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None = None) -> Any:
+    def run(self, fetches: object, feed_dict: Mapping[Any, object] | None = None) -> Any:
         """The values of `fetches`: a symbol, an operation (whose value is None), or tuples, lists and dicts of them.
 
         Returns read-only ndarrays in the same structure. Runs once what the fetches need, and nothing else.
@@ -111,7 +111,7 @@ class Session:
                 _check(cell, run)
             return _values(wanted, run)
 
-    async def run_async(self, fetches: Any, feed_dict: Mapping[Any, Any] | None = None) -> Any:
+    async def run_async(self, fetches: object, feed_dict: Mapping[Any, object] | None = None) -> Any:
         """As `run`, without blocking the event loop. A run that is cancelled drops what has not started."""
         frame = user_frame(1)
         self._begin(site(frame.f_code, frame.f_lasti))
@@ -131,8 +131,8 @@ class Session:
         """Bound what many runs at once have fed and dispatched."""
         core = self._core(blocking=False)
         config = core.config
-        while core.pending_bytes >= config.max_pending_bytes or core.in_flight() >= config.max_pending_ops:
-            cell = core.over_low_mark()
+        while core.flow.pending_bytes >= config.max_pending_bytes or core.in_flight() >= config.max_pending_ops:
+            cell = core.flow.over_low_mark()
             if cell is None:
                 return
             await Settled(cell)
@@ -156,15 +156,17 @@ class Session:
                 "with `with engine.allow_sync(): ...`"
             )
 
-    def _prepare(self, fetches: Any, feed_dict: Mapping[Any, Any] | None, *, blocking: bool) -> tuple[Fetches, Run]:
+    def _prepare(
+        self, fetches: object, feed_dict: Mapping[Any, object] | None, *, blocking: bool
+    ) -> tuple[Fetches, GraphRun]:
         wanted = self._fetches(fetches)
         core = self._core(blocking)
-        feeds, nbytes = self._feeds(feed_dict)
+        feeds, nbytes = take_feeds(self._graph, feed_dict)
         key = (wanted.leaves, wanted.roots, frozenset(feeds))
         known = self._schedules.get(key)
         if known is None:
             slots = [slot for slot in wanted.leaves if slot is not None]
-            known = prune(self._graph, slots, wanted.roots, feeds.keys())
+            known = prune(self._graph.records, slots, wanted.roots, feeds.keys())
             while len(self._schedules) >= SCHEDULES:
                 self._schedules.pop(next(iter(self._schedules)), None)
             self._schedules[key] = known
@@ -177,7 +179,7 @@ class Session:
         options, scope = program.options, scope_var.get()
         policy = scope.policy or (options.policy if options is not None else DevicePolicy.SILENT)
         group = scope.group and scope.group.innermost_open()
-        return wanted, Run(AsyncDispatcher(core, policy, None, group), schedule, values, nbytes)
+        return wanted, GraphRun(AsyncDispatcher(core, policy, None, group), schedule, values, nbytes)
 
     def _core(self, blocking: bool) -> Core:
         """The executor that runs go to from here."""
@@ -186,9 +188,9 @@ class Session:
         config = self._config or Config()
         return self._own[blocking].core(Options(ExecutionMode.ASYNC, DevicePolicy.SILENT, config))
 
-    # What goes in
+    # Fetches
 
-    def _fetches(self, fetches: Any) -> Fetches:
+    def _fetches(self, fetches: object) -> Fetches:
         leaves: list[Any] = []
         outline = flatten(fetches, leaves)
         slots: list[int | None] = []
@@ -210,40 +212,13 @@ class Session:
 
     def _own_cell(self, symbol: Symbol, what: str) -> Cell:
         cell = symbol._cell
-        home = cell.home
-        assert isinstance(home, Node)
+        home = home_of(cell)
         if home.graph is not self._graph:
             raise SymbolError(
                 f"{home.subject(cell)} cannot be {what}: it belongs to another graph than the session's; "
                 "make the session with engine.Session(symbol.graph)"
             )
         return cell
-
-    def _feeds(self, feed_dict: Mapping[Any, Any] | None) -> tuple[dict[int, Any], int]:
-        """The values by slot, arrays as snapshots, and how many bytes those take."""
-        if feed_dict is not None and not isinstance(feed_dict, Mapping):
-            raise TypeError(f"feed_dict must be a mapping of symbols to values, but got {type(feed_dict).__name__}")
-        feeds: dict[int, Any] = {}
-        nbytes = 0
-        for key, value in (feed_dict or {}).items():
-            if not isinstance(key, Symbol):
-                raise FeedError(
-                    f"the keys of feed_dict must be symbols of the graph, but got {key!r}; {self._known_placeholders()}"
-                )
-            cell, home = key._cell, key._cell.home
-            assert isinstance(home, Node)
-            if home.graph is not self._graph:
-                raise FeedError(f"{_subject(cell)} cannot be fed: it belongs to another graph than the session's")
-            if cell.op.outputs > 1:
-                raise FeedError(f"{_subject(cell)} cannot be fed: it is one of several results of one operation")
-            fed = feed_value(value, cell.extend().inferred, _subject(cell))
-            feeds[slot_of(cell)] = fed
-            nbytes += fed.nbytes if isinstance(fed, np.ndarray) else 0
-        return feeds, nbytes
-
-    def _known_placeholders(self) -> str:
-        names = [operation.name for operation in self._graph.operations if operation.type == "placeholder"]
-        return f"its placeholders are {', '.join(map(repr, names))}" if names else "it has no placeholders"
 
     def _refuse_missing(self, missing: Sequence[Step]) -> NoReturn:
         said = " and ".join(f"{step.name!r} (made at {site(step.code, step.lasti)})" for step in missing)
@@ -289,11 +264,11 @@ class Session:
 
 
 class _Launch:
-    """Awaits that all steps are dispatched, leaving the loop to others after each slice."""
+    """Awaits that all steps are dispatched; after each slice the loop has a turn."""
 
     __slots__ = ("_run",)
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: GraphRun) -> None:
         self._run = run
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -303,7 +278,7 @@ class _Launch:
                 yield from Settled(cell).__await__()
                 continue
             self._run.schedule()
-            self._run.help(ends, patient=False)
+            self._run.drive(ends, patient=False)
             if perf_counter() > ends:
                 yield
                 ends = perf_counter() + SLICE
@@ -322,8 +297,8 @@ class _Read:
 
 
 @contextmanager
-def _running(run: Run) -> Iterator[None]:
-    """However the block is left before the run has ended, what is left of the run is cancelled."""
+def _running(run: GraphRun) -> Iterator[None]:
+    """Cancel what is left of the run where the block is left before it has ended."""
     try:
         yield
     except BaseException:
@@ -331,14 +306,14 @@ def _running(run: Run) -> Iterator[None]:
         raise
 
 
-def _awaited(wanted: Fetches, run: Run) -> list[Cell]:
+def _awaited(wanted: Fetches, run: GraphRun) -> list[Cell]:
     """The cells that the run waits for."""
     slots = [slot for slot in wanted.leaves if slot is not None]
-    slots += [root.extend().node.slot for root in wanted.roots]
+    slots += [step_of(root).slot for root in wanted.roots]
     return [run.slots[slot] for slot in slots if run.slots[slot].__class__ is Cell]
 
 
-def _check(cell: Cell, run: Run) -> None:
+def _check(cell: Cell, run: GraphRun) -> None:
     """Raise the error of a cell, with the name of the node that it began with and the run's other errors."""
     failure = cell.value
     if not isinstance(failure, Failure):
@@ -352,87 +327,15 @@ def _check(cell: Cell, run: Run) -> None:
     failure.throw()
 
 
-def _values(wanted: Fetches, run: Run) -> Any:
+def _values(wanted: Fetches, run: GraphRun) -> Any:
     values = (None if slot is None else _host(run.slots[slot]) for slot in wanted.leaves)
     return pack(wanted.outline, values)
 
 
-def _host(value: Any) -> Array:
-    """What a slot holds after the run, as an array that nobody can write to."""
-    if value.__class__ is Cell:
-        host: Array = value.home.host(value)
-        return host
+def _host(value: object) -> Array:
+    """The content of a slot after the run, as an array that users cannot write to."""
+    if isinstance(value, Cell):
+        return value.home.host(value)
     array = np.asarray(value)
     lock(array)
     return array.view()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Feeds
-
-
-def feed_value(value: Any, expected: Any, subject: str) -> Any:
-    """What is fed, as a step reads it: the cell of a handle, or an array that nobody writes to.
-
-    Python scalars and sequences take the dtype that is expected, where that loses nothing; arrays and handles must
-    have it. Raises `FeedError` for a wrong shape or dtype.
-    """
-    if isinstance(value, Symbol):
-        raise FeedError(f"{subject} was fed {value!r}, which has no value itself")
-    if isinstance(value, Handle):
-        cell = value._cell
-        check_fit(_described(cell), expected, subject)
-        return cell
-    array = plain(value) if isinstance(value, np.ndarray) else np.asarray(value)
-    weak = not isinstance(value, np.ndarray | np.generic)
-    if weak and expected.dtype is not None and array.dtype != expected.dtype:
-        array = _converted(array, expected.dtype, subject)
-    check_fit(ShapeDtype(array.shape, array.dtype), expected, subject)
-    array = snapshot(array)
-    lock(array)
-    return array
-
-
-def _converted(array: Array, dtype: np.dtype[Any], subject: str) -> Array:
-    kinds = "biufc"
-    if array.size and (array.dtype.kind not in kinds or dtype.kind not in kinds or _loses(array, dtype)):
-        raise FeedError(f"{subject} expects dtype {dtype}, but was fed {array.dtype} values that do not convert to it")
-    return array.astype(dtype)
-
-
-def _loses(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether Python numbers do not convert: to a lesser kind, or out of the range of an integer type."""
-    kinds = "biufc"
-    if kinds.index(array.dtype.kind) > kinds.index(dtype.kind) and {array.dtype.kind, dtype.kind} != {"i", "u"}:
-        return True
-    if array.dtype.kind not in "iu" or dtype.kind not in "iu":
-        return False
-    limits = np.iinfo(dtype)
-    return int(array.min()) < limits.min or int(array.max()) > limits.max
-
-
-def _described(cell: Cell) -> ShapeDtype:
-    try:
-        return cell.home.infer(cell)  # type: ignore[return-value]
-    except UnknownShapeError:
-        return UNKNOWN
-
-
-def check_fit(its: Any, expected: Any, subject: str) -> None:
-    if its.dtype is not None and expected.dtype is not None and its.dtype != expected.dtype:  # dtype == None holds
-        raise FeedError(f"{subject} expects dtype {expected.dtype}, but was fed {its.dtype}")
-    if its.shape is None or expected.shape is None:
-        return
-    fits = len(its.shape) == len(expected.shape) and all(
-        None in (length, wanted) or length == wanted for length, wanted in zip(its.shape, expected.shape, strict=True)
-    )
-    if not fits:
-        raise FeedError(f"{subject} expects shape {expected.shape}, but was fed shape {its.shape}")
-
-
-def _subject(cell: Cell) -> str:
-    """What is fed, in the words of an error."""
-    home = cell.home
-    assert isinstance(home, Node)
-    kind = "placeholder" if cell.op is PLACEHOLDER else "symbol"
-    return f"{kind} {home.name_of(cell)!r} (made at {home.place_of(cell)})"

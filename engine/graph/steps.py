@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NoReturn, TypeAlias
 
-from engine.base.op import Op
+from engine.base.op import Op, Params
 from engine.devices.base import Device
+from handles.cell import Cell
 
-Slots = list[Any]
-Getter = Callable[[Slots], tuple[Any, ...]]
+Slots: TypeAlias = list[Any]
+"""Values of a run by number: arrays and scalars, cells of what is being computed, None where nothing is yet."""
+
+Getter: TypeAlias = Callable[[Slots], tuple[Any, ...]]
+
+
+def _unfed() -> NoReturn:
+    raise AssertionError("a placeholder is fed, not run")
+
+
+PLACEHOLDER = Op("placeholder", _unfed)
+"""The op of a node whose value each run is fed."""
 
 
 class Step:
@@ -23,7 +34,7 @@ class Step:
         self,
         op: Op,
         inputs: tuple[int, ...],
-        params: dict[str, Any] | None,
+        params: Params | None,
         slot: int,
         code: CodeType | None,
         lasti: int,
@@ -46,23 +57,21 @@ class Step:
         """The slots of the results."""
         return range(self.slot, self.slot + self.op.outputs)
 
-
-class Schedule(NamedTuple):
-    """Steps in the order of a run."""
-
-    steps: list[Step]
-    frees: list[tuple[int, ...]]
-    """For each step the slots whose values nobody needs once it is dispatched.
-
-    A list of its own: tuples of numbers are nothing to the garbage collector, pairs with a step would be.
-    """
+    def reading(self, inputs: tuple[int, ...], slot: int) -> Step:
+        """The same step on other slots."""
+        return Step(self.op, inputs, self.params, slot, self.code, self.lasti, self.device, self.name)
 
 
 def getter_of(indices: Sequence[int]) -> Getter:
-    """What takes these slots as a tuple."""
+    """Make a function that takes these slots as a tuple."""
     if len(indices) > 1:
         return itemgetter(*indices)
     if indices:
         (index,) = indices
         return lambda slots: (slots[index],)
     return lambda slots: ()
+
+
+def step_of(record: Cell) -> Step:
+    """The step of a node."""
+    return record.rare.node  # type: ignore[union-attr, no-any-return]

@@ -10,24 +10,28 @@ import numpy as np
 
 from engine.base.errors import SymbolError
 from engine.base.op import ShapeDtype
+from engine.base.pytree import flatten
 from engine.devices.base import Device
-from engine.dispatch.dispatcher import handle_of
+from engine.dispatch.records import handle_of
 from engine.graph.attributes import Look, contents
-from engine.graph.graph import DEFAULT_DEVICE, PLACEHOLDER, Graph, Node, slot_of
-from engine.graph.optimizer import optimize
-from engine.graph.pytree import flatten
+from engine.graph.graph import DEFAULT_DEVICE, Graph
+from engine.graph.node import Node, home_of, slot_of
+from engine.graph.optimize import optimize
 from engine.graph.replay import Replay
+from engine.graph.steps import PLACEHOLDER
 from engine.settings.scope import entered
 from engine.settings.switch import program
 from handles.base import Handle
 from handles.cell import Cell
 from handles.symbol import Symbol
 
+Array = np.ndarray[Any, Any]
+
 
 class Kept(NamedTuple):
     """A result that is no array: each call returns the value that the trace did."""
 
-    value: Any
+    value: object
 
 
 class Given(NamedTuple):
@@ -37,16 +41,16 @@ class Given(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """What tracing a function gave."""
+    """The trace of a function for one kind of arguments."""
 
     replay: Replay
-    outline: Any
+    outline: object
     """The structure of the results."""
-    results: tuple[Any, ...]
+    results: tuple[int | Kept | Given, ...]
     """For each leaf the number of the plan's output, or a `Kept` or `Given` value."""
     apart: bool
-    """Whether the arguments may be on several devices."""
-    arrays: Sequence[Any]
+    """True if the arguments may be on several devices."""
+    arrays: Sequence[Cell | Array]
     """The arrays among the attributes of objects, as they were."""
 
 
@@ -65,7 +69,7 @@ class Tracing(Graph):
     def begin(self, frame: FrameType) -> None:
         """Tracing a function is no graph of the program's."""
 
-    def placeholder(self, dtype: Any, shape: Any, name: str | None, frame: FrameType) -> Symbol:
+    def placeholder(self, dtype: object, shape: object, name: str | None, frame: FrameType) -> Symbol:
         raise RuntimeError(
             f"placeholder() inside {self.description}: there is no session that could feed it; make it an argument"
         )
@@ -91,7 +95,7 @@ class Tracing(Graph):
 
 
 class Tracer:
-    """Runs a Python function once. `look` is what the objects that it gets were like before, if it gets any."""
+    """Runs a Python function once. `look` says how the objects that it gets were before, if it gets any."""
 
     def __init__(self, fn: Callable[..., Any], name: str, outer: Graph | None, look: Look | None) -> None:
         self._fn = fn
@@ -100,7 +104,7 @@ class Tracer:
         self._inputs: list[Cell] = []
         self._devices: list[Device | None] = []
 
-    def inputs(self, arrays: Sequence[Any], described: Sequence[ShapeDtype]) -> list[Handle]:
+    def inputs(self, arrays: Sequence[object], described: Sequence[ShapeDtype]) -> list[Handle]:
         """Symbols that stand for these arrays in the trace."""
         code = getattr(self._fn, "__code__", None)
         for array, its in zip(arrays, described, strict=True):
@@ -109,7 +113,7 @@ class Tracer:
             self._inputs.append(self._graph.add(PLACEHOLDER, [], None, device, code, 0, (its,), "argument"))
         return [handle_of(cell, Symbol) for cell in self._inputs]
 
-    def run(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], before: Sequence[Any]) -> Traced:
+    def run(self, name: str, args: Sequence[object], kwargs: dict[str, Any], before: Sequence[Cell | Array]) -> Traced:
         """Call the function, and make a plan of what it did; `before` are the arrays that its objects had."""
         leaves: list[Any] = []
         with entered(graph=self._graph, device=None, group=None):
@@ -121,17 +125,17 @@ class Tracer:
         apart = len({device or DEFAULT_DEVICE for device in self._devices}) > 1
         return Traced(Replay(plan, name), outline, results, apart, before)
 
-    def _results(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
-        """For each result its number among the outputs, or the value itself; and the slots of the outputs."""
+    def _results(self, leaves: Sequence[object]) -> tuple[tuple[int | Kept | Given, ...], list[int]]:
+        """Give each result its number among the outputs, or keep the value; returns the slots of the outputs, too."""
         graph = self._graph
-        results: list[Any] = []
+        results: list[int | Kept | Given] = []
         outputs: list[int] = []
         for leaf in leaves:
             if isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
                 leaf = program.namespace.asarray(leaf)
             if isinstance(leaf, Symbol):
                 cell = graph.adopt(leaf._cell)
-                if cell.home.graph is graph:  # type: ignore[attr-defined]
+                if home_of(cell).graph is graph:
                     results.append(len(outputs))
                     outputs.append(slot_of(cell))
                     continue

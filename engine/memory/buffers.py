@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from handles.display import statistics_html
+
 Array = np.ndarray[Any, Any]
 
 LARGE = 1 << 20
@@ -38,6 +40,9 @@ class BufferStatistics:
     """Large results that were written into memory used before."""
     misses: int
     """Large results that needed fresh memory."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 class Lease:

@@ -11,8 +11,8 @@ from weakref import ref
 
 import numpy as np
 
-from engine.base.arguments import Slot
 from engine.base.op import Op, ShapeDtype
+from engine.base.pytree import Slot
 from engine.fusion.blocks import select
 from engine.ops import checks, costs
 from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of

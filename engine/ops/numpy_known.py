@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.base.arguments import fill
 from engine.base.errors import UnknownShapeError
 from engine.base.op import Estimate, ShapeDtype
+from engine.base.pytree import fill
 from engine.ops import costs
 from engine.ops.infer import Dim, Shape, dtype_of, outline, probe, shape_of, size_of
 from engine.ops.numpy_binding import bind, first_name

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.arguments import fill, take
 from engine.base.op import Op, ShapeDtype
+from engine.base.pytree import fill, take
 from engine.ops.creation import asarray, astype
 from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without as without_axes
 from engine.ops.numpy_binding import bind, first_name, named, parameters, without

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.arguments import fill, take
 from engine.base.op import Estimate, Op
+from engine.base.pytree import fill, take
 from engine.ops.numpy_binding import Arguments, first_name, without
 from engine.runtime.current import current
 from handles.base import Handle

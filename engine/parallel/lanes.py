@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from engine.base.op import Op, Parallel, ShapeDtype
+from engine.base.inference import result_layout
+from engine.base.op import Op, Parallel
 from engine.memory.buffers import LARGE, buffers
 from engine.parallel.axes import Lanes, cut
 from engine.threads.pool import give_way, together
@@ -24,7 +25,7 @@ def place_for(op: Op, values: Sequence[Any], params: Params) -> Array | None:
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if not all(array.flags.c_contiguous for array in arrays):
         return None  # NumPy may lay the result out in another way
-    described = _described(op, values, params)
+    described = result_layout(op, values, params)
     if described is None or described[1].itemsize * math.prod(described[0]) < LARGE:
         return None
     return buffers.array(*described)
@@ -41,7 +42,7 @@ def _execute(rule: Lanes, op: Op, values: Sequence[Any], params: Params, threads
         return None  # before the rule is asked: it may look at every element
     axes = rule(x, params)
     pieces = None if axes is None else cut(x.shape, axes, threads)
-    described = _described(op, values, params)
+    described = result_layout(op, values, params)
     if axes is None or pieces is None or described is None:
         return None
     axis, slices = pieces
@@ -80,14 +81,3 @@ def _compute(op: Op, piece: Array, params: Params, out: Array) -> None:
         op.memory.into(piece, **params, out=out)
     else:
         out[...] = op.kernel(piece, **params)
-
-
-def _described(op: Op, values: Sequence[Any], params: Params) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-    """Shape and dtype of the result; None where they are not known, or what is asked for makes no sense."""
-    operands = [ShapeDtype(each.shape, each.dtype) if isinstance(each, np.ndarray) else each for each in values]
-    try:
-        assert op.infer is not None
-        shape, dtype = op.infer(*operands, **params)
-    except Exception:  # noqa: BLE001 - the kernel will say what is wrong
-        return None
-    return None if None in shape else (shape, dtype)

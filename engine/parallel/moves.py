@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from engine.base.arguments import Slot
 from engine.base.op import Op
+from engine.base.pytree import Slot
 from engine.memory.buffers import buffers
 from engine.memory.layout import pieces
 from engine.parallel.joins import PIECES, copied, cut_up, is_plain

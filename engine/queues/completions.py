@@ -64,9 +64,9 @@ class Completions:
         """Settle a record that was cancelled; one that runs goes on, and its result is thrown away."""
         self.cancelled += 1
         entry = entry_of(cell)
-        finish(cell, failure)
         if hooks.listeners:
-            hooks.finished(cell)
+            hooks.finished(cell, failure)
+        finish(cell, failure)
         if entry is None:
             return
         if entry in self._backlog.running:
@@ -76,9 +76,9 @@ class Completions:
 
     def _settle(self, cell: Cell, outcome: Any) -> None:
         entry = entry_of(cell)
-        finish(cell, outcome)
         if hooks.listeners:
-            hooks.finished(cell)
+            hooks.finished(cell, outcome)
+        finish(cell, outcome)
         if entry is not None:
             self._backlog.end(entry, State.FAILED if outcome.__class__ is Failure else State.DONE)
 

@@ -69,6 +69,10 @@ class QueueOwner(Owner, Protocol):
     admission: Admission
     """Tasks that wait for room."""
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of operands that were copied for what is in flight."""
+
     def start_over(self) -> None:
         """In a forked child: no thread holds a lock."""
 

@@ -17,8 +17,17 @@ from engine.queues.execution import execute, finish, holding, run_coroutine
 from engine.queues.hooks import hooks
 from engine.queues.launch import Launched, operands_of
 from engine.queues.waiting import cancellation
-from engine.settings.scope import DEFAULT_ERRSTATE, errstate
+from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
 from handles.cell import CancelOutcome, Cell, Failure
+
+
+def _tell_of(cell: Cell, operands: Sequence[Any]) -> None:
+    """Tell listeners that an op is dispatched, and starts."""
+    group = scope_var.get().group
+    if group is not None:
+        hooks.tell("admitted", cell, group)
+    hooks.dispatched(cell, operands)
+    hooks.started(cell)
 
 
 class _Outcome:
@@ -47,12 +56,11 @@ class InlineQueue(Queue):
         if not self.on_host:
             losers.add(self)
 
-    def run(self, cell: Cell, values: Sequence[Any]) -> None:
-        """Run the op of `cell`; its failure is in the cell."""
+    def run(self, cell: Cell, values: Sequence[Any], operands: Sequence[Any] = ()) -> None:
+        """Run the op of `cell`; its failure is in the cell. `operands` is what listeners are told that it was given."""
         op = cell.op
         if hooks.listeners:
-            hooks.dispatched(cell)
-            hooks.started(cell)
+            _tell_of(cell, operands)
         limited = op.limit is not None and op.limit not in holding.get()
         with op.limit.held() if limited else nullcontext():
             if op.coroutine:
@@ -61,9 +69,11 @@ class InlineQueue(Queue):
                 outcome = execute(cell, values, self.device, self.backend)
             else:
                 outcome = self._run_on_device(cell, values)
+            if hooks.listeners:
+                hooks.finished(cell, outcome)
             finish(cell, outcome)
-        if hooks.listeners:
-            hooks.finished(cell)
+        if hooks.deliver is not None:
+            hooks.deliver()
 
     def _run_on_device(self, cell: Cell, values: Sequence[Any]) -> Any:
         """Submit the op and block until it has ended: its outcome."""

@@ -14,6 +14,7 @@ from engine.base.errors import BlockingSyncError
 from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
+from engine.queues.hooks import hooks
 from engine.queues.states import Entry
 from engine.queues.waiting import cancellation
 from handles.cell import PENDING, Cell
@@ -87,6 +88,8 @@ class LoopTasks:
             return
         loop = running_loop()
         assert loop is not None
+        if hooks.listeners:
+            hooks.started(cell)
         context = cell.extend().context or copy_context()
         context.run(enter_async_kernel, cell)
         try:

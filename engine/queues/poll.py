@@ -17,10 +17,11 @@ from engine.base.op import ShapeDtype
 from engine.queues import reading
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
-from engine.queues.records import record_of
+from engine.queues.hooks import hooks
+from engine.queues.records import entry_of, record_of
 from engine.queues.slice import SLICE
 from engine.queues.waiting import block_until, check_not_waiting_for_itself, tell_interrupted, timed_out
-from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
+from handles.cell import PENDING, Cell, Failure, Unready, add_waiter, remove_waiter
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -29,6 +30,8 @@ OVERTIME = 0.000_05
 """Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
 NEARLY_DONE = 64
 """Records that may be pending for that, or for an awaited one to be run in its turn."""
+SOON = 512
+"""Records that may be pending for a small one to be left to the next drives, which come to it within some slices."""
 PATIENCE = 4 * SLICE
 """Seconds that the caller who asks for a shape waits for another drive."""
 
@@ -38,6 +41,7 @@ class Poll:
 
     def __init__(self, queue: DeviceQueue) -> None:
         self._queue = queue
+        self._slice = queue.slice
         self._last_task = 0  # the task that got overtime last
 
     def poll(self, cell: Cell) -> bool:
@@ -49,13 +53,16 @@ class Poll:
             return False
         now = perf_counter()
         if not queue.scheduled or now < driver.turn_ends:
-            driver.drive_now(SLICE, cell, now)
+            if not self._slice.run_in_order(now + SLICE, cell):
+                driver.drive_now(SLICE, cell, now)
         else:
             # One wait of a task gets overtime: the task that got it last may not have suspended since.
             task = id(current_task(loop))
             if task != self._last_task:
                 self._last_task = task
                 driver.drive_now(OVERTIME, cell, now)
+        if hooks.deliver is not None:
+            hooks.deliver()
         return cell.value is not PENDING
 
     def begin(self, cells: Iterable[Cell]) -> Demand | None:
@@ -71,10 +78,28 @@ class Poll:
             return None
         for cell in left:
             check_not_waiting_for_itself(cell)
+        if hooks.listeners:
+            hooks.tell("demanded", [record_of(cell) for cell in left])
+        if len(left) == 1 and loop is driver.loop and self._comes_soon(left[0]):
+            return None
         demand = queue.demand(left)
         if demand is not None and loop is driver.loop:
             driver.schedule_next()
         return demand
+
+    def _comes_soon(self, cell: Cell) -> bool:
+        """Tell whether the next drive will come to a cell and run it in place, so that to demand it changes nothing."""
+        queue, op = self._queue, cell.op
+        if op.brief < 1 or not queue.on_host or queue.strict or len(queue.pending) > SOON or entry_of(cell) is not None:
+            return False
+        for operand in cell.args:
+            if operand.__class__ is Cell:
+                operand = operand.value
+                if isinstance(operand, Unready):
+                    return False
+            if getattr(operand, "size", 1) > op.brief:
+                return False
+        return bool(queue.pending)
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Suspend until the cell has a value or a failure, having demanded it."""
@@ -98,6 +123,8 @@ class Poll:
                 remove_waiter(cell, waiter.wake)
         finally:
             self._queue.withdraw(demand)
+            if hooks.deliver is not None:
+                hooks.deliver()
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""

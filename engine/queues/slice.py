@@ -27,7 +27,8 @@ from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
+from engine.settings.scope import DEFAULT_ERRSTATE, errstate
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, settle
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -86,6 +87,7 @@ class Slice:
         self._pending = queue.pending
         self._backlog = queue.backlog
         self._completions = queue.completions
+        self._plain = queue.on_host and not queue.strict
         self.costs = Costs()
         self.early: set[int] = set()
         """Records that were demanded and dealt with, and still stand on the queue: their identities."""
@@ -102,7 +104,8 @@ class Slice:
         if until is None:  # what is run for one task that awaits does not count
             self._backlog.slices += 1
         backlog = self._backlog
-        in_place = IN_PLACE and queue.on_host and not hooks.listeners
+        in_place = IN_PLACE and queue.on_host
+        run_brief = self._run_told if hooks.listeners else self._run_brief
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -110,7 +113,7 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
-                if in_place and self._run_brief(ends, until):
+                if in_place and run_brief(ends, until):
                     break
                 if pending and self._take_one(until):
                     break
@@ -121,6 +124,17 @@ class Slice:
         if self.early:
             self._take_off_early()
         return moved or self._completions.completed > before
+
+    def run_in_order(self, ends: float, until: Cell) -> bool:
+        """Run small records in dispatch order until then, or up to `until`; False where that takes a whole slice.
+
+        For the task that awaits, which does no more than that in its turn: all else is for the drive that is scheduled.
+        """
+        queue = self._queue
+        if not self._plain or queue.held or hooks.listeners or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
+            return False
+        with queue.lock:
+            return self._run_brief(ends, until)
 
     def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
         """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
@@ -241,6 +255,36 @@ class Slice:
                     return True
         finally:
             self._completions.completed += done
+
+    def _run_told(self, ends: float, until: Cell | None) -> bool:
+        """As `_run_brief`, while listeners are to be told of each record."""
+        source, slow = self._pending, self.costs.slow
+        now = perf_counter()
+        while source and now <= ends:
+            cell = source[0]
+            if cell.rare is not None or cell.value is not PENDING or slow:
+                return False
+            values, work = self._values_of(cell)
+            if values is None or work > cell.op.brief:
+                return False
+            try:
+                kernel = cell.op.guarded
+                value = kernel(*values) if cell.params is None else kernel(*values, **cell.params)
+                if value.__class__ is not ARRAY:
+                    value = checked(np.asarray(value))
+            except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+                hooks.started(cell)
+                self._completions.complete(cell, value_after(error, cell, values))
+                now = perf_counter()
+            else:
+                began, now = now, perf_counter()
+                hooks.ran(cell, value, began, now)
+                settle(cell, value)
+            self._completions.completed += 1
+            source.popleft()
+            if cell is until:
+                return True
+        return now > ends
 
     # One record of any kind
 

@@ -210,7 +210,7 @@ class Starting:
         try:
             values = self._begin(entry, State.RUNNING)
             if entry.record.op.coroutine and self._queue.tasks.start(entry, values):
-                return
+                return  # the loop, or the worker, tells listeners when it begins
             if jobs is not None and not jobs:
                 jobs.append(Job(self._queue, entry, values))
                 return
@@ -228,8 +228,6 @@ class Starting:
     def _begun(self, record: Cell) -> None:
         record.extend().running = True
         self._queue.room = min(self._queue.room, 0)
-        if hooks.listeners:
-            hooks.started(record)
 
     def _take_back(self, entry: Entry) -> None:
         if entry in self._backlog.running:
@@ -270,6 +268,7 @@ class Starting:
         """Have a record submitted that has a slot of its function's own."""
         try:
             self._begin(entry, State.LAUNCHED)
+            _tell(entry.record)
             self._queue.launcher.put(launched(self._queue, [entry]))
         except BaseException:
             self._take_back(entry)
@@ -281,10 +280,17 @@ class Starting:
         else:
             self._backlog.start(entry, State.LAUNCHED)
         self._begun(entry.record)
+        _tell(entry.record)
 
     def _may_join(self, record: Cell) -> bool:
         """Tell whether a record that is parked may be launched with what it waits for."""
         return not self._queue.strict and self._lane_of(record.op) is DEVICE
+
+
+def _tell(record: Cell) -> None:
+    """Tell listeners that a device has a record."""
+    if hooks.listeners:
+        hooks.started(record)
 
 
 def _runs(backend: Backend[Any], op: Op) -> bool:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from engine.base.errors import BlockingSyncError, OpCancelledError
-from engine.base.sites import shell
 from engine.failures import describe
 from engine.queues.bell import Bell
 from engine.queues.demand import Demand
+from engine.queues.hooks import hooks
 from engine.queues.records import NEVER, pending_operands, record_of
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
+from handles.display import shell
 
 SLICE = 0.005
 """Seconds that a blocked thread drives a queue before it looks at its deadline."""
@@ -162,6 +163,8 @@ def block_until(cell: Cell, seconds: float | None) -> None:
     if not add_waiter(cell, wake):
         return
     home = queue_of(cell)
+    if hooks.listeners:
+        hooks.tell("demanded", [record_of(cell)])
     demand = home.demand([cell], guest=False)  # this thread drives
     try:
         while cell.value is PENDING:
@@ -176,6 +179,8 @@ def block_until(cell: Cell, seconds: float | None) -> None:
         home.withdraw(demand)
         for each in homes:
             each.listen(bell, False)
+        if hooks.deliver is not None:
+            hooks.deliver()
 
 
 def _drive(records: list[Cell], bell: Bell, homes: set[Drivable]) -> bool:

@@ -127,6 +127,8 @@ class WorkerLane:
     # One op
 
     def _work_alone(self, job: Job, jobs: list[Job]) -> None:
+        if hooks.listeners:
+            hooks.started(job.record)
         outcome = self._outcome(job, job.record, job.operands)
         job.operands.clear()
         self._end_alone(job, outcome, jobs)
@@ -185,6 +187,9 @@ class WorkerLane:
             for cell in run.cells[1:]:
                 self._take(cell)
             run.entry = head
+            if hooks.listeners:
+                for cell in run.cells:
+                    hooks.started(cell)
             jobs.pop().operands.clear()  # what refers to an operand keeps its memory
         return run
 
@@ -193,8 +198,6 @@ class WorkerLane:
             self._queue.pending.remove(cell)
         cell.extend().running = True
         self._backlog.take(cell)
-        if hooks.listeners:
-            hooks.started(cell)
 
     def _ahead(self, head: Entry) -> Iterator[Cell]:
         """The next records. Views of what is there already are made now, so that they do not cut the group in two."""
@@ -221,6 +224,8 @@ class WorkerLane:
         try:
             self._queue.starting.release(head)
             with self._queue.lock:
+                if results is not None and hooks.listeners:
+                    hooks.tell("grouped", run.cells)
                 for number, cell in enumerate(run.cells):
                     self._queue.overwriting.discard(cell)
                     if results is not None:

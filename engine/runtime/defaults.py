@@ -1,4 +1,11 @@
-"""Default executors: one for each running loop, and for each thread without one, made at the first op there."""
+"""Default executors: one for each running loop, and for each thread without one, made at the first op there.
+
+Invariants: a loop has one executor from its first op until it shuts down, and so has a thread without a loop. An op
+that is called while another loop runs on the thread never goes to the one before.
+
+`lock` (of the switch) guards the making of executors. `Executors.here` is read and written by its own thread only, so
+the look-up of each op takes no lock.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +33,7 @@ class _Here:
         self.loop = loop
         self.seat = seat_of(None)
         self.thread: object = _NO_THREAD
-        """What `seat` said when the loop was last seen running here: an object that no other run of a loop has."""
+        """The thread id of `seat` when the loop was last seen running here; another run has another object."""
         self.dispatcher: Any = None
 
     def settle(self, dispatcher: Dispatcher) -> None:
@@ -128,7 +135,7 @@ def reset_defaults() -> None:
 
 
 def report_failures(core: Core, loop: AbstractEventLoop | None) -> None:
-    """Tell the loop's exception handler of the failures that nobody saw; without a loop they wait for the exit."""
+    """Tell the loop's exception handler of failures that were not reported; without a loop they wait for the exit."""
     if loop is not None:
         for error in core.ledger.take():
             report(loop, "an op failed and nobody read its result", error)

@@ -1,11 +1,12 @@
-"""The executor that users make: eager execution inside a block, whatever the program enabled."""
+"""The executor that users make: eager execution inside a block, also in a program that has not enabled it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from engine.base.config import Config, check_config
 from engine.base.errors import MAKE_ANOTHER, BlockingSyncError, ExecutorClosedError
@@ -18,14 +19,15 @@ from engine.queues.waiting import Settled, block_until
 from engine.runtime.defaults import report_failures
 from engine.settings.scope import Block, dissolve, entered, forget_dispatchers
 from engine.settings.switch import Options, program
+from handles.display import table_html
 
 
 class Executor:
-    """An executor of one's own: inside its block ops are eager and go to it, whatever the program enabled.
+    """An executor of one's own: inside its block ops are eager and go to it, under any settings of the program.
 
     `async with` on a running event loop, `with` in plain code. Leaving the block waits for its work and raises what
-    failed and nobody saw, one error as itself, several as an `ExceptionGroup`. Leaving it by an exception cancels what
-    has not started. After that it refuses work with `ExecutorClosedError`.
+    failed and was not reported, one error as itself, several as an `ExceptionGroup`. Leaving it by an exception cancels
+    what has not started. After that it refuses work with `ExecutorClosedError`.
 
     Options that are None are those of the program where eager execution is enabled, else `Config()`, `SILENT` and
     `SYNC`. Raises what `enable_eager_execution` raises for values that are not options.
@@ -46,7 +48,7 @@ class Executor:
         self._mode = execution_mode or options.mode
         self._core: Core | None = None
         self._block: Block | None = None
-        self._task: Task[Any] | None = None
+        self._task: Task[object] | None = None
         """The task that entered the block."""
 
     @property
@@ -60,10 +62,17 @@ class Executor:
         return tuple(self._core.devices if self._core is not None else make_devices(self._config.device_count))
 
     def statistics(self) -> Statistics:
-        """What the executor has done and is doing now."""
+        """Count what the executor has done and is doing now."""
         if self._core is None:
             return Statistics(State.NEW.value, 0, 0, 0, 0, 0, 0)
         return self._core.statistics()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; never waits."""
+        numbers = asdict(self.statistics())
+        devices = " ".join(map(str, self.devices)) if self._core is not None else dict(self._config.device_count)
+        facts: dict[str, object] = {"devices": devices, "mode": self._mode.name, "policy": self._policy.name}
+        return table_html("Executor", facts | {name.replace("_", " "): fact for name, fact in numbers.items()})
 
     @contextmanager
     def as_default(self) -> Iterator[Self]:
@@ -79,9 +88,9 @@ class Executor:
         with entered(**self._in_force(core)):
             yield self
 
-    def _in_force(self, core: Core) -> dict[str, Any]:
-        """What is in force where ops go to this executor."""
-        options = {"executor": core, "mode": self._mode, "policy": self._policy}
+    def _in_force(self, core: Core) -> dict[str, object]:
+        """The settings in force where ops go to this executor."""
+        options: dict[str, object] = {"executor": core, "mode": self._mode, "policy": self._policy}
         return options | {"device": None, "group": None, "graph": None, "priority": 0}
 
     def _open(self, loop: AbstractEventLoop | None) -> None:
@@ -100,7 +109,7 @@ class Executor:
         return self._core, self._block
 
     def _is_left_behind(self, error: BaseException | None) -> bool:
-        """Whether the loop closes an async generator that held the block, while its consumer goes on.
+        """True if the loop closes an async generator that held the block, while its consumer goes on.
 
         The consumer's ops came here too, so what is in flight is its work: it is finished, not dropped.
         """

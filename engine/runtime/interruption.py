@@ -15,12 +15,11 @@ from collections.abc import Generator
 from inspect import CO_ASYNC_GENERATOR
 from opcode import opmap
 from types import FrameType, coroutine
-from typing import Any
 
 from engine.base.loops import CancelledError, Task, current_task
 
 _GROUPS_KEEP_THE_COUNT = sys.version_info < (3, 13)
-"""Whether a group of asyncio that ends by a failure while it waits leaves its task's `cancelling()` one too high."""
+"""True if a group of asyncio that ends by a failure while it waits leaves its task's `cancelling()` one too high."""
 
 _RESUME = opmap["RESUME"]
 _AFTER_YIELD = 1
@@ -54,7 +53,7 @@ class Interruption:
             self.task.cancel()
 
     def is_left_behind(self, error: BaseException | None) -> bool:
-        """Whether the loop closes an async generator that held the block, while its consumer goes on."""
+        """True if the loop closes an async generator that held the block, while its consumer goes on."""
         return isinstance(error, GeneratorExit) and self.task is not current_task() and not self.task.done()
 
     async def take_back(self, error: BaseException | None, *, dropped: bool = False) -> bool:
@@ -83,8 +82,8 @@ class Interruption:
         return False
 
 
-def _is_due(task: Task[Any]) -> bool:
-    """Whether the next step of a task will raise a `CancelledError` in it."""
+def _is_due(task: Task[object]) -> bool:
+    """True if the next step of a task will raise a `CancelledError` in it."""
     return bool(getattr(task, "_must_cancel", False))
 
 
@@ -111,7 +110,7 @@ def _consumed_generator(frame: FrameType | None) -> FrameType | None:
 
 
 def _at_yield(frame: FrameType) -> bool:
-    """Whether an async generator has yielded to its consumer, rather than awaits something or runs."""
+    """True if an async generator has yielded to its consumer, rather than awaits something or runs."""
     code, at = frame.f_code.co_code, frame.f_lasti
     if 0 <= at < len(code) - 2 and code[at] != _RESUME:
         at += 2

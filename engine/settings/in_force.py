@@ -1,4 +1,4 @@
-"""What is in force here: the innermost scope that says it, else the program's switch."""
+"""Settings in force here: those of the innermost scope that has them, else those of the program's switch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.settings.switch import program
 
 
 def executing_eagerly() -> bool:
-    """Whether an op called here runs eagerly. Asking makes no graph."""
+    """True if an op called here runs eagerly. Asking makes no graph."""
     scope = scope_var.get()
     return scope.graph is None and (program.options is not None or scope.executor is not None)
 
@@ -58,5 +58,5 @@ def mode_in_force() -> ExecutionMode | None:
 
 
 def may_block() -> bool:
-    """Whether blocking the running loop of this thread is allowed here."""
+    """True if blocking the running loop of this thread is allowed here."""
     return scope_var.get().consent or mode_in_force() is ExecutionMode.SYNC

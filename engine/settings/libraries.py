@@ -26,13 +26,13 @@ def _make_einops_backend(backends: Any) -> type:
     class HandleBackend(backends.NumpyBackend):  # type: ignore[misc]
         framework_name = "handles"
 
-        def is_appropriate_type(self, tensor: Any) -> bool:
+        def is_appropriate_type(self, tensor: object) -> bool:
             return isinstance(tensor, Handle)
 
-        def from_numpy(self, x: Any) -> Any:
+        def from_numpy(self, x: object) -> object:
             return program.namespace.asarray(x)
 
-        def to_numpy(self, x: Any) -> Any:
+        def to_numpy(self, x: Handle) -> np.ndarray[Any, Any]:
             return np.asarray(x)
 
     return HandleBackend

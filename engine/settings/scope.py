@@ -1,4 +1,10 @@
-"""Scopes: what the blocks around a piece of code ask for, in one context variable, and the blocks that set it.
+"""Scopes: the settings of the blocks around a piece of code, in one context variable, and the blocks that set it.
+
+Purpose: an op finds in one look-up what applies to it: executor, mode, policy, device, group, priority.
+
+Invariants: the scope of a running block is never changed. A block that is left gives its settings back, in any order
+and in any context. `_lock` guards how scopes hang together, and so the values of scopes that follow another one; the
+context variable itself needs no lock.
 
 A task that is made inside a block keeps what the block asked for, also after the block has been left: that is how
 context variables work. The same holds where it is not meant: an async generator that holds a block across `yield`
@@ -27,7 +33,7 @@ from handles.cell import Cell
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Scope:
-    """What the scopes around a piece of code ask for; None where they ask for nothing.
+    """The settings of the blocks around a piece of code; None where they have none.
 
     Blocks replace it; it is changed only where a block around it is dissolved.
     """
@@ -39,7 +45,7 @@ class Scope:
     group: Any = None
     """The `engine.scope()` that ops are counted in."""
     consent: bool = False
-    """Whether blocking a running loop is allowed."""
+    """True if blocking a running loop is allowed."""
     kernel: Cell | None = None
     """The record whose kernel this code is."""
     graph: Any = None
@@ -52,10 +58,10 @@ class Scope:
     """Where ops go from here, once one did."""
     outer: Scope | None = field(default=None, init=False)
     """The scope around the block that set this one; None for a scope that is not of a block."""
-    changes: dict[str, Any] = field(default_factory=dict, init=False)
-    """What the block asks for; the other values are those of the scope around it."""
+    changes: dict[str, object] = field(default_factory=dict, init=False)
+    """The settings of the block itself; the other values are those of the scope around it."""
     left: bool = field(default=False, init=False)
-    """Whether the block has been left, so that its changes are there to stay."""
+    """True once the block has been left in its place, so that its changes are there to stay."""
     inner: WeakSet[Scope] | None = field(default=None, init=False)
     """The scopes that take their other values from this one."""
 
@@ -63,7 +69,7 @@ class Scope:
 NOTHING = Scope()
 
 errstate = np._core.umath._extobj_contextvar.get  # type: ignore[attr-defined]
-"""What `numpy.errstate` set here."""
+"""Gives the settings of `numpy.errstate` in force here."""
 DEFAULT_ERRSTATE = Context().run(errstate)
 
 scope_var: ContextVar[Scope] = ContextVar("eagerloop_scope", default=NOTHING)
@@ -77,14 +83,14 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 
 class Block:
-    """One block that changes what is in force: made where it is entered, left once."""
+    """One block that changes settings: made where it is entered, left once."""
 
     __slots__ = ("_token", "scope")
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, **changes: object) -> None:
         before = scope_var.get()
         with _lock:
-            self.scope = replace(before, **changes)
+            self.scope = replace(before, **changes)  # type: ignore[arg-type]
             _place(self.scope, before, changes)
         self._token = scope_var.set(self.scope)
 
@@ -103,7 +109,7 @@ class Block:
         dissolve(scope)
 
 
-def _place(scope: Scope, outer: Scope, changes: dict[str, Any]) -> None:
+def _place(scope: Scope, outer: Scope, changes: dict[str, object]) -> None:
     """Hang a new scope below the one around it. Those of blocks that have been left are merged with what they hold.
 
     Without that, a chain of tasks, each made inside a block of the one before, would keep all their scopes.
@@ -116,7 +122,7 @@ def _place(scope: Scope, outer: Scope, changes: dict[str, Any]) -> None:
     _hang(scope, outer, changes)
 
 
-def _hang(scope: Scope, outer: Scope | None, changes: dict[str, Any]) -> None:
+def _hang(scope: Scope, outer: Scope | None, changes: dict[str, object]) -> None:
     scope.outer, scope.changes = outer, changes
     if outer is not None and outer.outer is not None:  # a scope that is not of a block is never dissolved
         if outer.inner is None:
@@ -148,7 +154,7 @@ def forget_dispatchers(scope: Scope) -> None:
 
 
 @contextmanager
-def entered(**changes: Any) -> Iterator[None]:
+def entered(**changes: object) -> Iterator[None]:
     """Change what is in force inside the block."""
     block = Block(**changes)
     try:
@@ -175,7 +181,7 @@ def device_policy(policy: DevicePolicy) -> AbstractContextManager[None]:
 def device(name: str | Device | None) -> AbstractContextManager[None]:
     """Ops inside the block run on this device: "CPU:1", "/device:CPU:1", an `engine.Device`; the innermost counts.
 
-    With None no device is asked for inside the block, whatever the blocks around it ask for: ops follow their inputs.
+    With None no device is asked for inside the block, even if blocks around it ask for one: ops follow their inputs.
     Raises `ValueError` for a name that is not one of a device and `TypeError` for what is no name; a device that does
     not exist is an error of the op.
     """

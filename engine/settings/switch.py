@@ -14,7 +14,7 @@ from engine.base.modes import DevicePolicy, ExecutionMode, check_mode, check_pol
 
 @dataclass(frozen=True)
 class Options:
-    """What `enable_eager_execution` was given, with the automatic choices made."""
+    """The arguments of `enable_eager_execution`, with the automatic choices made."""
 
     mode: ExecutionMode = ExecutionMode.SYNC
     policy: DevicePolicy = DevicePolicy.SILENT
@@ -22,7 +22,7 @@ class Options:
 
 
 class Program:
-    """The process-wide state of the engine: the switch, and what the layers above have registered."""
+    """The process-wide state of the engine: the switch, and the parts that the layers above have registered."""
 
     def __init__(self) -> None:
         self.options: Options | None = None
@@ -31,13 +31,13 @@ class Program:
         self.graph_begun: str | None = None
         """Where a graph was first made or run."""
         self.graphs: Any = None
-        """Where ops go while eager execution is off: what has the default graph."""
+        """The holder of the default graph, which ops go to while eager execution is off."""
         self.namespace: Any = None
         """The array API namespace, for handles' operators."""
         self._when_disabled: list[Callable[[], None]] = []
 
     def register(self, *, namespace: Any, graphs: Any) -> None:
-        """Name the parts that lower layers need of higher ones; the package does, once all of it is imported."""
+        """Name the parts that lower layers need of higher ones. The package calls it, once all of it is imported."""
         self.namespace, self.graphs = namespace, graphs
 
     def when_disabled(self, callback: Callable[[], None]) -> None:

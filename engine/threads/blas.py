@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import Protocol
 
 import threadpoolctl  # type: ignore[import-untyped]
+
+
+class _Library(Protocol):
+    """A BLAS library as threadpoolctl gives it."""
+
+    def get_num_threads(self) -> int | None: ...
 
 
 def core_count() -> int:
@@ -22,5 +28,5 @@ def blas_threads() -> int:
 
 
 @cache
-def _libraries() -> list[Any]:
+def _libraries() -> list[_Library]:
     return list(threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers)

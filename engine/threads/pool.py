@@ -1,8 +1,10 @@
 """Threads that run kernels: one cache for the process, so that idle executors hold none.
 
-A worker belongs to whoever submitted its job, and goes back to the cache when the job ends. When the last executor has
-let go of the cache, idle workers end at once and busy ones when their job does. Threads are daemons: a kernel that
-never ends cannot keep the interpreter from exiting.
+A worker belongs to the executor that submitted its job, and goes back to the cache when the job ends. When the last
+executor has let go of the cache, idle workers end at once and busy ones when their job does. Threads are daemons: a
+kernel that never ends cannot keep the interpreter from exiting.
+
+`Workers._lock` guards which workers are idle; a job goes from the submitter to its worker through the worker's inbox.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Worker:
 
     def __init__(self, pool: Workers, number: int) -> None:
         self.ending = False
-        """Whether it was told to end with its job, and takes no further one."""
+        """True once it was told to end with its job, and takes no further one."""
         self.inbox: SimpleQueue[Job | None] = SimpleQueue()
         self.thread = threading.Thread(target=pool.serve, args=(self,), name=f"eagerloop-{number}", daemon=True)
         self.thread.start()
@@ -58,7 +60,7 @@ class Workers:
         self._idle: list[Worker] = []
         self._all: set[Worker] = set()
         self._abandoned: set[Worker] = set()
-        """Workers that were busy when their executor let go: nobody waits for them."""
+        """Workers that were busy when their executor let go: their threads are not waited for."""
         self._started = 0
 
     def retain(self) -> None:

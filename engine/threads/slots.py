@@ -4,9 +4,9 @@ Purpose: a queue claims slots for an op that is about to start, and gives them b
 gets none is remembered, and called when its turn has come.
 
 Guarantees: never more slots are taken than there are, but for an op that needs more than all, which gets all. Of those
-who wait the highest rank goes first, and within a rank who waits longest; nobody behind overtakes, so an op that needs
-many slots is not kept waiting by a stream of ops that need one. Who was overtaken by higher ranks `PATIENCE` times is
-the next, whatever the ranks. One lock guards all of it, and is never held while a queue is called.
+that wait the highest rank goes first, and within a rank the one that waits longest; none behind overtakes, so an op
+that needs many slots is not kept waiting by a stream of ops that need one. A queue that was overtaken by higher ranks
+`PATIENCE` times is the next, at any rank. One lock guards all of it, and is never held while a queue is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 8
 """Grants to others of a higher rank after which a queue that waits is the next."""
 
 BACKGROUND = -(1 << 62)
-"""The rank of what no task waits for."""
+"""The rank of ops that no task waits for."""
 
 
 class Claimant(Protocol):
@@ -67,7 +67,7 @@ class Slots:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self.taken = 0
-        self._waiting: dict[Claimant, _Claim] = {}  # who waits longest stands first
+        self._waiting: dict[Claimant, _Claim] = {}  # the one that waits longest stands first
 
     @property
     def capacity(self) -> int:
@@ -136,7 +136,7 @@ class Slots:
                 called.slot_free()
 
     def waits(self, claimant: Claimant) -> bool:
-        """Whether a claim of this queue failed, and its turn has not come."""
+        """True if a claim of this queue failed, and its turn has not come."""
         return claimant in self._waiting
 
     def _is_next(self, claimant: Claimant, rank: int) -> bool:

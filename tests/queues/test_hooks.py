@@ -1,7 +1,8 @@
 """Hooks: each record is dispatched, started and finished once, in that order, and a listener that raises is removed."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,28 +16,54 @@ from handles.cell import Cell
 class Heard:
     """What a listener was told: the op's name, and what happened."""
 
+    never_raises = False
+
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
+        self.groups: list[list[str]] = []
         self.records: dict[str, list[Cell]] = {"dispatched": [], "started": [], "finished": []}
 
     def _note(self, what: str, record: Cell) -> None:
         self.events.append((record.op.name, what))
         self.records[what].append(record)
 
-    def dispatched(self, record: Cell) -> None:
+    def dispatched(self, record: Cell, operands: Sequence[Any]) -> None:
         self._note("dispatched", record)
 
     def started(self, record: Cell) -> None:
         self._note("started", record)
 
-    def finished(self, record: Cell) -> None:
+    def finished(self, record: Cell, outcome: Any) -> None:
         self._note("finished", record)
+
+    def ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
+        assert began <= ended
+        self.started(record)
+        self.finished(record, outcome)
+
+    def called(
+        self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
+    ) -> None:
+        assert called <= began
+        self.dispatched(record, operands)
+        self.ran(record, outcome, began, ended)
+
+    def grouped(self, records: Sequence[Cell]) -> None:
+        self.groups.append([record.op.name for record in records])
+
+    def demanded(self, records: Sequence[Cell]) -> None: ...
+
+    def admitted(self, record: Cell, scope: object) -> None: ...
+
+    def entered(self, scope: object) -> None: ...
+
+    def left(self, scope: object, error: BaseException | None) -> None: ...
 
 
 class Broken(Heard):
     """Raises when it is told of an end."""
 
-    def finished(self, record: Cell) -> None:
+    def finished(self, record: Cell, outcome: Any) -> None:
         raise RuntimeError("broken")
 
 
@@ -83,6 +110,7 @@ async def test_a_fused_group_is_told_of_op_by_op(heard: Heard) -> None:
         await result
     for name in ("multiply", "abs", "sqrt"):
         assert of(heard, name) == WHOLE, name
+    assert heard.groups == [["multiply", "abs", "sqrt"]]
 
 
 async def test_failed_poisoned_and_cancelled_ops_end_without_having_started(heard: Heard) -> None:

@@ -1,28 +1,38 @@
-"""Straight-line code: many small steps as one Python function, so that a replay of them all is one op."""
+"""Code generation: many small steps written as one Python function, so that a replay of them all is one op.
+
+Purpose: to call a function of a hundred small ops costs little more than the calls of NumPy's functions themselves.
+
+The function has a line for each step, without branches. It is compiled by Python; NumPy's functions do the work. An
+error in it gets a note that says which step raised it, by the number of the line (`FIRST_LINE` says where they begin).
+
+Invariants: a name is used again only when the value that it had is not needed any more, as `schedule` says; large
+values are let go at once. The code holds no text of users: kernels, parameters and constants are names that it finds
+in its namespace.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
-from engine.base.op import SMALL_NS, Op, ShapeDtype
+from engine.base.inference import describe, size_of
+from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeDtype
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
-from engine.graph.optimizer import Plan, scheduled
+from engine.graph.optimize import Plan
+from engine.graph.schedule import schedule
 from engine.graph.steps import Step
 
 OVERHEAD_NS = 400.0
-"""Nanoseconds that calling any NumPy function takes."""
+"""Nanoseconds that a call of any NumPy function takes."""
 LET_GO_BYTES = 65_536
 """Bytes from which a value is let go at once when it is no longer needed, not when its name is used again."""
 UNLIMITED = 1 << 62
-
-Kernel = Callable[..., Any]
 
 
 def merge(
@@ -33,7 +43,7 @@ def merge(
     outputs: Sequence[int],
     name: str,
 ) -> Op:
-    """An op that takes the slots `inputs` and gives the slots `outputs`, by running these steps one after another.
+    """Make an op that takes the slots `inputs` and gives the slots `outputs`, by running these steps in order.
 
     `costs` has the estimated nanoseconds of each step, None where a shape is not known.
     """
@@ -56,8 +66,8 @@ def merge(
 
 
 def cost_of(plan: Plan, step: Step) -> float | None:
-    """Estimated nanoseconds of a step; None where a shape is not known."""
-    values = []
+    """Estimate the nanoseconds of a step; None where a shape is not known."""
+    values: list[object] = []
     for slot in step.inputs:
         value = plan.initial[slot]
         if value is None or not isinstance(value, np.ndarray | bool | int | float | complex | np.generic):
@@ -70,32 +80,35 @@ def cost_of(plan: Plan, step: Step) -> float | None:
 
 
 @lru_cache(maxsize=1024)
-def _stand_in(shape: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def _stand_in(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """An array of this shape that takes no memory."""
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def _cost(costs: Sequence[float | None], steps: Sequence[Step]) -> Callable[..., float]:
+def _cost(costs: Sequence[float | None], steps: Sequence[Step]) -> Estimate:
     known = [cost for cost in costs if cost is not None]
     if len(known) == len(costs):
         total = sum(known)
         return lambda values, params: total
     fixed = OVERHEAD_NS * len(steps)
 
-    def estimate(values: Sequence[Any], params: dict[str, Any]) -> float:
+    def estimate(values: Sequence[Any], params: Params) -> float:
         return fixed + 2.0 * len(steps) * max((np.size(value) for value in values), default=1)
 
     return estimate
 
 
-def _inference(plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int]) -> Callable[..., Any]:
-    described = [plan.described.get(slot, UNKNOWN) for slot in outputs]
-    described = [_of_constant(plan.initial[slot], its) for slot, its in zip(outputs, described, strict=True)]
+def _inference(plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int]) -> Infer:
+    constants = [describe(plan.initial[slot]) for slot in outputs]
+    described = [
+        its if isinstance(its, ShapeDtype) else plan.described.get(slot, UNKNOWN)
+        for slot, its in zip(outputs, constants, strict=True)
+    ]
     if all(map(is_complete, described)):
         known = described[0] if len(described) == 1 else tuple(described)
         return lambda *operands: known
 
-    def infer(*operands: Any) -> Any:
+    def infer(*operands: object) -> ShapeDtype | tuple[ShapeDtype, ...]:
         values: dict[int, Any] = dict(zip(inputs, operands, strict=True))
         for step in steps:
             read = [values.get(slot, plan.initial[slot]) for slot in step.inputs]
@@ -104,10 +117,6 @@ def _inference(plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs
         return results[0] if len(results) == 1 else results
 
     return infer
-
-
-def _of_constant(value: Any, its: ShapeDtype) -> ShapeDtype:
-    return ShapeDtype(value.shape, value.dtype) if isinstance(value, np.ndarray) else its
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,6 +133,7 @@ class _Writer:
         self._made = 0
         self._kernels: dict[int, str] = {}
         self.constants: dict[str, Any] = {"asarray": np.asarray}
+        """Names that the code uses: kernels, parameters and constants."""
 
     def bind(self, slot: int, name: str) -> None:
         self._names[slot] = name
@@ -177,19 +187,19 @@ class _Writer:
         return call if step.op.outputs > 1 or its.shape else f"asarray({call})"
 
     def _is_large(self, slot: int) -> bool:
-        its: Any = self._plan.described.get(slot, UNKNOWN)
-        return not is_complete(its) or prod(its.shape) * its.dtype.itemsize >= LET_GO_BYTES
+        its = self._plan.described.get(slot, UNKNOWN)
+        return not is_complete(its) or size_of(its) >= LET_GO_BYTES
 
 
 def straight_line(
     plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int], name: str
 ) -> Kernel:
-    """The steps as one function of the input slots; an error in it says which step it comes from."""
+    """Write the steps as one function of the input slots; an error in it says which step it comes from."""
     writer = _Writer(plan)
     arguments = [f"a{index}" for index in range(len(inputs))]
     for slot, argument in zip(inputs, arguments, strict=True):
         writer.bind(slot, argument)
-    frees = scheduled(steps, outputs).frees
+    frees = schedule(steps, outputs).frees
     lines = [writer.line(index, step, free) for index, (step, free) in enumerate(zip(steps, frees, strict=True))]
     results = [writer.name(slot) for slot in outputs]
     lines.append(f"return {results[0]}" if len(results) == 1 else f"return ({', '.join(results)})")
@@ -226,7 +236,7 @@ FIRST_LINE = 3
 """The line of the first step in the code."""
 
 
-def explain(error: Exception, kernel: Any, steps: Sequence[Step]) -> None:
+def explain(error: Exception, kernel: FunctionType, steps: Sequence[Step]) -> None:
     """Note which step of the code raised the error, and where the user wrote it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code is not kernel.__code__:

@@ -1,21 +1,22 @@
-"""From what a function traced to the steps of its replay: dead nodes go, equal ones are one, constants are folded."""
+"""Optimization of a trace: dead nodes go, equal ones become one, constants are folded. What is left is a `Plan`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
 import numpy as np
 
+from engine.base.inference import size_of
 from engine.base.op import ShapeDtype
 from engine.devices.cpu import lock
+from engine.dispatch.records import cells_of
 from engine.graph.graph import Graph
 from engine.graph.inference import is_complete
-from engine.graph.pruning import prune
-from engine.graph.steps import Schedule, Slots, Step
+from engine.graph.node import known_of
+from engine.graph.schedule import prune
+from engine.graph.steps import Slots, Step
 from handles.cell import Cell
 
 FOLDED_BYTES = 65_536
@@ -31,7 +32,7 @@ class Plan:
     inputs: int
     """The number of inputs, which have the first slots."""
     initial: Slots
-    """What the slots hold before a replay: None, constants, and cells of captured handles."""
+    """The slots before a replay: None, constants, and cells of captured handles."""
     steps: list[Step]
     outputs: tuple[int, ...]
     described: dict[int, ShapeDtype]
@@ -47,7 +48,7 @@ def optimize(graph: Graph, inputs: Sequence[int], outputs: Sequence[int]) -> Pla
     """
     records = [record for record in graph.records if record is not None]
     opaque = [record for record in records if not record.op.pure]
-    schedule, _ = prune(graph, outputs, opaque, frozenset(inputs))
+    schedule, _ = prune(graph.records, outputs, opaque, frozenset(inputs))
     reducer = _Reducer(graph, inputs)
     kept = [step for step in schedule.steps if reducer.keeps(step)]
     return _numbered(graph, inputs, [reducer.same(slot) for slot in outputs], kept, reducer)
@@ -60,20 +61,20 @@ class _Reducer:
         self._graph = graph
         self._inputs = frozenset(inputs)
         self._aliases: dict[int, int] = {}
-        self._folded: dict[int, Any] = {}
-        self._seen: dict[Any, Step] = {}
+        self._folded: dict[int, object] = {}
+        self._seen: dict[Hashable, Step] = {}
 
     def same(self, slot: int) -> int:
         """The slot that has this one's value."""
         return self._aliases.get(slot, slot)
 
-    def constant(self, slot: int) -> Any:
-        """The constant in a slot, None where it is none; of a captured handle its cell, maybe pending."""
+    def constant(self, slot: int) -> object:
+        """The constant in a slot, or the cell of a captured handle, maybe pending; None where it is neither."""
         value = self._folded.get(slot)
         return self._graph.initial[slot] if value is None else value
 
     def keeps(self, step: Step) -> bool:
-        """Whether a step is left to do at each replay."""
+        """Decide if a step is left to do at each replay; if not, remember what its result is equal to."""
         inputs = [self.same(slot) for slot in step.inputs]
         if not step.op.pure:
             return True
@@ -92,8 +93,8 @@ class _Reducer:
             return False
         record = self._graph.records[step.slot]
         assert record is not None
-        its: Any = record.extend().inferred
-        if not is_complete(its) or prod(its.shape) * its.dtype.itemsize > FOLDED_BYTES:
+        its = known_of(record)
+        if not is_complete(its) or size_of(its) > FOLDED_BYTES:
             return False
         try:
             with np.errstate(all="raise"), warnings.catch_warnings():
@@ -105,8 +106,8 @@ class _Reducer:
         self._folded[step.slot] = value
         return True
 
-    def _key(self, step: Step, inputs: list[int]) -> Any:
-        """Equal for steps with the same results; None where that is not known."""
+    def _key(self, step: Step, inputs: list[int]) -> Hashable:
+        """A key that is equal for steps with the same results; None where that is not known."""
         try:
             key = (step.op, step.device, tuple(map(self._operand_key, inputs)), _frozen(step.params))
             hash(key)
@@ -114,7 +115,7 @@ class _Reducer:
             return None
         return key
 
-    def _operand_key(self, slot: int) -> Any:
+    def _operand_key(self, slot: int) -> Hashable:
         value = self.constant(slot)
         if value is None:
             return slot
@@ -125,8 +126,8 @@ class _Reducer:
         return id(value) if value.__class__ is Cell else _frozen(value)
 
 
-def _frozen(value: Any) -> Any:
-    """Something hashable that is equal for equal parameters only: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+def _frozen(value: object) -> Hashable:
+    """A key that is equal for equal parameters only: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     if isinstance(value, dict):
         return tuple((name, _frozen(each)) for name, each in value.items())
     if isinstance(value, list | tuple):
@@ -135,7 +136,7 @@ def _frozen(value: Any) -> Any:
         return (slice, _frozen(value.start), _frozen(value.stop), _frozen(value.step))
     if isinstance(value, float | complex | np.generic):
         return (type(value), repr(value))
-    return (type(value), value)
+    return (type(value), value)  # a parameter that cannot be hashed is found out by the caller
 
 
 def _numbered(
@@ -161,26 +162,14 @@ def _numbered(
             described[len(initial)] = _described(graph, slot)
             numbers[slot] = len(initial)
             initial.append(None)
-        steps.append(Step(step.op, read, step.params, first, step.code, step.lasti, step.device, step.name))
+        steps.append(step.reading(read, first))
     traced = sum(record is not None for record in graph.records) - len(inputs)
     return Plan(len(inputs), initial, steps, tuple(map(number, outputs)), described, traced)
 
 
 def _described(graph: Graph, slot: int) -> ShapeDtype:
+    """Shape and dtype of the result in a slot: of the record there, or of one before it that has several results."""
     first = slot
     while (record := graph.records[first]) is None:
         first -= 1
-    rare = record.extend()
-    return rare.outputs[slot - first].extend().inferred if rare.outputs else rare.inferred  # type: ignore[no-any-return]
-
-
-def scheduled(steps: Sequence[Step], kept: Iterable[int]) -> Schedule:
-    """The steps, with the slots that can be emptied after each: what no later one reads, apart from `kept`."""
-    used = set(kept)
-    schedule = Schedule(list(steps), [])
-    for step in reversed(steps):
-        frees = [slot for slot in (*step.outputs(), *dict.fromkeys(step.inputs)) if slot not in used]
-        used.update(frees)
-        schedule.frees.append(tuple(frees))
-    schedule.frees.reverse()
-    return schedule
+    return known_of(cells_of(record)[slot - first])

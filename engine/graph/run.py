@@ -1,4 +1,10 @@
-"""Running steps: each becomes a record on the queues of an executor, as if its op were called there and then."""
+"""Running steps: each becomes a record on the queues of an executor, as if its op were called there and then.
+
+A step that needs nothing but its operands is put on the queue by the dispatcher's `put`, as a call on its fast path
+is; any other goes through `dispatch_slowly`, in the scopes around the run.
+
+`slots` is written by the thread that dispatches only. Results are found through the cells in it, on any thread.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,11 @@ from types import CodeType
 from typing import Any
 
 from engine.devices.base import Device
-from engine.dispatch.dispatcher import TRANSFER, AsyncDispatcher, Dispatcher
+from engine.dispatch.copies import TRANSFER
+from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher
 from engine.dispatch.executor import Core, State
-from engine.graph.steps import Schedule, Slots, Step
+from engine.graph.schedule import Schedule
+from engine.graph.steps import Slots, Step
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.records import pending_operands, record_of
 from engine.queues.slice import SLICE
@@ -39,7 +47,7 @@ class Place:
         self.f_lasti = lasti
 
 
-class Run:
+class GraphRun:
     """One run of some steps. `slots` holds what they read: values, and the cells of what is being computed."""
 
     def __init__(self, dispatcher: Dispatcher, schedule: Schedule, slots: Slots, nbytes: int = 0) -> None:
@@ -59,12 +67,15 @@ class Run:
         )
 
     def chunks(self) -> Iterator[Cell | None]:
-        """Dispatch all steps, in chunks; before each comes what has to be waited for to stay below the marks."""
+        """Dispatch all steps in chunks, and yield None after each.
+
+        Before a chunk, yield the cells to wait for so that what is in flight stays below the marks.
+        """
         plain, core = self._is_plain(), self.core
         most = core.config.max_pending_ops
         size = min(CHUNK, max(1, most // 4))
         for start in range(0, len(self._steps), size):
-            while core.in_flight() > most - size and (cell := core.over_low_mark()) is not None:
+            while core.in_flight() > most - size and (cell := core.flow.over_low_mark()) is not None:
                 yield cell
             if plain:
                 self._push(start, start + size)
@@ -78,7 +89,7 @@ class Run:
         """Count what was fed against the high-water mark until the last step has run."""
         core = self.core
         ticket = pending_cell(last.op, (), None, core.queues[core.default_device], None, 0)
-        core.hold_bytes(ticket, self._nbytes)
+        core.flow.hold_bytes(ticket, self._nbytes)
 
         def release(_: Cell) -> None:
             settle(ticket, None)
@@ -89,8 +100,8 @@ class Run:
                 return
         settle(ticket, None)
 
-    def help(self, ends: float, *, patient: bool) -> None:
-        """Work off what is queued ahead, until then at most; `patient` waits for another thread that does so."""
+    def drive(self, ends: float, *, patient: bool) -> None:
+        """Drive queues that are far ahead, until `ends` at most; `patient` waits for another thread that drives."""
         for queue in self.core.queues.values():
             if len(queue.pending) > AHEAD:
                 queue.drive(max(0.0, ends - perf_counter()), patient=patient)
@@ -104,7 +115,7 @@ class Run:
         self.schedule()
 
     def schedule(self) -> None:
-        """Call for somebody to work off what is queued: for whoever goes on without waiting for it."""
+        """Have the loop, or a worker, drive what is queued: for a caller that does not wait for it."""
         for queue in self.core.queues.values():
             if not queue.scheduled and queue.runnable():
                 queue.schedule()
@@ -113,12 +124,12 @@ class Run:
         """Dispatch all steps, blocking while too much is in flight."""
         for cell in self.chunks():
             if cell is None:
-                self.help(perf_counter() + SLICE, patient=True)
+                self.drive(perf_counter() + SLICE, patient=True)
             else:
                 block_until(cell, self.core.timeout)
 
     def _is_plain(self) -> bool:
-        """Whether a step is no more than a record on the one queue that there is."""
+        """True if a step is no more than a record on the one queue that there is."""
         dispatcher, core = self._dispatchers[None], self.core
         return (
             isinstance(dispatcher, AsyncDispatcher)
@@ -131,18 +142,17 @@ class Run:
 
     def _push(self, begin: int, end: int) -> None:
         core, slots, note = self.core, self.slots, self._ids.append
-        queue: DeviceQueue = core.queues[core.default_device]
-        push, pending, here = queue.push, queue.pending, (None, queue.device)
+        dispatcher = self._dispatchers[None]
+        assert isinstance(dispatcher, AsyncDispatcher)
+        queue, put = core.queues[core.default_device], dispatcher.put
+        here = (None, queue.device)
         for index in range(begin, min(end, len(self._steps))):
             step = self._steps[index]
             op = step.op
             if not op.known or op.outputs != 1 or step.device not in here:
                 self._dispatch(index, index + 1)
                 continue
-            cell = pending_cell(op, step.getter(slots), step.params, queue, step.code, step.lasti)
-            if len(pending) >= queue.room:
-                core.make_room(queue, op.name)
-            push(cell)
+            cell = put(queue, op, step.getter(slots), step.params, step.code, step.lasti)
             note(id(cell))
             slots[step.slot] = cell
             for slot in self._frees[index]:
@@ -210,6 +220,6 @@ class Run:
         self.schedule()  # what was dropped is taken off the queues
 
     def acknowledge(self) -> list[BaseException]:
-        """The errors of this run that nobody was told of; from now on they count as reported."""
+        """The errors of this run that have not been reported; from now on they count as reported."""
         mine = set(self._ids)
         return self.core.ledger.acknowledge(lambda failure: id(failure.record) in mine)

@@ -1,0 +1,189 @@
+"""`python -m benchmarks.native`: chains computed by NumPy, by the engine without and with compiled code, in turns.
+
+All of them run in one process, one after the other in each round, so that what else the machine does falls on all.
+Where jax is installed, `jax.jit` takes part. Every result is compared with NumPy's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import engine
+from benchmarks.measure import heartbeat, percentile
+from engine import ops
+from engine.fusion.native.natives import natives
+
+Array = np.ndarray[Any, Any]
+Chain = Callable[[Any, Any, Any], Any]
+"""A function of two operands and the namespace that computes with them."""
+Way = Callable[[], Awaitable[object]]
+
+
+def ten(x: Any, y: Any, xp: Any) -> Any:
+    t = xp.sqrt(xp.abs(x * 2 + y)) - x
+    t = xp.maximum(t * t + 1, y) / 3
+    return t - y
+
+
+def ten_integers(x: Any, y: Any, xp: Any) -> Any:
+    return ((((((x * 3 + y) - 7) ^ y) * x) + 1 & 1023) | y) - x + 5
+
+
+def chosen(x: Any, y: Any, xp: Any) -> Any:
+    t = xp.where((x > 0.5) & (y < 1.2), x * 2 + 1, y - x)
+    return xp.where(t > 1, t * y, t + 0.5)
+
+
+def with_row_and_column(x: Any, y: Any, xp: Any) -> Any:
+    t = (x + y[:1]) * y[:, :1] - x
+    return xp.sqrt(xp.abs(t * 0.5 + y)) * 3 - y
+
+
+def transposed(x: Any, y: Any, xp: Any) -> Any:
+    t = (x + y.T) * 2 - x
+    return xp.sqrt(xp.abs(t * 0.5 + x)) * 3 - x
+
+
+def summed(x: Any, y: Any, xp: Any) -> Any:
+    t = (x - y) * 0.5
+    return xp.sum(t * t + xp.abs(x))
+
+
+def largest(x: Any, y: Any, xp: Any) -> Any:
+    t = (x - y) * 0.5
+    return xp.max(t * t + xp.abs(x))
+
+
+def sums_of_rows(x: Any, y: Any, xp: Any) -> Any:
+    t = (x - y) * 0.5
+    return xp.sum(t * t + xp.abs(x), axis=1)
+
+
+def functions(x: Any, y: Any, xp: Any) -> Any:
+    return xp.tanh(xp.exp(-x * x) * xp.sin(y * 3) + xp.log(y + 1)) * 2 - x
+
+
+def one_add(x: Any, y: Any, xp: Any) -> Any:
+    return x + y
+
+
+def one_root(x: Any, y: Any, xp: Any) -> Any:
+    return xp.sqrt(y)
+
+
+CHAINS: dict[str, tuple[Chain, str]] = {
+    "ten ops, float64": (ten, "f8"),
+    "ten ops, float32": (ten, "f4"),
+    "ten ops, int32": (ten_integers, "i4"),
+    "a row and a column": (with_row_and_column, "f8"),
+    "transposed": (transposed, "f8"),
+    "where": (chosen, "f8"),
+    "ending in a sum": (summed, "f8"),
+    "ending in a maximum": (largest, "f8"),
+    "sums of rows": (sums_of_rows, "f8"),
+    "exp, sin, log, tanh": (functions, "f8"),
+    "one add": (one_add, "f8"),
+    "one sqrt": (one_root, "f8"),
+}
+
+
+def operands(code: str, side: int) -> tuple[Array, Array]:
+    """Two square arrays of a dtype."""
+    source = np.random.default_rng(0)
+    if code[0] == "f":
+        return (source.normal(size=(side, side)).astype(code), (source.random((side, side)) + 0.5).astype(code))
+    return source.integers(1, 100, (side, side)).astype(code), source.integers(1, 9, (side, side)).astype(code)
+
+
+def ways(chain: Chain, x: Array, y: Array) -> dict[str, Way]:
+    """The systems, each as what computes the chain once."""
+    first, second = ops.asarray(x), ops.asarray(y)
+
+    async def with_numpy() -> object:
+        return chain(x, y, np)
+
+    async def called() -> object:
+        natives.enabled = False
+        return await chain(first, second, ops)
+
+    async def compiled() -> object:
+        natives.enabled = True
+        return await chain(first, second, ops)
+
+    systems: dict[str, Way] = {"numpy": with_numpy, "called": called, "compiled": compiled}
+    if find_spec("jax") is not None:
+        systems["jax"] = with_jax(chain, x, y)
+    return systems
+
+
+def with_jax(chain: Chain, x: Array, y: Array) -> Way:
+    """`jax.jit` of the chain, with 64-bit dtypes."""
+    jax = import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    jitted = jax.jit(lambda a, b: chain(a, b, jax.numpy))
+    first, second = jax.numpy.asarray(x), jax.numpy.asarray(y)
+
+    async def run() -> object:
+        return jitted(first, second).block_until_ready()
+
+    return run
+
+
+async def compared(chain: Chain, code: str, side: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each system in each round, and the lags of the loop beside compiled code as `lag`."""
+    x, y = operands(code, side)
+    systems = ways(chain, x, y)
+    expected = np.asarray(chain(x, y, np))
+    for _ in range(3):  # what is dispatched together varies a little, and each form is compiled once
+        assert np.asarray(await systems["compiled"]()).tobytes() == expected.tobytes()
+        await asyncio.to_thread(natives.settle)
+    seconds: dict[str, list[float]] = {name: [] for name in (*systems, "lag")}
+    for _ in range(rounds):
+        for name, way in systems.items():
+            await way()
+            start = perf_counter()
+            await way()
+            seconds[name].append(perf_counter() - start)
+        async with heartbeat() as lags:
+            for _ in range(3):
+                await systems["compiled"]()
+        seconds["lag"].append(percentile(lags, 0.99))
+    return seconds
+
+
+async def run(names: Sequence[str], side: int, rounds: int) -> None:
+    """Print a line for each chain: milliseconds, and how many times as fast as NumPy."""
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        for name in names:
+            seconds = await compared(*CHAINS[name], side, rounds)
+            numpy = median(seconds["numpy"])
+            figures = [
+                f"{system} {median(each) * 1e3:7.1f} ms {numpy / median(each):5.1f}x"
+                for system, each in seconds.items()
+                if system != "lag"
+            ]
+            print(f"{name:<20} {'   '.join(figures)}   lag p99 {median(seconds['lag']) * 1e3:.2f} ms", flush=True)
+    print(engine.fusion_statistics())
+
+
+def main() -> None:
+    """Run what the command line names, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.native", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="CHAIN", help=f"one or more of {', '.join(CHAINS)}; default: all")
+    parser.add_argument("--side", type=int, default=3_162, help="elements along an axis; default: 10 million in all")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    options = parser.parse_args()
+    asyncio.run(run(options.names or list(CHAINS), options.side, options.rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Calling compiled code: the frame with addresses and sizes, scratch memory for each thread, and what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from engine.fusion.native.compiler import Code, flags, math_library
+from engine.fusion.native.describe import Description
+from engine.fusion.native.emit import BYTES, FLOATS
+from engine.fusion.native.structure import Frame, Ref
+from engine.fusion.walks import Walk
+
+Array = np.ndarray[Any, Any]
+Reduce = Callable[[int, Callable[[int], Array]], None]
+"""Called for a block: reduces it along axes, given what tells where the operand of a step is."""
+
+
+class NativeCall:
+    """One execution of a compiled group, shared by the threads that work on it."""
+
+    def __init__(self, code: Code, description: Description, walk: Walk, noted: set[str]) -> None:
+        self._code, self.description, self._walk = code, description, walk
+        count = len(walk)
+        self._redo = np.zeros(count, np.uint8)
+        self._counter = np.zeros(1, np.int64)
+        self._results = [np.zeros(count, np.int64) for _ in description.structure.reductions]
+        self._slot_bytes = -(-math.prod(walk.block) * description.structure.widest // BYTES) * BYTES + BYTES
+        self._keep: list[Array] = []
+        if description.structure.minds_nans and not description.structure.careful:
+            noted = noted | {"invalid"}  # a NaN that was not there before may meet another one
+        self._frame = self._filled(flags(noted))
+
+    def _filled(self, mask: int) -> Array:
+        code, description = self._code, self.description
+        frame, layout = np.zeros(code.frame.size, np.int64), code.frame
+        library = math_library()
+        assert library is not None
+        table = np.ascontiguousarray(self._walk.table)
+        self._keep.append(table)
+        frame[Frame.STOP], frame[Frame.REDO], frame[Frame.MASK] = len(self._redo), _address(self._redo), mask
+        frame[Frame.TABLE], frame[Frame.SLOT_BYTES] = _address(table), self._slot_bytes
+        frame[Frame.CLEAR], frame[Frame.TEST], frame[Frame.YIELD] = library.clear, library.test, library.give_way
+        for index, array in enumerate(description.arrays):
+            place = layout.array(index)
+            frame[place] = _address(array)
+            frame[place + 1 : place + 1 + array.ndim] = array.strides
+        for index, scalar in enumerate(description.scalars):
+            frame[layout.scalar(index) :].view(scalar.dtype)[0] = scalar
+        for number, loop in enumerate(code.loops):
+            place = layout.loop(number)
+            frame[place : place + 3] = loop.loop, loop.context, loop.auxdata
+        for number, (reduction, results) in enumerate(
+            zip(description.structure.reductions, self._results, strict=True)
+        ):
+            place = layout.reduction(number)
+            frame[place] = _address(results)
+            initial = -0.0 if reduction.code in FLOATS else int(reduction.ufunc is np.logical_and)
+            frame[place + 1 :].view(reduction.code)[0] = initial
+        return frame
+
+    def work(self) -> None:
+        """Take blocks until none is left; for each thread."""
+        scratch = self._scratch()
+        self._code.walk(_address(self._frame), _address(scratch), _address(self._counter))
+
+    def work_with(self, todo: Iterator[int], reduce: Reduce) -> None:
+        """Take blocks from a list, and have each reduced along axes; for each thread."""
+        scratch, frame, counter = self._scratch(), self._frame.copy(), np.zeros(1, np.int64)
+        for number in todo:
+            counter[0], frame[Frame.STOP] = number, number + 1
+            self._code.walk(_address(frame), _address(scratch), _address(counter))
+            if not self._redo[number]:
+                reduce(number, lambda step, number=number: self._place(step, number, scratch))  # type: ignore[misc]
+
+    def _place(self, step: int, number: int, scratch: Array) -> Array:
+        """What a step reduces, of one block."""
+        ref = self.description.places[step]
+        where = self._walk.where(number)
+        home = self._code.stages.homes[ref.number] if ref.kind == "step" else Ref("array", ref.number)
+        if home.kind == "array":
+            return self.description.arrays[home.number][where]
+        dtype = np.dtype(self.description.structure.code(ref))
+        shape = tuple(part.stop - part.start for part in where)
+        start = home.number * self._slot_bytes
+        return scratch[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+    def _scratch(self) -> Array:
+        return np.empty(max(1, self._code.stages.slots) * self._slot_bytes, np.uint8)
+
+    # What comes back
+
+    def to_repeat(self) -> list[int]:
+        """The blocks that have to be computed in NumPy's way."""
+        return [int(number) for number in np.flatnonzero(self._redo)]
+
+    def columns(self) -> list[Array]:
+        """The results of each reduction, block by block."""
+        reductions = self.description.structure.reductions
+        return [
+            results.view(reduction.code)[:: 8 // np.dtype(reduction.code).itemsize]
+            for reduction, results in zip(reductions, self._results, strict=True)
+        ]
+
+
+def _address(array: Array) -> int:
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]

@@ -1,0 +1,201 @@
+"""LLVM IR as text: the instructions of one element, or of one vector of elements, of a compiled walk.
+
+Floating-point arithmetic is written with LLVM's *constrained* intrinsics: each instruction rounds to nearest, raises
+its floating-point flags, and is neither folded, nor contracted, nor left out. So the flags after a block are those
+that NumPy's loops would have raised on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import pack
+
+import numpy as np
+
+BYTES = 64
+"""Bytes of a vector of the widest dtype: one register of AVX-512, two of AVX2, four of NEON."""
+
+FLOATS = {"f4": "float", "f8": "double"}
+CODES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", *FLOATS})
+"""The dtypes that are compiled, as kind and bytes."""
+
+
+def code_of(dtype: np.dtype[np.generic]) -> str | None:
+    """The kind and bytes of a dtype; None where it is not compiled."""
+    code = dtype.str[1:]
+    return code if dtype.isnative and code in CODES else None
+
+
+def bytes_of(code: str) -> int:
+    return int(code[1])
+
+
+def bits_of(code: str) -> str:
+    """The integer type that has the bits of one element."""
+    return f"i{8 * bytes_of(code)}"
+
+
+def type_of(code: str) -> str:
+    """The type that one element has in registers: a bool is one bit there."""
+    return "i1" if code == "b1" else FLOATS.get(code) or bits_of(code)
+
+
+def stored_type_of(code: str) -> str:
+    """The type that one element has in memory."""
+    return "i8" if code == "b1" else type_of(code)
+
+
+class Source:
+    """The lines of a function, and what it uses of LLVM."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.declared: dict[str, str] = {}
+        self._names = 0
+
+    def name(self, letter: str = "v") -> str:
+        self._names += 1
+        return f"%{letter}{self._names}"
+
+    def line(self, text: str) -> None:
+        self.lines.append(f"  {text}")
+
+    def let(self, text: str) -> str:
+        """A new value."""
+        name = self.name()
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+
+    def text(self, signature: str) -> str:
+        declarations = sorted(self.declared.values())
+        return "\n".join([*declarations, f"define {signature} strictfp {{", *self.lines, "}", ""])
+
+
+class Lanes:
+    """Instructions on so many elements at once; one is the rest of a row."""
+
+    def __init__(self, source: Source, lanes: int, doubt: str, doubt_bits: str) -> None:
+        self.source = source
+        self.lanes = lanes
+        self._doubt = doubt
+        """Where it is noted that a lane is not certain to have NumPy's bits."""
+        self._doubt_type = self.vector(doubt_bits)
+
+    def vector(self, scalar: str) -> str:
+        """The type of a vector of a scalar type."""
+        return f"<{self.lanes} x {scalar}>" if self.lanes > 1 else scalar
+
+    def type(self, code: str) -> str:
+        return self.vector(type_of(code))
+
+    def constant(self, scalar: str, value: int) -> str:
+        """A whole number in each lane."""
+        text = f"{value:d}" if scalar.startswith("i") else "0x" + pack(">d", value).hex()
+        return f"<{', '.join([f'{scalar} {text}'] * self.lanes)}>" if self.lanes > 1 else text
+
+    def op(self, text: str) -> str:
+        return self.source.let(text)
+
+    # Values of the dtypes
+
+    def binary(self, name: str, scalar: str, left: str, right: str) -> str:
+        """An instruction on integers."""
+        return self.op(f"{name} {self.vector(scalar)} {left}, {right}")
+
+    def compare(self, predicate: str, scalar: str, left: str, right: str) -> str:
+        """A comparison of integers."""
+        return self.op(f"icmp {predicate} {self.vector(scalar)} {left}, {right}")
+
+    def negated(self, condition: str) -> str:
+        return self.binary("xor", "i1", condition, self.constant("i1", 1))
+
+    def select(self, code: str, condition: str, yes: str, no: str) -> str:
+        kind = self.type(code)
+        return self.op(f"select {self.vector('i1')} {condition}, {kind} {yes}, {kind} {no}")
+
+    def bits(self, code: str, value: str) -> str:
+        """The bits of floats, as integers."""
+        return self.op(f"bitcast {self.type(code)} {value} to {self.vector(bits_of(code))}")
+
+    def from_bits(self, code: str, value: str) -> str:
+        return self.op(f"bitcast {self.vector(bits_of(code))} {value} to {self.type(code)}")
+
+    def convert(self, name: str, value: str, source: str, target: str) -> str:
+        """An instruction that makes a value of one scalar type from another."""
+        return self.op(f"{name} {self.vector(source)} {value} to {self.vector(target)}")
+
+    # Floating point, strictly
+
+    def strict(self, name: str, code: str, values: Sequence[str]) -> str:
+        """Arithmetic that rounds."""
+        kind, rounded = self.type(code), "" if name in ("floor", "ceil", "trunc") else ", metadata"
+        arguments = ", ".join(f"{kind} {value}" for value in values)
+        rounding = ', metadata !"round.tonearest"' if rounded else ""
+        function = f"@llvm.experimental.constrained.{name}.{self._suffix(code)}"
+        parameters = ", ".join([kind] * len(values)) + rounded
+        self._declare(function, kind, parameters + ", metadata")
+        return self.op(f'call {kind} {function}({arguments}{rounding}, metadata !"fpexcept.strict") strictfp')
+
+    def float_compare(self, predicate: str, code: str, left: str, right: str) -> str:
+        """A comparison that raises no flag for a quiet NaN, as NumPy's warns of none."""
+        kind, result = self.type(code), self.vector("i1")
+        function = f"@llvm.experimental.constrained.fcmp.{self._suffix(code)}"
+        self._declare(function, result, f"{kind}, {kind}, metadata, metadata")
+        return self.op(
+            f"call {result} {function}({kind} {left}, {kind} {right}, "
+            f'metadata !"{predicate}", metadata !"fpexcept.strict") strictfp'
+        )
+
+    def resize(self, value: str, source: str, target: str) -> str:
+        """A float of another width."""
+        wider = bytes_of(target) > bytes_of(source)
+        name, rounded = ("fpext", "") if wider else ("fptrunc", ", metadata")
+        rounding = "" if wider else ', metadata !"round.tonearest"'
+        kind, result = self.type(source), self.type(target)
+        function = f"@llvm.experimental.constrained.{name}.{self._suffix(target)}.{self._suffix(source)}"
+        self._declare(function, result, f"{kind}{rounded}, metadata")
+        return self.op(f'call {result} {function}({kind} {value}{rounding}, metadata !"fpexcept.strict") strictfp')
+
+    def is_nan(self, code: str, value: str) -> str:
+        scalar = bits_of(code)
+        magnitude = self.binary("and", scalar, self.bits(code, value), self.constant(scalar, _magnitude(code)))
+        return self.compare("sgt", scalar, magnitude, self.constant(scalar, infinity(code)))
+
+    def _suffix(self, code: str) -> str:
+        name = f"f{8 * bytes_of(code)}"
+        return f"v{self.lanes}{name}" if self.lanes > 1 else name
+
+    def _declare(self, function: str, result: str, parameters: str) -> None:
+        self.source.declared[function] = f"declare {result} {function}({parameters})"
+
+    # What is not certain
+
+    def doubt(self, condition: str) -> None:
+        """Note that elements for which a condition holds have to be computed in NumPy's way."""
+        kind = self._doubt_type
+        mask = self.op(f"sext {self.vector('i1')} {condition} to {kind}")
+        before = self.op(f"load {kind}, ptr {self._doubt}")
+        after = self.op(f"or {kind} {before}, {mask}")
+        self.source.line(f"store {kind} {after}, ptr {self._doubt}")
+
+
+def _magnitude(code: str) -> int:
+    return (1 << (8 * bytes_of(code) - 1)) - 1
+
+
+def infinity(code: str) -> int:
+    """The bits of infinity."""
+    return 0x7FF << 52 if code == "f8" else 0xFF << 23
+
+
+def sign_bit(code: str) -> int:
+    """The sign bit, as a signed integer."""
+    return -(1 << (8 * bytes_of(code) - 1))
+
+
+def magnitude_bits(code: str) -> int:
+    """All bits but the sign."""
+    return _magnitude(code)

@@ -1,0 +1,283 @@
+"""The ufuncs that are compiled: for each one, the instructions that give NumPy's bits for a loop of given dtypes.
+
+What is not here is computed by NumPy's own loop. What is here is compared with NumPy before its first use
+(`selfcheck`), and left to NumPy's loop where it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from engine.fusion.native.emit import FLOATS, Lanes, bits_of, bytes_of, infinity, magnitude_bits, sign_bit, type_of
+
+Loop = tuple[str, ...]
+"""The codes of the operands and of the result of a ufunc's loop."""
+Emit = Callable[[Lanes, str, list[str]], str]
+"""Writes the instructions: from the code of the operands and their names to the name of the result."""
+
+
+def primitive(ufunc: object, loop: Loop) -> Emit | None:
+    """The instructions of a ufunc for a loop; None where it is left to NumPy's."""
+    if not isinstance(ufunc, np.ufunc) or len(set(loop[:-1])) != 1:
+        return None
+    operand, result = loop[0], loop[-1]
+    if result not in (operand, "b1"):
+        return None
+    if ufunc in _TRUTHS:
+        return _TRUTHS[ufunc].get(_kind(operand)) if result == "b1" else None
+    return _ARITHMETIC.get(ufunc, {}).get(_kind(operand)) if result == operand else None
+
+
+def meets_nans(ufunc: object) -> bool:
+    """Whether the order of instructions decides which NaN is the result of two of them."""
+    return ufunc in _MEETING
+
+
+def _kind(code: str) -> str:
+    return code[0]
+
+
+def _float(name: str) -> Emit:
+    return lambda lanes, code, args: lanes.strict(name, code, args)
+
+
+def _integer(name: str) -> Emit:
+    return lambda lanes, code, args: lanes.binary(name, type_of(code), args[0], args[1])
+
+
+def _same(lanes: Lanes, code: str, args: list[str]) -> str:
+    return args[0]
+
+
+# Floats
+
+
+def _square(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.strict("fmul", code, [args[0], args[0]])
+
+
+def _reciprocal(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.strict("fdiv", code, [lanes.constant(FLOATS[code], 1), args[0]])
+
+
+def _on_bits(name: str, mask: Callable[[str], int]) -> Emit:
+    """An operation on the bits of each float, with a constant."""
+
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        scalar = bits_of(code)
+        bits = lanes.bits(code, args[0])
+        return lanes.from_bits(code, lanes.binary(name, scalar, bits, lanes.constant(scalar, mask(code))))
+
+    return emit
+
+
+def _copysign(lanes: Lanes, code: str, args: list[str]) -> str:
+    scalar = bits_of(code)
+    size, sign = (lanes.bits(code, each) for each in args)
+    size = lanes.binary("and", scalar, size, lanes.constant(scalar, magnitude_bits(code)))
+    sign = lanes.binary("and", scalar, sign, lanes.constant(scalar, sign_bit(code)))
+    return lanes.from_bits(code, lanes.binary("or", scalar, size, sign))
+
+
+def _extreme(predicate: str) -> Emit:
+    """The first operand where it is beyond the second, or is no number; the second where they are equal."""
+
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        beyond = lanes.float_compare(predicate, code, *args)
+        first = lanes.binary("or", "i1", beyond, lanes.is_nan(code, args[0]))
+        return lanes.select(code, first, *args)
+
+    return emit
+
+
+def _ordered(predicate: str) -> Emit:
+    return lambda lanes, code, args: lanes.float_compare(predicate, code, *args)
+
+
+def _is_nan(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.is_nan(code, args[0])
+
+
+def _against_infinity(predicate: str) -> Emit:
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        scalar = bits_of(code)
+        mask = lanes.constant(scalar, magnitude_bits(code))
+        magnitude = lanes.binary("and", scalar, lanes.bits(code, args[0]), mask)
+        return lanes.compare(predicate, scalar, magnitude, lanes.constant(scalar, infinity(code)))
+
+    return emit
+
+
+def _signbit(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.compare("slt", bits_of(code), lanes.bits(code, args[0]), lanes.constant(bits_of(code), 0))
+
+
+# Integers and booleans
+
+
+def _negative(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.binary("sub", type_of(code), lanes.constant(type_of(code), 0), args[0])
+
+
+def _absolute(lanes: Lanes, code: str, args: list[str]) -> str:
+    below = lanes.compare("slt", type_of(code), args[0], lanes.constant(type_of(code), 0))
+    return lanes.select(code, below, _negative(lanes, code, args), args[0])
+
+
+def _integer_square(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.binary("mul", type_of(code), args[0], args[0])
+
+
+def _invert(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.binary("xor", type_of(code), args[0], lanes.constant(type_of(code), 1 if code == "b1" else -1))
+
+
+def _shift(name: str) -> Emit:
+    """A shift by less than the width; what is shifted out altogether leaves zeros, or the sign."""
+
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        scalar, width = type_of(code), 8 * bytes_of(code)
+        value, count = args
+        short = lanes.compare("ult", scalar, count, lanes.constant(scalar, width))
+        signed = name == "ashr"
+        beyond = lanes.constant(scalar, width - 1 if signed else 0)
+        shifted = lanes.binary(name, scalar, value, lanes.select(code, short, count, beyond))
+        return shifted if signed else lanes.select(code, short, shifted, lanes.constant(scalar, 0))
+
+    return emit
+
+
+def _integer_extreme(predicate: str) -> Emit:
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        return lanes.select(code, lanes.compare(predicate, type_of(code), *args), *args)
+
+    return emit
+
+
+def _integer_compare(predicate: str) -> Emit:
+    return lambda lanes, code, args: lanes.compare(predicate, type_of(code), *args)
+
+
+# Truth
+
+
+def truth(lanes: Lanes, code: str, value: str) -> str:
+    """Whether each element is not zero; a NaN is not."""
+    if code == "b1":
+        return value
+    if code in FLOATS:
+        return lanes.float_compare("une", code, value, lanes.constant(FLOATS[code], 0))
+    return lanes.compare("ne", type_of(code), value, lanes.constant(type_of(code), 0))
+
+
+def _logical(name: str) -> Emit:
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        first, second = (truth(lanes, code, each) for each in args)
+        return lanes.binary(name, "i1", first, second)
+
+    return emit
+
+
+def _logical_not(lanes: Lanes, code: str, args: list[str]) -> str:
+    return lanes.negated(truth(lanes, code, args[0]))
+
+
+_BOTH = {"i": _integer("mul"), "u": _integer("mul"), "f": _float("fmul"), "b": _integer("and")}
+_ARITHMETIC: dict[np.ufunc, dict[str, Emit]] = {
+    np.add: {"i": _integer("add"), "u": _integer("add"), "f": _float("fadd"), "b": _integer("or")},
+    np.subtract: {"i": _integer("sub"), "u": _integer("sub"), "f": _float("fsub")},
+    np.multiply: _BOTH,
+    np.divide: {"f": _float("fdiv")},
+    np.sqrt: {"f": _float("sqrt")},
+    np.square: {"f": _square, "i": _integer_square, "u": _integer_square},
+    np.reciprocal: {"f": _reciprocal},
+    np.negative: {"f": _on_bits("xor", sign_bit), "i": _negative, "u": _negative},
+    np.absolute: {"f": _on_bits("and", magnitude_bits), "i": _absolute, "u": _same, "b": _same},
+    np.fabs: {"f": _on_bits("and", magnitude_bits)},
+    np.positive: {"f": _same, "i": _same, "u": _same},
+    np.conjugate: {"f": _same, "i": _same, "u": _same},
+    np.floor: {"f": _float("floor")},
+    np.ceil: {"f": _float("ceil")},
+    np.trunc: {"f": _float("trunc")},
+    np.rint: {"f": _float("rint")},
+    np.copysign: {"f": _copysign},
+    np.maximum: {
+        "f": _extreme("ogt"),
+        "i": _integer_extreme("sgt"),
+        "u": _integer_extreme("ugt"),
+        "b": _integer("or"),
+    },
+    np.minimum: {
+        "f": _extreme("olt"),
+        "i": _integer_extreme("slt"),
+        "u": _integer_extreme("ult"),
+        "b": _integer("and"),
+    },
+    np.bitwise_and: dict.fromkeys("iub", _integer("and")),
+    np.bitwise_or: dict.fromkeys("iub", _integer("or")),
+    np.bitwise_xor: dict.fromkeys("iub", _integer("xor")),
+    np.invert: dict.fromkeys("iub", _invert),
+    np.left_shift: dict.fromkeys("iu", _shift("shl")),
+    np.right_shift: {"i": _shift("ashr"), "u": _shift("lshr")},
+}
+_TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
+    np.equal: {"f": _ordered("oeq"), **dict.fromkeys("iub", _integer_compare("eq"))},
+    np.not_equal: {"f": _ordered("une"), **dict.fromkeys("iub", _integer_compare("ne"))},
+    np.less: {"f": _ordered("olt"), "i": _integer_compare("slt"), **dict.fromkeys("ub", _integer_compare("ult"))},
+    np.less_equal: {"f": _ordered("ole"), "i": _integer_compare("sle"), **dict.fromkeys("ub", _integer_compare("ule"))},
+    np.greater: {"f": _ordered("ogt"), "i": _integer_compare("sgt"), **dict.fromkeys("ub", _integer_compare("ugt"))},
+    np.greater_equal: {
+        "f": _ordered("oge"),
+        "i": _integer_compare("sge"),
+        **dict.fromkeys("ub", _integer_compare("uge")),
+    },
+    np.logical_and: dict.fromkeys("fiub", _logical("and")),
+    np.logical_or: dict.fromkeys("fiub", _logical("or")),
+    np.logical_xor: dict.fromkeys("fiub", _logical("xor")),
+    np.logical_not: dict.fromkeys("fiub", _logical_not),
+    np.isnan: {"f": _is_nan},
+    np.isinf: {"f": _against_infinity("eq")},
+    np.isfinite: {"f": _against_infinity("slt")},
+    np.signbit: {"f": _signbit},
+}
+_MEETING = frozenset({np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum})
+
+
+# Casts
+
+
+def cast(lanes: Lanes, source: str, target: str, value: str) -> str:
+    """A value of one dtype as another, as NumPy casts it; what does not fit into an integer is in doubt."""
+    if source == target:
+        return value
+    if target == "b1":
+        return truth(lanes, source, value)
+    if target in FLOATS:
+        if source in FLOATS:
+            return lanes.resize(value, source, target)
+        name = "sitofp" if source[0] == "i" else "uitofp"
+        return lanes.convert(name, value, type_of(source), type_of(target))
+    if source in FLOATS:
+        return _to_integer(lanes, source, target, value)
+    if source == "b1" or bytes_of(source) < bytes_of(target):
+        return lanes.convert("sext" if source[0] == "i" else "zext", value, type_of(source), type_of(target))
+    if bytes_of(source) == bytes_of(target):
+        return value
+    return lanes.convert("trunc", value, type_of(source), type_of(target))
+
+
+def _to_integer(lanes: Lanes, source: str, target: str, value: str) -> str:
+    """C leaves open what becomes of what does not fit; NumPy's own loop decides then."""
+    width, signed = 8 * bytes_of(target), target[0] == "i"
+    least = -(1 << (width - 1)) if signed else 0
+    exact = width < (53 if source == "f8" else 24)
+    kind = FLOATS[source]
+    low = lanes.constant(kind, least - 1) if exact or not signed else lanes.constant(kind, least)
+    above = lanes.float_compare("ogt" if exact or not signed else "oge", source, value, low)
+    high = lanes.constant(kind, 1 << (width - 1 if signed else width))
+    below = lanes.float_compare("olt", source, value, high)
+    fits = lanes.binary("and", "i1", above, below)
+    lanes.doubt(lanes.negated(fits))
+    return lanes.convert("fptosi" if signed else "fptoui", value, kind, type_of(target))

@@ -1,0 +1,207 @@
+"""The structure of a fusion group: what decides its compiled code, and none of what changes from call to call. Pure.
+
+Ops, dtypes, which results are kept, and how each array lies along the innermost axis belong to it; sizes, strides and
+the values of scalars do not. A structure is a key, and what the code is written from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.fusion.native.emit import FLOATS, bytes_of
+from engine.fusion.native.primitives import Loop, meets_nans
+
+CONTIGUOUS, REPEATED, STRIDED = "contiguous", "repeated", "strided"
+WHERE, CAST = "where", "cast"
+Computed = np.ufunc | str
+"""What an instruction computes: a ufunc, a choice, or a cast."""
+
+
+class UnsupportedError(Exception):
+    """A group, or a structure, that no code is written for."""
+
+
+class Ref(NamedTuple):
+    """An operand of an instruction."""
+
+    kind: str
+    """`step`, `array` or `scalar`."""
+    number: int
+
+
+class Instruction(NamedTuple):
+    """One op on operands that have the dtypes of its loop already."""
+
+    op: Computed
+    refs: tuple[Ref, ...]
+    loop: Loop
+    output: int | None = None
+    """The array that the result is written to, where it is kept."""
+    over: bool = False
+    """Whether that array has values that may still be needed."""
+
+    @property
+    def code(self) -> str:
+        return self.loop[-1]
+
+
+class Reduction(NamedTuple):
+    """A reduction of all that an instruction, or an array, gives; block by block."""
+
+    ufunc: np.ufunc
+    ref: Ref
+    code: str
+
+
+class ArrayKind(NamedTuple):
+    """What the code knows of an array."""
+
+    code: str
+    inner: str
+    """How neighbours along the innermost axis lie: contiguous, one element repeated, or strided."""
+
+
+class Structure(NamedTuple):
+    """What is computed by one compiled function."""
+
+    ndim: int
+    arrays: tuple[ArrayKind, ...]
+    scalars: tuple[str, ...]
+    instructions: tuple[Instruction, ...]
+    reductions: tuple[Reduction, ...] = ()
+    awaited: tuple[int, ...] = ()
+    """Instructions whose results have to be there when the block has been walked."""
+    has_nan: bool = False
+    """Whether a scalar is not a number."""
+    careful: bool = False
+    """Whether operands are expected to have NaNs: then it is looked at where two of them meet."""
+
+    def code(self, ref: Ref) -> str:
+        """The dtype of an operand."""
+        if ref.kind == "step":
+            return self.instructions[ref.number].code
+        return self.arrays[ref.number].code if ref.kind == "array" else self.scalars[ref.number]
+
+    @property
+    def widest(self) -> int:
+        """Bytes of an element of the widest dtype."""
+        codes = [each.code for each in self.arrays] + [code for each in self.instructions for code in each.loop]
+        return max(map(bytes_of, codes))
+
+    @property
+    def minds_nans(self) -> bool:
+        """Whether two different NaNs may meet, where the order of instructions decides which one it becomes."""
+        return any(map(self.meets, self.instructions))
+
+    def meets(self, instruction: Instruction) -> bool:
+        """Whether two different NaNs may be the operands of an instruction that gives one of them."""
+        if instruction.code not in FLOATS or not meets_nans(instruction.op):
+            return False
+        may = {ref for ref in instruction.refs if ref.kind != "scalar" or self.has_nan}
+        return len(may) > 1
+
+
+class Home(NamedTuple):
+    """Where the result of an instruction lies between two stages."""
+
+    kind: str
+    """`array` or `slot`."""
+    number: int
+
+
+class Stage(NamedTuple):
+    """Instructions that are computed in one pass over a block; a call of NumPy's loop is a stage of its own."""
+
+    instructions: tuple[int, ...]
+    called: bool
+
+
+class Stages(NamedTuple):
+    """The passes over a block, and where values are in between."""
+
+    stages: tuple[Stage, ...]
+    homes: dict[int, Home]
+    backups: dict[int, int]
+    """The slot that keeps what an array had, for each array that is written over."""
+    slots: int
+
+
+def staged(structure: Structure, inline: Callable[[Instruction], bool]) -> Stages:
+    """Cut the instructions into passes: those in a row that are compiled are one."""
+    stages: list[Stage] = []
+    current: list[int] = []
+    for index, instruction in enumerate(structure.instructions):
+        if inline(instruction):
+            current.append(index)
+            continue
+        if current:
+            stages.append(Stage(tuple(current), called=False))
+            current = []
+        stages.append(Stage((index,), called=True))
+    if current:
+        stages.append(Stage(tuple(current), called=False))
+    return _housed(structure, stages)
+
+
+def _housed(structure: Structure, stages: list[Stage]) -> Stages:
+    """Give each value that outlives its stage a place; a slot is used again once it was read for the last time."""
+    born = {index: number for number, stage in enumerate(stages) for index in stage.instructions}
+    dies = _last_reads(structure, born, len(stages))
+    homes: dict[int, Home] = {}
+    free: list[int] = []
+    slots = 0
+    for number, stage in enumerate(stages):
+        for index in stage.instructions:
+            output = structure.instructions[index].output
+            if output is not None:
+                homes[index] = Home("array", output)
+            elif dies[index] > number or stage.called:
+                if not free:
+                    free, slots = [slots], slots + 1
+                homes[index] = Home("slot", free.pop())
+        free += [home.number for index, home in homes.items() if home.kind == "slot" and dies[index] == number]
+    over = [each.output for each in structure.instructions if each.over and each.output is not None]
+    backups = {output: slots + number for number, output in enumerate(over)}
+    return Stages(tuple(stages), homes, backups, slots + len(over))
+
+
+def _last_reads(structure: Structure, born: dict[int, int], end: int) -> dict[int, int]:
+    """The stage in which each instruction's result is read for the last time."""
+    dies = dict(born)
+    for index, instruction in enumerate(structure.instructions):
+        for ref in instruction.refs:
+            if ref.kind == "step":
+                dies[ref.number] = max(dies[ref.number], born[index])
+    last = [*structure.awaited, *(each.ref.number for each in structure.reductions if each.ref.kind == "step")]
+    return dies | dict.fromkeys(last, end)
+
+
+class Frame:
+    """Where the numbers and addresses of a call stand in the memory that the compiled function is given."""
+
+    STOP, REDO, MASK, TABLE, CLEAR, TEST, YIELD, SLOT_BYTES = range(8)
+
+    def __init__(self, structure: Structure, calls: int) -> None:
+        self._ndim = structure.ndim
+        self._scalars = 8 + len(structure.arrays) * (1 + structure.ndim)
+        self._loops = self._scalars + len(structure.scalars)
+        self._reductions = self._loops + 3 * calls
+        self.size = self._reductions + 2 * len(structure.reductions)
+
+    def array(self, index: int) -> int:
+        """The address of an array; its strides, in bytes, follow."""
+        return 8 + index * (1 + self._ndim)
+
+    def scalar(self, index: int) -> int:
+        return self._scalars + index
+
+    def loop(self, number: int) -> int:
+        """The address of a loop; its context and its data follow."""
+        return self._loops + 3 * number
+
+    def reduction(self, number: int) -> int:
+        """The address of the results of blocks; the value to begin with follows."""
+        return self._reductions + 2 * number
