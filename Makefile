@@ -10,15 +10,19 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test bench bench-peers lint docs clean help
+.PHONY: demo service test bench bench-peers lint docs clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
 help:
-	@echo "make demo | test | bench | bench-peers | lint | docs | clean"
+	@echo "make demo | service | test | bench | bench-peers | lint | docs | clean"
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m engine demo --trace trace.json
+
+# The example service, and the same without the engine, under load for 30 seconds.
+service: $(VENV)/.service
+	$(BIN)/python docs/examples/service/load.py --seconds 30
 
 # Cheapest first: style, types, reference, behaviour, and the wheel as a user would install it.
 test: lint docs
@@ -55,6 +59,6 @@ $(VENV)/.created:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.bench $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml
+$(VENV)/.demo $(VENV)/.service $(VENV)/.bench $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

@@ -2,7 +2,14 @@
 
 import sys as _sys
 
-from engine import devices as devices, observe as observe, ops as ops, random as random, testing as testing
+from engine import (
+    asgi as asgi,
+    devices as devices,
+    observe as observe,
+    ops as ops,
+    random as random,
+    testing as testing,
+)
 from engine.base.config import Config
 from engine.base.errors import (
     BlockingSyncError,
@@ -29,6 +36,8 @@ from engine.base.modes import (
 )
 from engine.base.op import ShapeDtype
 from engine.base.version import VERSION as _VERSION
+from engine.custom.batched import batched
+from engine.custom.batches import BatchStatistics
 from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
@@ -58,6 +67,7 @@ __all__ = [
     "DEVICE_PLACEMENT_SILENT_FOR_INT32",
     "DEVICE_PLACEMENT_WARN",
     "SYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -85,6 +95,8 @@ __all__ = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

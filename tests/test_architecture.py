@@ -59,8 +59,6 @@ ASYNCIO_MODULES = (
 # (module, what it imports inside a function): optional backends only.
 LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
     {
-        ("engine.devices.cluster.backend", "engine.devices.cluster.batches"),
-        ("engine.devices.dask.backend", "engine.devices.dask.session"),
         ("engine.cli", "engine.observe.page.server"),
         ("engine.fusion.native.compiler", "llvmlite.binding"),
         ("engine.observe", "engine.observe.metrics"),
@@ -69,6 +67,8 @@ LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
         ("engine.observe.pictures", "matplotlib.patches.Patch"),
         ("engine.observe.pictures", "matplotlib.pyplot"),
         ("engine.observe.progress", "tqdm.auto.tqdm"),
+        ("engine.devices.cluster.backend", "engine.devices.cluster.batches"),
+        ("engine.devices.dask.backend", "engine.devices.dask.session"),
     }
 )
 
@@ -77,6 +77,7 @@ PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo
 
 ENGINE_NAMES = [
     "ASYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -109,6 +110,8 @@ ENGINE_NAMES = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

@@ -83,13 +83,13 @@ class Core:
         self.calls = Slots(lambda: min(32, core_count() + 4))
         """Slots of users' functions."""
         self.queues: dict[Device, DeviceQueue] = {}
-        self._spread = Spread(self.queues)
         self.flow = FlowControl(config, self.queues)
         self.admission = self.flow.admission
         width, split = config.inter_op_parallelism_threads, config.intra_op_parallelism_threads or core_count()
         for device, backend in self.devices.items():
             self.queues[device] = DeviceQueue(self, device, backend, loop, width=width, split=split)
         self.inline = {device: InlineQueue(self, device, backend) for device, backend in self.devices.items()}
+        self._spread = Spread(self.queues)
         self._holdings = Holdings(self.devices)
 
     @property
@@ -100,8 +100,10 @@ class Core:
     def resolve(self, device: Device, inputs: Sequence[Device | None] = ()) -> Device:
         """The device, if this executor has it; else CPU:0 under soft placement, or `UnknownDeviceError`.
 
-        Where any device of a kind will do, it is the one that an input is on, else the least loaded one.
+        Where any device of a kind will do, it is that of the first input on one, else the least loaded.
         """
+        if device in self.devices:
+            return device
         return self._spread.choose(device, inputs) or self.devices.resolve(device)
 
     # In flight

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from engine.base.errors import UnknownShapeError
 from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
 from engine.devices.cluster.backend import no_cluster
@@ -270,7 +271,19 @@ def _cast(x: Any, *, dtype: Any, copy: bool) -> Any:
 
 
 def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
-    return ShapeDtype(shape_of(x), dtype)
+    return ShapeDtype(shape_of(x), cast_dtype(dtype_of(x), dtype))
+
+
+def cast_dtype(source: np.dtype[Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What NumPy makes of a dtype in a cast: of "S" and "U" strings as long as the elements need.
+
+    Raises `UnknownShapeError` for dates without a unit from strings: the values say it.
+    """
+    if dtype.itemsize and not (dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic"):
+        return dtype
+    if dtype.kind in "mM" and source.kind in "SUT":
+        raise UnknownShapeError("the unit of the dates is not known before the strings are read: say it in the dtype")
+    return np.zeros(1, source).astype(dtype).dtype
 
 
 _ASARRAY = Op("asarray", np.asarray, infer=same, ns=0.001, view=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ from handles.symbol import Symbol
 
 SCALARS = frozenset({bool, int, float, complex})
 
+DATES: dict[Any, Any] = {
+    datetime.date: np.datetime64,
+    datetime.datetime: np.datetime64,
+    datetime.timedelta: np.timedelta64,
+}
+"""Python's dates and intervals, and NumPy's scalars for them."""
+
 
 def operand(value: Any, *, keep: bool) -> Any:
     """Turn an operand into what a record holds for it; `keep` says that record or result outlives the call."""
@@ -29,6 +37,10 @@ def operand(value: Any, *, keep: bool) -> Any:
         return value
     if isinstance(value, bool | int | float | complex | np.generic):
         return value
+    if isinstance(value, str | bytes):
+        return np.array(value)
+    if value.__class__ in DATES:
+        return DATES[value.__class__](value)
     if isinstance(value, list | tuple):
         if holds_handle(value):
             return program.namespace.asarray(value)._cell
@@ -38,7 +50,7 @@ def operand(value: Any, *, keep: bool) -> Any:
     if is_array_like(value):
         return checked(np.array(value))
     raise TypeError(
-        "operands must be handles, arrays, Python scalars or nested sequences of them, "
+        "operands must be handles, arrays, Python scalars, strings, dates or nested sequences of them, "
         f"but got {type(value).__module__}.{type(value).__qualname__}"
     )
 
