@@ -10,15 +10,19 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-all test-others bench bench-peers soak lint docs clean help
+.PHONY: demo service test test-all test-others bench bench-peers soak lint docs clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
 help:
-	@echo "make demo | test | test-all | bench | bench-peers | soak | lint | docs | clean"
+	@echo "make demo | service | test | test-all | bench | bench-peers | soak | lint | docs | clean"
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m engine demo --trace trace.json
+
+# The example service, and the same without the engine, under load for 30 seconds.
+service: $(VENV)/.service
+	$(BIN)/python docs/examples/service/load.py --seconds 30
 
 # Cheapest first: style, types, reference, behaviour, and the wheel as a user would install it.
 test: lint docs
@@ -42,6 +46,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.graphs
 	$(BIN)/python -m benchmarks.fairness
+	$(BIN)/python -m benchmarks.cluster
 
 # What `make bench` measures beside eagerloop where it finds them. PyTorch is left out: the registry's build brings
 # gigabytes of CUDA; a CPU build that is installed by hand is measured as well.
@@ -67,6 +72,6 @@ $(VENV)/.created:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.bench $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml
+$(VENV)/.demo $(VENV)/.service $(VENV)/.bench $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

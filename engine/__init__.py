@@ -6,7 +6,14 @@ from engine.base import interpreter as _interpreter
 
 _interpreter.check()  # before anything that counts references is imported
 
-from engine import devices as devices, observe as observe, ops as ops, random as random, testing as testing
+from engine import (
+    asgi as asgi,
+    devices as devices,
+    observe as observe,
+    ops as ops,
+    random as random,
+    testing as testing,
+)
 from engine.base.config import Config
 from engine.base.errors import (
     BlockingSyncError,
@@ -32,6 +39,9 @@ from engine.base.modes import (
     ExecutionMode,
 )
 from engine.base.op import ShapeDtype
+from engine.base.version import VERSION as _VERSION
+from engine.custom.batched import batched
+from engine.custom.batches import BatchStatistics
 from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
@@ -52,7 +62,11 @@ from engine.settings.switch import disable_eager_execution, enable_eager_executi
 from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
-__version__ = "0.2.0"
+from engine.base import interpreter as _interpreter
+
+_interpreter.check()  # before anything that counts references is imported
+
+__version__ = _VERSION
 
 __all__ = [
     "ASYNC",
@@ -61,6 +75,7 @@ __all__ = [
     "DEVICE_PLACEMENT_SILENT_FOR_INT32",
     "DEVICE_PLACEMENT_WARN",
     "SYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -88,6 +103,8 @@ __all__ = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

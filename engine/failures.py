@@ -70,6 +70,16 @@ class Ledger:
             errors.append(RuntimeError(f"{dropped} further ops failed; only the first {KEPT} errors are kept"))
         return errors
 
+    def drain(self) -> list[Failure]:
+        """The failures that nobody was told of, for a caller that tells of them in its own way."""
+        with self._lock:
+            taken, self._failures, self._dropped = self._failures, [], 0
+            _outstanding.discard(self)
+        unseen = [failure for _, failure in taken if not failure.seen]
+        for failure in unseen:
+            failure.seen = True
+        return unseen
+
 
 _outstanding: set[Ledger] = set()
 

@@ -176,7 +176,7 @@ class Generator:
 def _moved(token: Handle) -> Handle:
     """Bring the token of the draw before to the device of the next: it has no value, so no policy is asked."""
     device = scope_var.get().device or list_devices()[0]
-    return token if token.device == device else token.to_device(device)
+    return token if device.covers(token.device) else token.to_device(device)
 
 
 def _cost(kwargs: Params) -> float | None:

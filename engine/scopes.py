@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
@@ -143,13 +143,21 @@ class _Deadline:
             self._timer = None
 
 
+class _Entry(NamedTuple):
+    """The arguments of `engine.scope()` that say how it is entered."""
+
+    priority: int | None
+    """None for that of the scope around it."""
+    wait: bool
+    progress: Progress
+
+
 class OpScope:
     """Returned by `engine.scope()`; use it with `async with`, once."""
 
     def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
         self._deadline = _Deadline(timeout)
-        self._priority = priority
-        self._wait = wait
+        self._entry = _Entry(priority, wait, progress)
         self._members = _Members()
         self._open = False
         self._cancelled = False
@@ -160,7 +168,6 @@ class OpScope:
         self._interruption: Interruption | None = None
         self._loop: AbstractEventLoop | None = None
         self._idle: Waiter | None = None
-        self._progress = progress
         self._bar: Bar | NoBar = NO_BAR
 
     @property
@@ -237,8 +244,8 @@ class OpScope:
             raise
         before = scope_var.get()
         self._parent = None if before.group is None else before.group.innermost_open()
-        self._block = Block(group=self, **({} if self._priority is None else {"priority": self._priority}))
-        self._bar = bar(self._progress, "scope")
+        self._block = Block(group=self, **({} if self._entry.priority is None else {"priority": self._entry.priority}))
+        self._bar = bar(self._entry.progress, "scope")
         self._open = True
         if hooks.listeners:
             hooks.tell("entered", self)
@@ -251,10 +258,10 @@ class OpScope:
         core = queueing_core()
         if core is None or self._cancelled:
             return
-        priority = scope_var.get().priority if self._priority is None else self._priority
+        priority = scope_var.get().priority if self._entry.priority is None else self._entry.priority
         self._interruption = Interruption()
         try:
-            await core.admit(priority, self._wait)
+            await core.admit(priority, self._entry.wait)
         except BaseException as error:
             if not await self._interruption.take_back(error):
                 raise

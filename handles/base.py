@@ -8,11 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from handles.cell import PENDING, CancelOutcome, Cell, Failure, Unready
+from handles.cell import PENDING, CancelOutcome, Cell, Failure, Undescribed, Unready
 from handles.display import handle_html
+from handles.memory import Memory, Unavailable
 from handles.methods import MASKED, Methods
 from handles.operators import Operators
-from handles.views import Link, rebind, refresh, shows
+from handles.views import rebind, refresh, shows
 
 Array = np.ndarray[Any, Any]
 
@@ -20,7 +21,7 @@ Value = Any
 """What a handle's value is read as: an ndarray, or a NumPy scalar where there are no dimensions."""
 
 
-class Handle(Operators, Methods):
+class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
     """The result of an op: a view of a write-once result cell.
 
     Dropping a handle cancels nothing. `==` is elementwise; `hash` is identity, and refused where there are no
@@ -29,11 +30,7 @@ class Handle(Operators, Methods):
     happens to be there or not.
     """
 
-    __slots__ = ("__weakref__", "_cell", "_link")
-
-    _cell: Cell
-    _link: Link | None
-    """What the handle is a view of; unset where nobody asked."""
+    __slots__ = ()
 
     def __init__(self) -> None:
         raise TypeError(f"{type(self).__name__} is made by ops, not called: use engine.ops.asarray(...)")
@@ -51,6 +48,10 @@ class Handle(Operators, Methods):
         """The shape of the result; never waits. A dimension that depends on values not computed yet is None."""
         cell = self._cell
         return cell.home.infer(cell).shape
+
+    @shape.setter
+    def shape(self, shape: Any) -> None:
+        rebind(self, self.reshape(shape))
 
     @property
     def ndim(self) -> int:
@@ -91,6 +92,16 @@ class Handle(Operators, Methods):
             return False
         return True
 
+    # What handles cannot have
+
+    itemset = Unavailable("write h[index] = value")
+    newbyteorder = Unavailable("use h.view(h.dtype.newbyteorder()), or h.byteswap() to swap the bytes")
+    ptp = Unavailable("use np.ptp(h), or h.max() - h.min()")
+    setflags = Unavailable("its value never changes; h.copy() is another handle, and np.array(h) an array of its own")
+    tostring = Unavailable("use h.tobytes()")
+    __array_interface__ = Unavailable("use np.asarray(h), which is read-only")
+    __array_struct__ = Unavailable("use np.asarray(h), which is read-only")
+
     # Waiting
 
     def __await__(self) -> Generator[Any, None, Value]:
@@ -129,11 +140,6 @@ class Handle(Operators, Methods):
         return cell.home.cancel(cell)
 
     # Implicit sync points
-
-    def _sync(self, what: str) -> Array:
-        cell = self._cell
-        cell.home.block(cell, None, what)
-        return cell.home.host(cell)
 
     def __bool__(self) -> bool:
         return bool(self._sync("bool()"))
@@ -296,13 +302,16 @@ class Handle(Operators, Methods):
         try:
             inferred = cell.home.infer(cell, tell=False)
             facts += [f"shape={inferred.shape}", f"dtype={inferred.dtype}"]
-        except Exception:  # noqa: BLE001 - a repr shows what is known and never fails
+        except Undescribed:
             pass
+        except Exception as error:  # noqa: BLE001 - what the op will fail with; a repr itself never fails
+            if state == "pending":
+                facts.append(f"error={_shorten_error(error)}")
         if state == "ready":
             value = cell.home.peek(cell)
             facts.append("value=(not read yet)" if value is None else f"value={_shorten(value)}")
-        elif isinstance(cell.value, Unready) and state == "failed":
-            facts.append(f"error={_shorten_error(cell)}")
+        elif isinstance(cell.value, Failure) and state == "failed":
+            facts.append(f"error={_shorten_error(cell.value.error)}")
         return f"<{type(self).__name__} {' '.join(facts)}>"
 
     def _repr_html_(self) -> str:
@@ -345,7 +354,6 @@ def _shorten(value: Array) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _shorten_error(cell: Cell) -> str:
-    error = cell.value.error
+def _shorten_error(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 100 else text[:97] + "..."

@@ -16,7 +16,7 @@ import numpy as np
 from handles.cell import Failure
 
 if TYPE_CHECKING:
-    from handles.base import Handle
+    from handles.holder import Holder
 
 Array = np.ndarray[Any, Any]
 
@@ -32,8 +32,21 @@ def site(code: CodeType | None, lasti: int) -> str:
     """`file:line` of the instruction `lasti` of `code`."""
     if code is None:
         return "an unknown place"
+    known = _sites.get((id(code), lasti))
+    if known is not None and known[0] is code:
+        return known[1]
     line = next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-    return f"{code.co_filename}:{line}"
+    where = f"{code.co_filename}:{line}"
+    if len(_sites) >= SITES:
+        _sites.clear()
+    _sites[id(code), lasti] = code, where
+    return where
+
+
+SITES = 1_000
+"""Places whose line is remembered: ops that are cancelled together were mostly dispatched at one place."""
+_sites: dict[tuple[int, int], tuple[CodeType, str]] = {}
+"""By the identity of the code, whose hash takes longer than to look for the line."""
 
 
 def table_html(title: str, facts: Mapping[str, object]) -> str:
@@ -56,7 +69,7 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def handle_html(handle: Handle) -> str:
+def handle_html(handle: Holder) -> str:
     """What is known of a handle: its state, its shape, its op and place, and its value or error where it has one."""
     try:
         return table_html(type(handle).__name__, _facts(handle)) + _result_html(handle)
@@ -64,7 +77,7 @@ def handle_html(handle: Handle) -> str:
         return f"<pre>{escape(type(handle).__name__)}: not shown because of {escape(type(error).__name__)}</pre>"
 
 
-def _facts(handle: Handle) -> dict[str, object]:
+def _facts(handle: Holder) -> dict[str, object]:
     cell = handle._cell
     facts: dict[str, object] = {"state": cell.state}
     try:
@@ -79,7 +92,7 @@ def _facts(handle: Handle) -> dict[str, object]:
     return facts
 
 
-def _result_html(handle: Handle) -> str:
+def _result_html(handle: Holder) -> str:
     cell = handle._cell
     if isinstance(cell.value, Failure):
         failure = cell.value

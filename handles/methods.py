@@ -7,16 +7,13 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import Any, Generic, Literal, SupportsIndex
 
 import numpy as np
 
+from handles.holder import H, Holder
 from handles.operators import OURS
 from handles.views import CHANGES, VIEWS, forget, link_results, rebind, refresh, refresh_target
-
-if TYPE_CHECKING:
-    from handles.base import Handle
-    from handles.cell import Cell
 
 Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
 Order = Literal["C", "F", "A", "K"]
@@ -27,12 +24,10 @@ MASKED = "masked arrays are not supported: pass .filled(value), or .data and .ma
 """The error for a masked array among the operands."""
 
 
-class Methods:
+class Methods(Holder, Generic[H]):
     """What NumPy users call on arrays, and NumPy's own protocols."""
 
     __slots__ = ()
-
-    _cell: Cell
 
     # Protocols
 
@@ -65,15 +60,20 @@ class Methods:
             raise ValueError(f"api_version must be one of {', '.join(VERSIONS)}, but got {api_version!r}")
         return self._cell.home.namespace
 
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> H:
+        """Call a NumPy function with what was given."""
+        given = {name: value for name, value in kwargs.items() if value is not _NOT_GIVEN}
+        return function(*args, **given)  # type: ignore[no-any-return]
+
     # Reductions
 
-    def all(self, axis: Axis = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN) -> Handle:
+    def all(self, axis: Axis = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN) -> H:
         """Whether all elements over the axes are true."""
-        return _call(np.all, self, axis=axis, out=out, keepdims=keepdims, where=where)
+        return self._call(np.all, self, axis=axis, out=out, keepdims=keepdims, where=where)
 
-    def any(self, axis: Axis = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN) -> Handle:
+    def any(self, axis: Axis = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN) -> H:
         """Whether any element over the axes is true."""
-        return _call(np.any, self, axis=axis, out=out, keepdims=keepdims, where=where)
+        return self._call(np.any, self, axis=axis, out=out, keepdims=keepdims, where=where)
 
     def sum(
         self,
@@ -83,9 +83,11 @@ class Methods:
         keepdims: bool = False,
         initial: Any = _NOT_GIVEN,
         where: Any = _NOT_GIVEN,
-    ) -> Handle:
+    ) -> H:
         """Sum of the elements over the axes."""
-        return _call(np.sum, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims, initial=initial, where=where)
+        return self._call(
+            np.sum, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims, initial=initial, where=where
+        )
 
     def prod(
         self,
@@ -95,9 +97,11 @@ class Methods:
         keepdims: bool = False,
         initial: Any = _NOT_GIVEN,
         where: Any = _NOT_GIVEN,
-    ) -> Handle:
+    ) -> H:
         """Product of the elements over the axes."""
-        return _call(np.prod, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims, initial=initial, where=where)
+        return self._call(
+            np.prod, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims, initial=initial, where=where
+        )
 
     def max(
         self,
@@ -106,9 +110,9 @@ class Methods:
         keepdims: bool = False,
         initial: Any = _NOT_GIVEN,
         where: Any = _NOT_GIVEN,
-    ) -> Handle:
+    ) -> H:
         """Largest element over the axes."""
-        return _call(np.max, self, axis=axis, out=out, keepdims=keepdims, initial=initial, where=where)
+        return self._call(np.max, self, axis=axis, out=out, keepdims=keepdims, initial=initial, where=where)
 
     def min(
         self,
@@ -117,15 +121,15 @@ class Methods:
         keepdims: bool = False,
         initial: Any = _NOT_GIVEN,
         where: Any = _NOT_GIVEN,
-    ) -> Handle:
+    ) -> H:
         """Smallest element over the axes."""
-        return _call(np.min, self, axis=axis, out=out, keepdims=keepdims, initial=initial, where=where)
+        return self._call(np.min, self, axis=axis, out=out, keepdims=keepdims, initial=initial, where=where)
 
     def mean(
         self, axis: Axis = None, dtype: Any = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN
-    ) -> Handle:
+    ) -> H:
         """Arithmetic mean of the elements over the axes."""
-        return _call(np.mean, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims, where=where)
+        return self._call(np.mean, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims, where=where)
 
     def std(
         self,
@@ -137,9 +141,9 @@ class Methods:
         *,
         where: Any = _NOT_GIVEN,
         mean: Any = _NOT_GIVEN,
-    ) -> Handle:
+    ) -> H:
         """Standard deviation over the axes; `ddof` is taken from the number of elements."""
-        return _call(
+        return self._call(
             np.std, self, axis=axis, dtype=dtype, out=out, ddof=ddof, keepdims=keepdims, where=where, mean=mean
         )
 
@@ -153,152 +157,164 @@ class Methods:
         *,
         where: Any = _NOT_GIVEN,
         mean: Any = _NOT_GIVEN,
-    ) -> Handle:
+    ) -> H:
         """Variance over the axes; `ddof` is taken from the number of elements."""
-        return _call(
+        return self._call(
             np.var, self, axis=axis, dtype=dtype, out=out, ddof=ddof, keepdims=keepdims, where=where, mean=mean
         )
 
-    def argmax(self, axis: SupportsIndex | None = None, out: Any = None, *, keepdims: bool = False) -> Handle:
+    def argmax(self, axis: SupportsIndex | None = None, out: Any = None, *, keepdims: bool = False) -> H:
         """Index of the first largest element, along an axis or of all."""
-        return _call(np.argmax, self, axis=axis, out=out, keepdims=keepdims)
+        return self._call(np.argmax, self, axis=axis, out=out, keepdims=keepdims)
 
-    def argmin(self, axis: SupportsIndex | None = None, out: Any = None, *, keepdims: bool = False) -> Handle:
+    def argmin(self, axis: SupportsIndex | None = None, out: Any = None, *, keepdims: bool = False) -> H:
         """Index of the first smallest element, along an axis or of all."""
-        return _call(np.argmin, self, axis=axis, out=out, keepdims=keepdims)
+        return self._call(np.argmin, self, axis=axis, out=out, keepdims=keepdims)
 
-    def cumsum(self, axis: SupportsIndex | None = None, dtype: Any = None, out: Any = None) -> Handle:
+    def cumsum(self, axis: SupportsIndex | None = None, dtype: Any = None, out: Any = None) -> H:
         """Running sum along an axis, or of the flattened array."""
-        return _call(np.cumsum, self, axis=axis, dtype=dtype, out=out)
+        return self._call(np.cumsum, self, axis=axis, dtype=dtype, out=out)
 
-    def cumprod(self, axis: SupportsIndex | None = None, dtype: Any = None, out: Any = None) -> Handle:
+    def cumprod(self, axis: SupportsIndex | None = None, dtype: Any = None, out: Any = None) -> H:
         """Running product along an axis, or of the flattened array."""
-        return _call(np.cumprod, self, axis=axis, dtype=dtype, out=out)
+        return self._call(np.cumprod, self, axis=axis, dtype=dtype, out=out)
 
     def trace(
         self, offset: SupportsIndex = 0, axis1: SupportsIndex = 0, axis2: SupportsIndex = 1, dtype: Any = None
-    ) -> Handle:
+    ) -> H:
         """Sum along a diagonal."""
-        return _call(np.trace, self, offset=offset, axis1=axis1, axis2=axis2, dtype=dtype)
+        return self._call(np.trace, self, offset=offset, axis1=axis1, axis2=axis2, dtype=dtype)
 
     # Shapes
 
-    def reshape(self, *shape: Any, order: Order = "C", copy: bool | None = None) -> Handle:
+    def reshape(self, *shape: Any, order: Order = "C", copy: bool | None = None) -> H:
         """The elements in another shape; one length may be -1."""
         lengths = shape[0] if len(shape) == 1 else shape
-        return _call(np.reshape, self, lengths, order=order, copy=copy)
+        return self._call(np.reshape, self, lengths, order=order, copy=copy)
 
-    def transpose(self, *axes: Any) -> Handle:
+    def transpose(self, *axes: Any) -> H:
         """The axes in another order; reversed when none is given."""
         order = None if not axes else axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        return _call(np.transpose, self, order)
+        return self._call(np.transpose, self, order)
 
     @property
-    def T(self) -> Handle:
+    def T(self) -> H:
         """The axes in reverse order."""
-        return _call(np.transpose, self)
+        return self._call(np.transpose, self)
 
     @property
-    def mT(self) -> Handle:
+    def mT(self) -> H:
         """The last two axes exchanged. Raises `ValueError` with fewer than two."""
-        return _call(np.matrix_transpose, self)
+        return self._call(np.matrix_transpose, self)
 
-    def swapaxes(self, axis1: SupportsIndex, axis2: SupportsIndex, /) -> Handle:
+    def swapaxes(self, axis1: SupportsIndex, axis2: SupportsIndex, /) -> H:
         """Two axes exchanged."""
-        return _call(np.swapaxes, self, axis1, axis2)
+        return self._call(np.swapaxes, self, axis1, axis2)
 
-    def ravel(self, order: Order = "C") -> Handle:
+    def ravel(self, order: Order = "C") -> H:
         """The elements in one dimension."""
-        return _call(np.ravel, self, order=order)
+        return self._call(np.ravel, self, order=order)
 
-    def flatten(self, order: Order = "C") -> Handle:
+    def flatten(self, order: Order = "C") -> H:
         """The elements in one dimension, always a copy."""
-        return forget(_call(np.ravel, self, order=order))
+        return forget(self._call(np.ravel, self, order=order))
 
-    def squeeze(self, axis: Axis = None) -> Handle:
+    def squeeze(self, axis: Axis = None) -> H:
         """Without axes of length 1."""
-        return _call(np.squeeze, self, axis=axis)
+        return self._call(np.squeeze, self, axis=axis)
 
-    def diagonal(self, offset: SupportsIndex = 0, axis1: SupportsIndex = 0, axis2: SupportsIndex = 1) -> Handle:
+    def diagonal(self, offset: SupportsIndex = 0, axis1: SupportsIndex = 0, axis2: SupportsIndex = 1) -> H:
         """The elements of a diagonal."""
-        return _call(np.diagonal, self, offset=offset, axis1=axis1, axis2=axis2)
+        return self._call(np.diagonal, self, offset=offset, axis1=axis1, axis2=axis2)
 
     # Elements
 
     def astype(
         self, dtype: Any, order: Order = "K", casting: str = "unsafe", subok: bool = True, copy: bool = True
-    ) -> Handle:
+    ) -> H:
         """The elements in another dtype."""
         return self._cell.home.namespace.numpy_protocols.cast(self, dtype, order, casting, copy)  # type: ignore[no-any-return]
 
-    def copy(self, order: Order = "C") -> Handle:
+    def copy(self, order: Order = "C") -> H:
         """A copy."""
-        return _call(np.copy, self, order=order)
+        return self._call(np.copy, self, order=order)
 
-    def conj(self) -> Handle:
+    def conj(self) -> H:
         """The complex conjugate of each element; real numbers as they are."""
         return self._cell.home.namespace.operators.conjugate(self)  # type: ignore[no-any-return]
 
-    def conjugate(self) -> Handle:
+    def conjugate(self) -> H:
         """The complex conjugate of each element; real numbers as they are."""
         return self._cell.home.namespace.operators.conjugate(self)  # type: ignore[no-any-return]
 
     @property
-    def real(self) -> Handle:
+    def real(self) -> H:
         """The real part of each element."""
-        return _call(np.real, self)
+        return self._call(np.real, self)
+
+    @real.setter
+    def real(self, value: Any) -> None:
+        self._write("real", value)
 
     @property
-    def imag(self) -> Handle:
+    def imag(self) -> H:
         """The imaginary part of each element."""
-        return _call(np.imag, self)
+        return self._call(np.imag, self)
 
-    def round(self, decimals: SupportsIndex = 0, out: Any = None) -> Handle:
+    @imag.setter
+    def imag(self, value: Any) -> None:
+        self._write("imag", value)
+
+    def _write(self, attribute: str, value: Any) -> None:
+        refresh(self)
+        self._cell.home.namespace.attributes.write(self, attribute, value)
+
+    def round(self, decimals: SupportsIndex = 0, out: Any = None) -> H:
         """Each element rounded to so many decimals."""
-        return _call(np.round, self, decimals=decimals, out=out)
+        return self._call(np.round, self, decimals=decimals, out=out)
 
-    def clip(self, min: Any = None, max: Any = None, out: Any = None, **kwargs: Any) -> Handle:  # noqa: A002
+    def clip(self, min: Any = None, max: Any = None, out: Any = None, **kwargs: Any) -> H:  # noqa: A002
         """Each element limited to an interval."""
-        return _call(np.clip, self, min, max, out=out, **kwargs)
+        return self._call(np.clip, self, min, max, out=out, **kwargs)
 
-    def dot(self, other: Any, out: Any = None) -> Handle:
+    def dot(self, other: Any, out: Any = None) -> H:
         """The dot product, as `numpy.dot`."""
-        return _call(np.dot, self, other, out=out)
+        return self._call(np.dot, self, other, out=out)
 
-    def take(self, indices: Any, axis: SupportsIndex | None = None, out: Any = None, mode: str = "raise") -> Handle:
+    def take(self, indices: Any, axis: SupportsIndex | None = None, out: Any = None, mode: str = "raise") -> H:
         """The elements at these indices."""
-        return _call(np.take, self, indices, axis=axis, out=out, mode=mode)
+        return self._call(np.take, self, indices, axis=axis, out=out, mode=mode)
 
-    def repeat(self, repeats: Any, axis: SupportsIndex | None = None) -> Handle:
+    def repeat(self, repeats: Any, axis: SupportsIndex | None = None) -> H:
         """Each element repeated."""
-        return _call(np.repeat, self, repeats, axis=axis)
+        return self._call(np.repeat, self, repeats, axis=axis)
 
-    def choose(self, choices: Any, out: Any = None, mode: str = "raise") -> Handle:
+    def choose(self, choices: Any, out: Any = None, mode: str = "raise") -> H:
         """Elements of the choices, by number."""
-        return _call(np.choose, self, choices, out=out, mode=mode)
+        return self._call(np.choose, self, choices, out=out, mode=mode)
 
-    def compress(self, condition: Any, axis: SupportsIndex | None = None, out: Any = None) -> Handle:
+    def compress(self, condition: Any, axis: SupportsIndex | None = None, out: Any = None) -> H:
         """The elements where the condition holds."""
-        return _call(np.compress, condition, self, axis=axis, out=out)
+        return self._call(np.compress, condition, self, axis=axis, out=out)
 
-    def nonzero(self) -> tuple[Handle, ...]:
+    def nonzero(self) -> tuple[H, ...]:
         """The indices of the elements that are not zero, an array for each dimension."""
-        arrays: Any = _call(np.nonzero, self)
+        arrays: Any = self._call(np.nonzero, self)
         return arrays  # type: ignore[no-any-return]
 
-    def searchsorted(self, v: Any, side: str = "left", sorter: Any = None) -> Handle:
+    def searchsorted(self, v: Any, side: str = "left", sorter: Any = None) -> H:
         """Where to insert values so that the array stays sorted."""
-        return _call(np.searchsorted, self, v, side=side, sorter=sorter)
+        return self._call(np.searchsorted, self, v, side=side, sorter=sorter)
 
     def argsort(
         self, axis: SupportsIndex | None = -1, kind: Any = None, order: Any = None, *, stable: bool | None = None
-    ) -> Handle:
+    ) -> H:
         """The indices that would sort the array along an axis."""
-        return _call(np.argsort, self, axis=axis, kind=kind, order=order, stable=stable)
+        return self._call(np.argsort, self, axis=axis, kind=kind, order=order, stable=stable)
 
-    def argpartition(self, kth: Any, axis: SupportsIndex | None = -1, kind: Any = "introselect") -> Handle:
+    def argpartition(self, kth: Any, axis: SupportsIndex | None = -1, kind: Any = "introselect") -> H:
         """The indices that would partition the array along an axis."""
-        return _call(np.argpartition, self, kth, axis=axis, kind=kind)
+        return self._call(np.argpartition, self, kth, axis=axis, kind=kind)
 
     # What changes an array in place: the handle is rebound
 
@@ -306,13 +322,13 @@ class Methods:
         self, axis: SupportsIndex = -1, kind: Any = None, order: Any = None, *, stable: bool | None = None
     ) -> None:
         """Rebind this handle to the sorted array."""
-        refresh(self)  # type: ignore[arg-type]
-        rebind(self, _call(np.sort, self, axis=axis, kind=kind, order=order, stable=stable))
+        refresh(self)
+        rebind(self, self._call(np.sort, self, axis=axis, kind=kind, order=order, stable=stable))
 
     def partition(self, kth: Any, axis: SupportsIndex = -1, kind: Any = "introselect") -> None:
         """Rebind this handle to the partitioned array."""
-        refresh(self)  # type: ignore[arg-type]
-        rebind(self, _call(np.partition, self, kth, axis=axis, kind=kind))
+        refresh(self)
+        rebind(self, self._call(np.partition, self, kth, axis=axis, kind=kind))
 
     def fill(self, value: Any) -> None:
         """Rebind this handle to an array of one value."""
@@ -327,16 +343,10 @@ VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 """The versions of the array API standard that the namespace serves."""
 
 
-def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
-    """Call a NumPy function with what was given."""
-    given = {name: value for name, value in kwargs.items() if value is not _NOT_GIVEN}
-    return function(*args, **given)  # type: ignore[no-any-return]
-
-
 def _may_take(other: Any) -> bool:
     """Whether an operand of a ufunc is ours to compute with; an array of another library gets the first say."""
     return isinstance(other, OURS) or not hasattr(type(other), "__array_ufunc__")
 
 
-def _handles_of(outs: Any) -> list[Handle]:
-    return [each for each in (outs if isinstance(outs, tuple) else (outs,)) if isinstance(each, Methods)]  # type: ignore[misc]
+def _handles_of(outs: Any) -> list[Any]:
+    return [each for each in (outs if isinstance(outs, tuple) else (outs,)) if isinstance(each, Methods)]

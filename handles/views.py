@@ -11,19 +11,14 @@ A link is made by whoever makes a view, in one tuple, and looked at when a handl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from handles.base import Handle
+from handles.holder import H, Holder, Link
 
 Array = np.ndarray[Any, Any]
-
-Link = tuple[Any, Any, Any, Any, bool]
-"""Weak references to the source and to the cell that it had; the step from its array; the source's own link; whether
-the view has been rebound, so that its memory may have no gaps where that of NumPy's view has some."""
 
 
 class Call(NamedTuple):
@@ -40,7 +35,7 @@ class Key(NamedTuple):
     """A step: an index with slots in place of its handles, and these."""
 
     template: Any
-    operands: tuple[Handle, ...]
+    operands: tuple[Holder, ...]
     fill: Any
     """Puts values into the template."""
 
@@ -65,14 +60,14 @@ _NO_OWNER = (None, _GAPS, _PACKED)
 class Owner(NamedTuple):
     """The nearest handle above a view that the program still has."""
 
-    handle: Handle
+    handle: Holder
     steps: tuple[Any, ...]
     """From its array to that of the view."""
     cell: Any
     """The cell that it had when the view was made, None where that is gone."""
 
 
-def link(view: Handle, source: Handle, step: Any) -> Handle:
+def link(view: H, source: Holder, step: Any) -> H:
     """Note that a handle may show part of another, and return it."""
     cell = source._cell
     above = link_above(source) if cell.op.memory.view or cell.rare is not None else None
@@ -80,7 +75,7 @@ def link(view: Handle, source: Handle, step: Any) -> Handle:
     return view
 
 
-def link_above(source: Handle) -> Link | None:
+def link_above(source: Holder) -> Link | None:
     """The link that the link of a view goes on with; those of handles that are gone are left out."""
     above = link_of(source)
     if above is not None and above[0]() is None and any(above[3] is each for each in _NO_OWNER):
@@ -88,13 +83,13 @@ def link_above(source: Handle) -> Link | None:
     return above
 
 
-def forget(view: Handle) -> Handle:
+def forget(view: H) -> H:
     """Note that a handle is no view, whatever made it; returns it."""
     view._link = None
     return view
 
 
-def link_of(handle: Handle) -> Link | None:
+def link_of(handle: Holder) -> Link | None:
     """The link of a handle that a view op made, or that has been written to; of others there is none."""
     cell = handle._cell
     if not (cell.op.memory.view or cell.rare is not None):
@@ -106,7 +101,7 @@ def link_of(handle: Handle) -> Link | None:
         return None
 
 
-def owner_of(handle: Handle) -> Owner | None:
+def owner_of(handle: Holder) -> Owner | None:
     """The handle that a write into this one reaches too, None where the program has none."""
     above = link_of(handle)
     steps: list[Any] = []
@@ -119,7 +114,7 @@ def owner_of(handle: Handle) -> Owner | None:
     return None
 
 
-def refresh(handle: Handle) -> Owner | None:
+def refresh(handle: Holder) -> Owner | None:
     """Before a handle is written to: show what its owner has there now, if that was written to meanwhile."""
     owner = owner_of(handle)
     if owner is None:
@@ -133,7 +128,7 @@ def refresh(handle: Handle) -> Owner | None:
     return owner
 
 
-def write_through(handle: Handle, new: Handle, *, update: bool) -> None:
+def write_through(handle: Holder, new: Holder, *, update: bool) -> None:
     """Before a handle is rebound to a new value: write that to where it is part of another handle.
 
     An `update` is `handle op= other`, which in NumPy makes a new object of a scalar; anything else refuses one.
@@ -181,7 +176,7 @@ def rebind(handle: Any, new: Any, *, update: bool = False) -> Any:
 _BASIC = frozenset({int, slice, type(None), type(...)})
 
 
-def shows(value: Handle, source: Handle, key: Any) -> bool:
+def shows(value: Holder, source: Holder, key: Any) -> bool:
     """Whether a handle is `source[key]` as it is now, so that `source[key] = value` changes nothing.
 
     Python calls that after `source[key] op= other`, which has been written through by then.
@@ -194,7 +189,7 @@ def shows(value: Handle, source: Handle, key: Any) -> bool:
     return bool(found[2] == key) and bool(ndim_of(value))  # what has no dimensions was not written through
 
 
-def ndim_of(handle: Handle) -> int | None:
+def ndim_of(handle: Holder) -> int | None:
     """The number of dimensions, None where it is not known without waiting, or the op fails: the reader is told."""
     cell = handle._cell
     try:
@@ -314,7 +309,7 @@ def _may_have_gaps(above: Link | None) -> bool:
     return False
 
 
-def _loses_gaps(handle: Handle, above: Link) -> bool:
+def _loses_gaps(handle: Holder, above: Link) -> bool:
     """Whether a view that is rebound to an array of its own may have had gaps, now or before."""
     if above[4] or not _may_have_gaps(above):
         return above[4]
@@ -326,7 +321,7 @@ def _name_of(step: Call) -> str:
     return str(step.args[0] if step.function is None else step.function.__name__.lstrip("_"))
 
 
-def _link_again(handle: Handle, source: Handle, steps: Sequence[Any], *, packed: bool = False) -> None:
+def _link_again(handle: Holder, source: Holder, steps: Sequence[Any], *, packed: bool = False) -> None:
     first, *rest = steps
     last = len(rest)
     handle._link = (ref(source), ref(source._cell), first, link_of(source), packed and not last)
@@ -363,7 +358,7 @@ def _check(steps: Sequence[Any], above: Link) -> None:
         )
 
 
-def _is_scalar(handle: Handle, steps: Sequence[Any]) -> bool:
+def _is_scalar(handle: Holder, steps: Sequence[Any]) -> bool:
     """Whether NumPy gives a scalar in place of a view: all axes were indexed by integers."""
     last = steps[-1]
     if last.__class__ is Call:

@@ -36,14 +36,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine.runtime",),
     ("engine.observe",),
     ("engine.custom", "engine.graph", "engine.ops", "engine.random", "engine.scopes", "engine.sync"),
-    ("engine.testing",),
+    ("engine.remote", "engine.testing"),
     ("engine.asgi",),
     ("engine",),
     ("engine.__main__", "engine.cli", "engine.demo"),
 )
 
 # Patterns of the modules that may import asyncio.
-ASYNCIO_MODULES = ("engine.queues.*", "engine.base.loops", "engine.demo.*")
+ASYNCIO_MODULES = (
+    "engine.queues.*",
+    "engine.base.loops",
+    "engine.demo.*",
+    # Dask's own loop, which these run on, is asyncio's.
+    *(
+        "engine.devices.dask.link",
+        "engine.devices.dask.process",
+        "engine.devices.dask.session",
+        "engine.remote.serving",
+    ),
+)
 
 # (module, what it imports inside a function): optional backends only.
 LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
@@ -56,6 +67,8 @@ LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
         ("engine.observe.pictures", "matplotlib.patches.Patch"),
         ("engine.observe.pictures", "matplotlib.pyplot"),
         ("engine.observe.progress", "tqdm.auto.tqdm"),
+        ("engine.devices.cluster.backend", "engine.devices.cluster.batches"),
+        ("engine.devices.dask.backend", "engine.devices.dask.session"),
     }
 )
 
@@ -64,6 +77,7 @@ PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo
 
 ENGINE_NAMES = [
     "ASYNC",
+    "BatchStatistics",
     "BlockingSyncError",
     "BufferStatistics",
     "CancelOutcome",
@@ -96,6 +110,8 @@ ENGINE_NAMES = [
     "UnknownShapeError",
     "allow_sync",
     "as_completed",
+    "asgi",
+    "batched",
     "buffer_statistics",
     "cancel_pending",
     "clear_buffers",

@@ -36,6 +36,7 @@ def test_the_fields_are_those_of_the_contract() -> None:
         "allow_soft_placement": True,
         "log_device_placement": False,
         "operation_timeout_in_ms": 0,
+        "dask_scheduler": None,
     }
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextvars
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -220,9 +221,49 @@ async def test_results_that_are_no_arrays_become_arrays(
 
 
 @either
-@pytest.mark.parametrize(
-    "result", [None, object(), np.array([None]), {"a": 1}, [object()]], ids=lambda each: str(type(each))
-)
+async def test_a_function_that_returns_nothing_can_be_awaited(kind: Kind, mode: engine.ExecutionMode) -> None:
+    calls: list[Any] = []
+    record = engine.op(kind(lambda x: calls.append(np.array(x))))
+    handle = record(ops.arange(3.0))
+    assert await handle is None
+    assert (await engine.gather(record(ops.ones(2)), ops.ones(2)))[0] is None
+    async with engine.scope():
+        record(ops.zeros(1))
+    assert [each.tolist() for each in calls] == [[0.0, 1.0, 2.0], [1.0, 1.0], [0.0]]
+    assert "value=None" in repr(handle)
+    with pytest.raises(TypeError, match="NoneType"):
+        await (handle + 1)
+
+
+def test_a_function_that_returns_nothing_can_be_waited_for(mode: engine.ExecutionMode) -> None:
+    handle = engine.op(lambda x: None)(ops.ones(3))
+    assert handle.result() is None
+    engine.wait()
+
+
+def yields(x: Any) -> Iterator[Any]:
+    yield x
+
+
+async def yields_later(x: Any) -> AsyncIterator[Any]:
+    yield x
+
+
+class Yields:
+    def __call__(self, x: Any) -> Iterator[Any]:
+        yield x
+
+
+@pytest.mark.parametrize("function", [yields, yields_later, Yields(), functools.partial(yields, 1)])
+def test_generator_functions_are_refused_where_they_are_decorated(function: Any) -> None:
+    with pytest.raises(TypeError, match="generator function"):
+        engine.op(function)
+    with pytest.raises(TypeError, match="generator function"):
+        engine.op(name="yields")(function)
+
+
+@either
+@pytest.mark.parametrize("result", [object(), np.array([None]), {"a": 1}, [object()]], ids=lambda each: str(type(each)))
 async def test_results_that_are_objects_are_refused(result: Any, kind: Kind, mode: engine.ExecutionMode) -> None:
     with pytest.raises(TypeError, match="Python objects"):
         await engine.op(kind(give(result)))()

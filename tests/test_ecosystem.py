@@ -150,6 +150,27 @@ async def test_array_api_compat_knows_handles() -> None:
     gate.open()
 
 
+LARGE: Any = np.arange(240_000.0).reshape(400, 600) % 1009
+OF_UNKNOWN_LENGTH: dict[str, Callable[[Any, Any], Any]] = {
+    "isin": lambda x, some: array_api_extra.isin(x, some),
+    "setdiff1d": lambda x, some: array_api_extra.setdiff1d(x, some),
+    "union1d": lambda x, some: array_api_extra.union1d(x, some),
+    "nunique": lambda x, some: array_api_extra.nunique(x),
+}
+
+
+@pytest.mark.parametrize("name", OF_UNKNOWN_LENGTH)
+def test_lengths_that_values_decide_are_known_off_the_loop(name: str) -> None:
+    """These functions need the number of different elements at once, which takes a while to compute."""
+    call = OF_UNKNOWN_LENGTH[name]
+    wanted = call(LARGE, LARGE[:1])
+    assert np.array_equal(call(ops.asarray(LARGE), ops.asarray(LARGE[:1])).result(), wanted)
+
+
+def test_a_length_that_a_function_of_the_user_decides_is_not_waited_for(gate: GateOp) -> None:
+    assert ops.unique_values(gate(LARGE)).shape == (None,)
+
+
 async def test_zscore_off_the_loop(syncs: list[str]) -> None:
     result = await asyncio.to_thread(lambda: scipy_stats.zscore(ops.asarray(X), axis=0))
     assert len(syncs) <= 5

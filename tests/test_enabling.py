@@ -120,6 +120,7 @@ OTHER_VALUES: dict[str, Any] = {
     "operation_timeout_in_ms": 5,
     "max_pending_ops": 10,
     "max_pending_bytes": 11,
+    "dask_scheduler": "tcp://127.0.0.1:8786",
 }
 FIELDS = [entry.name for entry in dataclasses.fields(engine.Config)]
 

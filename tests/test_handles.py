@@ -7,6 +7,7 @@ import inspect
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -483,6 +484,26 @@ async def test_repr_without_a_shape(gate: GateOp, asynchronous: None) -> None:
     gate.open()
     with pytest.raises(KeyError):
         await engine.synchronize()
+
+
+MISMATCHES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "add": (lambda x, y: x + y, "ValueError"),
+    "matmul": (lambda x, y: x @ y, "ValueError"),
+    "hstack": (lambda x, y: np.hstack([x, y]), "ValueError"),
+    "sum": (lambda x, y: np.sum(x, axis=7), "AxisError"),
+    "a dependent": (lambda x, y: (x + y) * 2, "ValueError"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+async def test_repr_says_what_the_op_will_fail_with(name: str, gate: GateOp) -> None:
+    call, error = MISMATCHES[name]
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        handle = call(gate(np.ones((3, 4))), ops.ones(5))
+        assert f"state=pending error={error}: " in repr(handle)
+        gate.open()
+        with pytest.raises(ValueError):  # noqa: PT011 - NumPy has words of its own
+            await handle
 
 
 async def test_repr_of_a_ready_handle(mode: engine.ExecutionMode) -> None:

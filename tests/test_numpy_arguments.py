@@ -333,7 +333,7 @@ def calls(function: Any) -> Iterator[Call]:
             yield from with_argument(function, name, value)
 
 
-def as_handles(function: Any, call: Call) -> Call:
+def as_handles(function: Any, call: Call, make: Callable[[Any], Any] = ops.asarray) -> Call:
     """The same call with its operands as handles."""
     names = parameters(function).names
     needed = set(required(function)) if function not in SEVERAL else set()
@@ -341,7 +341,7 @@ def as_handles(function: Any, call: Call) -> Call:
     def convert(name: str, value: Any) -> Any:
         if name in VALUES and name not in OPERAND_NAMES and (name not in needed or name in NO_OPERANDS):
             return value
-        return arrays_in(value, ops.asarray)
+        return arrays_in(value, make)
 
     args = tuple(convert(names[place] if place < len(names) else "", each) for place, each in enumerate(call.args))
     return Call(args, {name: convert(name, value) for name, value in call.kwargs.items()})

@@ -15,6 +15,7 @@ from sphinx.util.nodes import make_refnode
 
 PUBLIC_MODULES = (
     "engine",
+    "engine.asgi",
     "engine.ops",
     "engine.ops.linalg",
     "engine.ops.fft",
@@ -25,14 +26,16 @@ PUBLIC_MODULES = (
 )
 # Modules, which are in the tuple above, and what is documented under another name.
 ELSEWHERE = {
-    *("engine.observe", "engine.observe.profile", "engine.ops", "engine.ops.linalg", "engine.ops.fft"),
+    *("engine.asgi", "engine.observe", "engine.observe.profile", "engine.ops", "engine.ops.linalg", "engine.ops.fft"),
     *("engine.testing", "handles.CancelOutcome"),
 }
 NOT_MADE_BY_USERS = {
+    "engine.BatchStatistics",
     "engine.BufferStatistics",
     "engine.FunctionStatistics",
     "engine.Operation",
     "engine.Statistics",
+    "engine.asgi.RequestStatistics",
     "engine.observe.OpRecord",
     "engine.observe.Profile",
     "engine.random.Generator",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -59,6 +60,10 @@ class Config:
         `engine.drain()` waits until half of it is left.
     max_pending_bytes (int, 1 GiB):
         Bytes of snapshotted operands in flight past which dispatch itself executes queued work; the same for bytes.
+    dask_scheduler (str, or a pair of str and distributed.Security, None):
+        Address of the Dask scheduler whose workers are the `DASK` devices, and whose cluster is the `CLUSTER` device,
+        such as "tcp://10.0.0.5:8786"; for "tls://..." with Dask's `Security` where Dask's own configuration has none.
+        None is a local cluster of processes, started by the first op that needs it and ended with the executor.
 
     Raises `ValueError` for a value out of range and `TypeError` for one of the wrong type or an unknown field, naming
     the field.
@@ -72,6 +77,7 @@ class Config:
     operation_timeout_in_ms: int = 0
     max_pending_ops: int = DEFAULT_PENDING_OPS
     max_pending_bytes: int = DEFAULT_PENDING_BYTES
+    dask_scheduler: str | tuple[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device_count", _device_count(self.device_count))
@@ -82,6 +88,12 @@ class Config:
         for name in ("allow_soft_placement", "log_device_placement"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"Config.{name} must be a bool, but got {getattr(self, name)!r}")
+        _check_scheduler(self.dask_scheduler)
+
+    def cluster(self) -> tuple[str | None, Any]:
+        """The address of `dask_scheduler`, and the `Security` that was given with it; None for what was not given."""
+        given = self.dask_scheduler
+        return given if isinstance(given, tuple) else (given, None)
 
     def __hash__(self) -> int:
         values = (getattr(self, entry.name) for entry in fields(self) if entry.name != "device_count")
@@ -112,6 +124,24 @@ def _integer(name: str, value: object, *, least: int) -> int:
     if number < least:
         raise ValueError(f"Config.{name} must be at least {least}, but got {number}")
     return number
+
+
+_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+]*://)?[^\s/]+(?::[0-9]{1,5})(?:/.*)?|inproc://\S+")
+
+
+def _check_scheduler(value: object) -> None:
+    address = value[0] if isinstance(value, tuple) and len(value) == 2 else value
+    if address is None and value is None:
+        return
+    if not isinstance(address, str):
+        raise TypeError(
+            "Config.dask_scheduler must be None, an address such as 'tcp://10.0.0.5:8786', or a pair of an address and "
+            f"a distributed.Security, but got {value!r}"
+        )
+    if _ADDRESS.fullmatch(address) is None:
+        raise ValueError(
+            f"Config.dask_scheduler must be an address with a port, such as 'tcp://10.0.0.5:8786', but got {address!r}"
+        )
 
 
 def _device_count(value: object) -> Mapping[str, int]:

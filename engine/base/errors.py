@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from handles.cell import Undescribed
+
 MAKE_ANOTHER = "make a new one, `async with engine.Executor(...):`; in a service, in the application's lifespan"
 """Advice for where an executor has ended."""
 
@@ -33,7 +35,7 @@ class DeviceLostError(RuntimeError):
     """A device is gone, and with it the values that lived there and the ops that ran there."""
 
 
-class UnknownShapeError(ValueError):
+class UnknownShapeError(Undescribed):
     """The shape or dtype of a result that only running its op can tell."""
 
 

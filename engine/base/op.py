@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from engine.base.facts import NOTHING, Facts, facts_of
 from engine.threads.slots import Slots
 
 SMALL_NS = 100_000
@@ -73,6 +74,8 @@ class Fusion:
     """Finds a ufunc that does the same for given operands; None if no ufunc ever does."""
     updates: bool = False
     """True if the result has the shape, the dtype and the layout of the first operand, for any others."""
+    facts: Facts = NOTHING
+    """What is known of the kernel itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,7 @@ class Op:
             "kernel": kernel,
             "infer": infer,
             "cost": Cost(estimate, small, blas, parallel),
-            "fusion": Fusion(fusable, block, variant, updates),
+            "fusion": Fusion(fusable, block, variant, updates, facts_of(kernel)),
             "memory": Memory(view, overwrite, into),
             "known": known,
             "computes": known or computes,

@@ -11,6 +11,8 @@ import numpy as np
 
 from engine.base.op import Op, ShapeDtype
 from engine.base.pytree import fill, take
+from engine.custom.coalescing import Flights
+from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.runtime.current import current
 from engine.threads.slots import Slots
 
@@ -26,6 +28,7 @@ def op(
     num_outputs: int = 1,
     shape: Any = None,
     max_concurrency: int | None = None,
+    coalesce: bool = False,
 ) -> Callable[..., Any]: ...
 @overload
 def op(
@@ -36,6 +39,7 @@ def op(
     num_outputs: int = 1,
     shape: Any = None,
     max_concurrency: int | None = None,
+    coalesce: bool = False,
 ) -> Callable[[Function], Callable[..., Any]]: ...
 
 
@@ -47,8 +51,12 @@ def op(
     num_outputs: Any = 1,
     shape: Any = None,
     max_concurrency: Any = None,
+    coalesce: Any = False,
 ) -> Any:
-    """Make an op of a Python function: arrays in, an array (or a tuple of `num_outputs` arrays) out.
+    """Make an op of a Python function: arrays in; an array, a tuple of `num_outputs` arrays, or nothing out.
+
+    A function that returns None has a handle of no outputs: awaiting it waits for the call, raises what it raised, and
+    gives None.
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
     beside compute. Independent calls run at once, on different workers; `max_concurrency` bounds how many calls of
@@ -57,19 +65,44 @@ def op(
     op has run: a `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the
     `ShapeDtype` of each operand.
 
-    Raises `TypeError` for what is not callable, `ValueError` for `num_outputs` or `max_concurrency` below 1; the op
-    raises `TypeError` at the call where the arguments do not fit the function's signature.
+    With `coalesce=True` concurrent calls with equal arguments (the same handles, arrays of equal bytes, equal values)
+    share one call of the function while it is in flight: for pure functions, whose results depend on nothing else. Each
+    call has a handle of its own, and cancelling one takes nothing from the others. Calls in SYNC mode have run when
+    they return, so there is nothing to share.
+
+    Raises `TypeError` for what is not callable and for generator functions, and `ValueError` for `num_outputs` or
+    `max_concurrency` below 1; the op raises `TypeError` at the call where the arguments do not fit the function's
+    signature.
     """
     if function is None:
-        return functools.partial(op, name=name, num_outputs=num_outputs, shape=shape, max_concurrency=max_concurrency)
+        options = {"name": name, "num_outputs": num_outputs, "shape": shape, "max_concurrency": max_concurrency}
+        return functools.partial(op, **options, coalesce=coalesce)
     if not callable(function):
         raise TypeError(f"engine.op makes ops of functions, but got {function!r}")
+    _refuse_generator(function)
     if isinstance(num_outputs, bool) or not isinstance(num_outputs, int) or num_outputs < 1:
         raise ValueError(f"num_outputs must be an integer, 1 or more, but got {num_outputs!r}")
     if max_concurrency is not None:
         _check_max_concurrency(max_concurrency)
+    if not isinstance(coalesce, bool):
+        raise TypeError(f"coalesce must be True or False, but got {coalesce!r}")
     name = name or str(getattr(function, "__name__", type(function).__name__))
-    return _make(function, name, num_outputs, shape, None if max_concurrency is None else Slots(max_concurrency))
+    limit = None if max_concurrency is None else Slots(max_concurrency)
+    return _make(function, name, num_outputs, shape, limit, coalesce)
+
+
+def _refuse_generator(function: Any) -> None:
+    called = function
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(
+            f"engine.op makes ops of functions that return arrays, but {getattr(function, '__name__', function)!r} "
+            "is a generator function: return what it yields as one array, np.stack(list(...)), or make an op of what "
+            "one step computes"
+        )
 
 
 def _check_max_concurrency(value: object) -> None:
@@ -79,9 +112,10 @@ def _check_max_concurrency(value: object) -> None:
         raise ValueError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
 
 
-def _make(function: Function, name: str, outputs: int, shape: Any, limit: Slots | None) -> Callable[..., Any]:
-    called: Any = function if inspect.isroutine(function) else type(function).__call__
-    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+def _make(
+    function: Function, name: str, outputs: int, shape: Any, limit: Slots | None, coalesce: bool
+) -> Callable[..., Any]:
+    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     signature = _signature(function)
 
     def kernel(*operands: Any, arguments: Any) -> Any:
@@ -99,6 +133,8 @@ def _make(function: Function, name: str, outputs: int, shape: Any, limit: Slots 
         limit=limit,
     )
 
+    flights = Flights(row) if coalesce else None
+
     @functools.wraps(function)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
         if signature is not None:
@@ -108,7 +144,11 @@ def _make(function: Function, name: str, outputs: int, shape: Any, limit: Slots 
                 raise TypeError(f"{name}: {error}") from None
         operands: list[Any] = []
         arguments = take((args, kwargs), operands)
-        handles = current().dispatch_several(row, tuple(operands), {"arguments": arguments})
+        dispatcher, params = current(), {"arguments": arguments}
+        if flights is not None and isinstance(dispatcher, AsyncDispatcher):
+            handles = flights.dispatch(dispatcher, tuple(operands), params)
+        else:
+            handles = dispatcher.dispatch_several(row, tuple(operands), params)
         return handles[0] if outputs == 1 else handles
 
     return dispatch

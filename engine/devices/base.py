@@ -24,12 +24,23 @@ _PATTERN = re.compile(
 )
 
 
+ANY = -1
+"""The index of what stands for any device of its kind."""
+_SPREAD = frozenset({"DASK"})
+"""Kinds whose name alone stands for any device of the kind."""
+
+addresses: dict[Device, str] = {}
+"""Where devices of other machines are, once their executor has connected to them."""
+
+
 class Device:
     """A logical device, such as CPU:0. There is one object for each name: devices compare by identity.
 
     `Device("CPU:1")`, `Device("cpu:1")`, `Device("/cpu:1")`, `Device("/device:CPU:1")` and
-    `Device("/job:worker/replica:0/task:0/device:CPU:1")` are the same object. Raises `ValueError` for what is not a
-    name of a device of this process (its task and replica are 0) and `TypeError` for what is not a name.
+    `Device("/job:worker/replica:0/task:0/device:CPU:1")` are the same object. `Device("DASK")`, without a number,
+    stands for any worker of the cluster: an op goes to the one that its inputs are on, else to the least loaded.
+    Raises `ValueError` for what is not a name of a device of this process (its task and replica are 0) and `TypeError`
+    for what is not a name.
     """
 
     __slots__ = ("index", "kind")
@@ -45,12 +56,13 @@ class Device:
         if not isinstance(name, str):
             raise TypeError(f"device must be a name such as 'CPU:0' or an engine.Device, but got {name!r}")
         match = _PATTERN.fullmatch(name.strip())
-        if match is None:
+        spread = name.strip().lstrip("/").upper()
+        if match is None and spread not in _SPREAD:
             raise ValueError(
                 f"device must be named like 'CPU:0' or '/device:CPU:0' (/job, /task:0 and /replica:0 may come before), "
                 f"but got {name!r}"
             )
-        key = (match[1].upper(), int(match[2]))
+        key = (spread, ANY) if match is None else (match[1].upper(), int(match[2]))
         device = cls._made.get(key)
         if device is None:
             device = object.__new__(cls)
@@ -58,11 +70,21 @@ class Device:
             device = cls._made.setdefault(key, device)
         return device  # type: ignore[return-value]
 
+    @property
+    def address(self) -> str | None:
+        """Where it is, of a device on another machine that an executor has connected to; else None."""
+        return addresses.get(self)
+
+    def covers(self, device: Device) -> bool:
+        """Whether it is that device, or stands for any of its kind."""
+        return self is device or (self.index == ANY and self.kind == device.kind)
+
     def __str__(self) -> str:
-        return f"{self.kind}:{self.index}"
+        return self.kind if self.index == ANY else f"{self.kind}:{self.index}"
 
     def __repr__(self) -> str:
-        return f"Device({str(self)!r})"
+        address = self.address
+        return f"Device({str(self)!r})" + ("" if address is None else f" at {address}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Device, (str(self),)
@@ -118,6 +140,8 @@ class Record(Protocol):
     """How many results there are."""
     device: Device
     """The device to compute on."""
+    kept: bool
+    """False where only later records of the batch read the result: once they have run, its value is of no use."""
 
     @property
     def abandoned(self) -> bool:

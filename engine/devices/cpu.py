@@ -50,9 +50,11 @@ class CpuBackend(Backend[Array]):
         `sole` says that the result is passed on by its callers as `references` measured it; without, it is copied
         unless it cannot be written to.
         """
+        if result is None:
+            return NOTHING
         if result.__class__ is not np.ndarray:
             return checked(np.array(unmasked(result) if isinstance(result, np.ndarray) else result))
-        if result.dtype.hasobject:
+        if holds_objects(result.dtype):
             return checked(result)
         if is_frozen(result):
             return result
@@ -67,13 +69,22 @@ class CpuBackend(Backend[Array]):
         return snapshot(result)
 
 
+NOTHING = np.array(None, dtype=object)
+"""The value of a function that returns nothing: it is read as None."""
+NOTHING.setflags(write=False)
+
 HOST = CpuBackend()
 """The host as such: for kernels that run here on behalf of another device."""
 
 
+def holds_objects(dtype: np.dtype[Any]) -> bool:
+    """Whether elements are Python objects. Strings of any length are none: NumPy keeps them itself."""
+    return dtype.hasobject and dtype.kind != "T"
+
+
 def checked(array: Array) -> Array:
     """The array, unless its elements are Python objects: running those is running unknown code anywhere."""
-    if array.dtype.hasobject:
+    if holds_objects(array.dtype):
         raise TypeError("arrays of Python objects are not supported: use a numeric, bool, string or datetime dtype")
     return array
 
@@ -115,6 +126,10 @@ class Borrowed:
 
 def borrow(array: Array) -> Array:
     """A read-only array of the same memory, which the caller promises not to write to."""
+    if array.dtype.hasobject:  # strings of any length, which are not in the array's own memory
+        shared = array.view()
+        shared.setflags(write=False)
+        return shared
     return np.asarray(Borrowed(array)).view(array.dtype)
 
 
@@ -130,7 +145,7 @@ def snapshot(array: Array) -> Array:
     if is_frozen(array):
         return array
     flags = array.flags
-    if flags.c_contiguous or flags.f_contiguous:
+    if flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject:
         copy = array.copy(order="K")
         if array.size == 1 and min(array.strides, default=0) < 0:
             return copy[forwards(array.strides)]

@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from engine.base.config import Config
 from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Backend, Device
+from engine.devices.cluster.backend import ClusterBackend
 from engine.devices.cpu import CpuBackend
+from engine.devices.dask.backend import Connection, DaskBackend, check_installed
+from engine.threads.blas import core_count
 
 Factory = Callable[[], Backend[Any]]
 
 _BUILT_IN: Mapping[str, Factory] = {"CPU": CpuBackend}
+_OF_CLUSTERS = ("DASK", "CLUSTER")
+"""Kinds of the engine's own whose devices share the cluster of their executor."""
 _factories: dict[str, Factory] = dict(_BUILT_IN)
 
 _METHODS = ("count", "lookahead", "runs", "submit", "to_host", "from_host", "copy", "close")
@@ -29,7 +35,7 @@ def register_backend(kind: str, factory: Factory) -> None:
     is no identifier, or that the engine serves itself.
     """
     name = _checked_kind(kind)
-    if name in _BUILT_IN:
+    if name in _BUILT_IN or name in _OF_CLUSTERS:
         raise ValueError(f"register_backend: kind {kind!r} is the engine's own; register the backend as another kind")
     if not _can_be_called(factory):
         raise TypeError(
@@ -78,17 +84,18 @@ def _missing(made: object) -> list[str]:
     return [name for name in _METHODS if not callable(getattr(made, name, None))]
 
 
-def make_devices(counts: Mapping[str, int]) -> dict[Device, Backend[Any]]:
-    """The devices that a configuration asks for, CPU first, each with its backend.
+def make_devices(config: Config) -> dict[Device, Backend[Any]]:
+    """The devices that a configuration asks for, CPU first, each with its backend. Nothing is started.
 
     Raises `UnknownDeviceError` for a kind, or for more devices of a kind, than this machine has, and `TypeError` where
     a factory made no backend.
     """
     devices: dict[Device, Backend[Any]] = {}
-    for kind, count in sorted(counts.items(), key=lambda item: (item[0] != "CPU", item[0])):
-        factory = _factories.get(kind)
+    factories = _factories | _cluster_factories(config)
+    for kind, count in sorted(config.device_count.items(), key=lambda item: (item[0] != "CPU", item[0])):
+        factory = factories.get(kind)
         if factory is None:
-            known = ", ".join(sorted(_factories))
+            known = ", ".join(sorted(factories))
             raise UnknownDeviceError(
                 f"Config.device_count asks for {count} {kind} device(s), but this machine has no {kind}; "
                 f"kinds that it has: {known} (engine.devices.register_backend adds one)"
@@ -102,6 +109,17 @@ def make_devices(counts: Mapping[str, int]) -> dict[Device, Backend[Any]]:
         for index in range(count):
             devices[Device(f"{kind}:{index}")] = backend
     return devices
+
+
+def _cluster_factories(config: Config) -> dict[str, Factory]:
+    """What makes the backends of a cluster, which the devices of one executor share."""
+    counts = config.device_count
+    for kind in _OF_CLUSTERS:
+        if counts.get(kind):
+            check_installed(kind)
+    address, security = config.cluster()
+    connection = Connection(address, security, counts.get("DASK") or core_count())
+    return {"DASK": lambda: DaskBackend(connection, lost), "CLUSTER": lambda: ClusterBackend(connection, lost)}
 
 
 def _made(kind: str, factory: Factory) -> Backend[Any]:

@@ -108,7 +108,7 @@ class Dispatcher:
         core = self.core
         inputs = [each.home.device if each.__class__ is Cell else None for each in operands]
         known = [None if where is None else core.resolve(where) for where in inputs]
-        requested = None if self.device is None else core.resolve(self.device)
+        requested = None if self.device is None else core.resolve(self.device, known)
         placement = place(known, requested, core.default_device)
         if placement.copies:
             check_copies(op.name, placement, known, self.policy, lambda index: _is_int32(operands[index]))
@@ -310,7 +310,8 @@ class AsyncDispatcher(Dispatcher):
             queue.schedule()
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
-        return handle_of(self.copy(operand(handle, keep=True), self.core.resolve(device), frame), AsyncHandle)
+        cell = operand(handle, keep=True)
+        return handle_of(self.copy(cell, self.core.resolve(device, (cell.home.device,)), frame), AsyncHandle)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
         queue = self.core.queues[device]
@@ -449,7 +450,8 @@ class SyncDispatcher(Dispatcher):
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
         check_open(self.core, TRANSFER)
-        return handle_of(self.copy(operand(handle, keep=True), self.core.resolve(device), frame), EagerHandle)
+        cell = operand(handle, keep=True)
+        return handle_of(self.copy(cell, self.core.resolve(device, (cell.home.device,)), frame), EagerHandle)
 
     def copy(self, cell: Cell, device: Device, frame: FrameType) -> Cell:
         queue = self.core.inline[device]

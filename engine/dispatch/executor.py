@@ -12,7 +12,7 @@ are done by the thread that leaves the executor's block, or by the loop that shu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -26,6 +26,7 @@ from engine.base.op import Op
 from engine.devices.base import Device
 from engine.dispatch.flow import FlowControl
 from engine.dispatch.holdings import Devices, Holdings
+from engine.dispatch.spread import Spread
 from engine.failures import Ledger, raise_together
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
@@ -82,12 +83,14 @@ class Core:
         self.calls = Slots(lambda: min(32, core_count() + 4))
         """Slots of users' functions."""
         self.queues: dict[Device, DeviceQueue] = {}
+        self._spread = Spread(self.queues)
         self.flow = FlowControl(config, self.queues)
         self.admission = self.flow.admission
         width, split = config.inter_op_parallelism_threads, config.intra_op_parallelism_threads or core_count()
         for device, backend in self.devices.items():
             self.queues[device] = DeviceQueue(self, device, backend, loop, width=width, split=split)
         self.inline = {device: InlineQueue(self, device, backend) for device, backend in self.devices.items()}
+        self._spread = Spread(self.queues)
         self._holdings = Holdings(self.devices)
 
     @property
@@ -95,9 +98,12 @@ class Core:
         """The device of ops that nothing places."""
         return self.devices.default
 
-    def resolve(self, device: Device) -> Device:
-        """The device, if this executor has it; else CPU:0 under soft placement, or `UnknownDeviceError`."""
-        return self.devices.resolve(device)
+    def resolve(self, device: Device, inputs: Sequence[Device | None] = ()) -> Device:
+        """The device, if this executor has it; else CPU:0 under soft placement, or `UnknownDeviceError`.
+
+        Where any device of a kind will do, it is the one that an input is on, else the least loaded one.
+        """
+        return self._spread.choose(device, inputs) or self.devices.resolve(device)
 
     # In flight
 

@@ -7,7 +7,8 @@ Invariants: the bytes counted are those of the records that have not ended, each
 `DeviceQueue.room` is never larger than what the marks leave, so a queue asks here before it goes past them.
 
 `make_room` is called by the thread that dispatches; `free_bytes` by the thread on which an op ends. `_bytes_lock`
-guards `pending_bytes`; the numbers of ops are read from the queues without a lock, so they may be a moment old.
+guards `pending_bytes` and `_expected`; the numbers of ops are read from the queues without a lock, so they may be a
+moment old.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class FlowControl:
         self._low_mark = max(1, config.max_pending_ops // 2)
         self._bytes_lock = threading.Lock()
         self.pending_bytes = 0
-        self.admission = Admission(lambda: self._free() > 0, self._describe_load)
+        self._expected = 0
+        self.admission = Admission(lambda: self._free() > self._expected, self._describe_load)
 
     def start_over(self) -> None:
         """In a forked child: no thread holds a lock."""
@@ -71,6 +73,13 @@ class FlowControl:
         with self._bytes_lock:
             self.pending_bytes -= rare.nbytes
             rare.nbytes = 0
+
+    def expect(self, calls: int) -> None:
+        """So many more calls wait that will be ops: they count where tasks ask for room."""
+        with self._bytes_lock:
+            self._expected += calls
+        if calls < 0 and self.admission.waiting:
+            self.admission.look()
 
     def over_low_mark(self) -> Cell | None:
         """An op to wait for, when more is in flight than the low-water marks say.

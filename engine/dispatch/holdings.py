@@ -23,12 +23,16 @@ class Devices(dict[Device, Backend[Any]]):
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__(make_devices(config.device_count))
+        super().__init__(make_devices(config))
         self.default = next(iter(self))
         self.on_host = all(backend.on_host for backend in self.values())
         """True if each device runs an op's own kernel, so that several ops may be made one."""
         self._soft = config.allow_soft_placement
         self._missed: set[Device] = set()
+
+    def serving(self, device: Device) -> Backend[Any] | None:
+        """The backend of a device, or of any of a kind; None where there is none."""
+        return next((backend for each, backend in self.items() if device.covers(each)), None)
 
     def resolve(self, device: Device) -> Device:
         """The device, if it exists; else CPU:0 under soft placement, logged once, or `UnknownDeviceError`."""

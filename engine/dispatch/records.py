@@ -8,8 +8,7 @@ from typing import TypeVar
 
 from engine.base.op import Op, Params
 from handles.base import Handle
-from handles.cell import Cell, pending_cell
-from handles.protocols import Home
+from handles.cell import Cell, Home, pending_cell
 
 AnyHandle = TypeVar("AnyHandle", bound=Handle)
 

@@ -11,8 +11,6 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 from weakref import getweakrefcount
 
-import numpy as np
-
 from engine.fusion.runs import Array, Input, Run, Step
 from engine.memory.buffers import Lease, strides_of
 from engine.memory.references import HELD_BY_CELL, HELD_BY_GROUP, HELD_BY_INPUTS, others
@@ -56,7 +54,7 @@ def _may_have_to_be_repeated(step: Step) -> bool:
     kind = step.dtype.kind
     if step.reduction is not None:
         return kind == "f" and step.reduction != "count"  # where it is not a number, the whole array is reduced
-    return kind in "mM" or (step.op.kernel is np.power and kind in "iu")
+    return kind in "mM" or kind in step.op.fusion.facts.refuses
 
 
 def _successor(run: Run, index: int, last_use: int) -> Step | None:

@@ -9,7 +9,7 @@ the run refers to is never written to memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,21 +90,9 @@ class Run:
         return [step.cell for step in self.steps]
 
 
-REDUCTIONS: dict[Callable[..., Any], str] = {
-    np.sum: "add",
-    np.mean: "mean",
-    np.max: "maximum",
-    np.min: "minimum",
-    np.any: "logical_or",
-    np.all: "logical_and",
-    np.count_nonzero: "count",
-}
-"""Reductions that can end a run: block by block they give the very bits that NumPy gives for the whole."""
-
-
 def can_begin(op: Op) -> bool:
     """Whether a run can begin with this op."""
-    return op.fusion.fusable or (op.known and op.kernel in REDUCTIONS)
+    return op.fusion.fusable or (op.known and op.fusion.facts.reduction is not None)
 
 
 class Chooser(Protocol):
@@ -222,22 +210,22 @@ class Collector:
         is_complex = any(each is complex or getattr(each, "kind", "") == "c" for each in types)
         if is_complex and self._reduces:
             return False
-        rounded = op.fusion.block is None and op.kernel not in EXACT
+        rounded = op.fusion.block is None and not op.fusion.facts.exact
         if rounded and any(stride < 0 for array in arrays for stride in array.strides):
             return False
         is_half = any(isinstance(each, np.dtype) and each.char == "e" for each in types)
-        of_two_minds = op.kernel in _OF_TWO_MINDS or (rounded and is_half)
-        if of_two_minds and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
+        minds_layout = op.fusion.facts.minds_layout or (rounded and is_half)
+        if minds_layout and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
             return False  # to be cast, it would be written out, and not be one element repeated any more
-        one_row = self._one_row or is_complex or of_two_minds
+        one_row = self._one_row or is_complex or minds_layout
         if one_row and ((self.run is not None and self.run.whole) or not self._is_flat(arrays)):
             return False
         self._one_row, self._complex = one_row, self._complex or is_complex
         return True
 
     def _add_reduction(self, cell: Cell, operand: Any) -> bool:
-        kind, params = REDUCTIONS[cell.op.kernel], cell.params or {}
-        if params.get("dtype") is not None or not _PLAIN.issuperset(params):
+        kind, params = cell.op.fusion.facts.reduction, cell.params or {}
+        if kind is None or params.get("dtype") is not None or not _PLAIN.issuperset(params):
             return False
         if params.get("axis") is not None:
             return isinstance(operand, Register) and self._add_along(cell, kind, operand, params["axis"])
@@ -342,24 +330,6 @@ def promoted_as(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype
     return np.dtype(bool) if value.__class__ is bool else value.__class__
-
-
-_OF_TWO_MINDS = frozenset({np.power, np.arctan2})
-"""Ufuncs whose last bits depend on how operands lie in memory: they have vector instructions for some layouts only."""
-
-
-EXACT = frozenset(
-    {
-        *(np.absolute, np.add, np.ceil, np.conjugate, np.copysign, np.divide, np.floor, np.floor_divide, np.maximum),
-        *(np.minimum, np.multiply, np.negative, np.positive, np.reciprocal, np.remainder, np.rint, np.sign, np.sqrt),
-        *(np.square, np.subtract, np.trunc, np._core.umath.clip),  # type: ignore[attr-defined]
-        *(np.equal, np.greater, np.greater_equal, np.less, np.less_equal, np.not_equal),
-        *(np.isfinite, np.isinf, np.isnan, np.signbit),
-        *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift),
-        *(np.logical_and, np.logical_not, np.logical_or, np.logical_xor),
-    }
-)
-"""Ufuncs with one right result, whatever the instructions."""
 
 
 def _is_repeated(array: Array) -> bool:

@@ -25,15 +25,16 @@ from types import (
     ModuleType,
     SimpleNamespace,
 )
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from engine.devices.cpu import holds_objects
+from engine.graph.identity import BOUND, PARTIAL, Bound, Identity, reference
 from handles.base import Handle
 from handles.cell import Cell
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
 
 Part: TypeAlias = Hashable
 """Part of a key: what an object is compared by."""
@@ -48,47 +49,6 @@ _BY_VALUE = frozenset({bool, int, str, bytes, type(None)})
 _NO_DATA: tuple[type, ...] = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, Enum, Handle, np.ufunc)
 _DATA: tuple[type, ...] = (SimpleNamespace, UserDict, UserList)
 _LIBRARIES = frozenset(sys.stdlib_module_names) | {"engine", "handles", "numpy"}
-
-
-class Identity:
-    """Equal for the same object only; holds it weakly where it can be."""
-
-    __slots__ = ("_get", "_number")
-
-    def __init__(self, value: object) -> None:
-        self._number = id(value)
-        self._get = reference(value)
-
-    def __hash__(self) -> int:
-        return self._number
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Identity) or self._number != other._number:
-            return False
-        value = self._get()
-        return value is not None and value is other._get()
-
-
-class Bound:
-    """A function with the instance that it gets first, as bound methods are."""
-
-    __slots__ = ("__func__", "__self__", "__weakref__")
-
-    def __init__(self, its: Callable[..., Any], instance: object) -> None:
-        self.__func__ = its
-        self.__self__ = instance
-
-
-BOUND = (MethodType, Bound)
-PARTIAL = (functools.partial, functools.partialmethod)
-
-
-def reference(value: T, forget: Callable[[weakref.ref[T]], object] | None = None) -> Callable[[], T | None]:
-    """A function that returns the object, which it holds weakly if it can be: then `forget` is called when it dies."""
-    try:
-        return weakref.ref(value, forget)
-    except TypeError:
-        return lambda: value
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -283,7 +243,7 @@ class Look:
     def at_array(self, value: Array) -> Part:
         if isinstance(value, np.ma.MaskedArray):
             return np.ma.MaskedArray, self.at_array(value.data), self.at_array(np.ma.getmaskarray(value))
-        if value.dtype.hasobject:
+        if holds_objects(value.dtype):
             return np.ndarray, value.shape, tuple(map(self.part, value.ravel().tolist()))
         self.arrays.append(value if value.__class__ is np.ndarray else np.asarray(value))
         return value.__class__, self._rest(value)

@@ -21,17 +21,16 @@ from engine.base.pytree import LEAF, pack
 from engine.dispatch.dispatcher import Dispatcher
 from engine.failures import site, user_frame
 from engine.graph.attributes import (
-    Bound,
     ClassParts,
     Look,
     has_state,
     is_itself_only,
     may_be_instance,
     owner_of,
-    reference,
 )
 from engine.graph.binding import Named, Parameters, Positional
 from engine.graph.dispatch import GraphDispatcher
+from engine.graph.identity import Bound, reference
 from engine.graph.invoke import inline, invoke
 from engine.graph.keys import described, key_by_signature, key_of, specification, with_symbols
 from engine.graph.trace import Given, Kept, Traced, Tracer

@@ -15,6 +15,7 @@ import numpy as np
 from engine.base.errors import MAKE_ANOTHER, SymbolError
 from engine.base.op import Op, Params, ShapeDtype
 from engine.devices.base import Device
+from engine.devices.cpu import holds_objects
 from engine.dispatch.executor import Core, State
 from engine.dispatch.records import cells_of, handle_of, make_record
 from engine.failures import Ledger, site
@@ -101,7 +102,7 @@ class Graph:
     def placeholder(self, dtype: object, shape: object, name: str | None, frame: FrameType) -> Symbol:
         """A node whose value each run is fed."""
         its = ShapeDtype(placeholder_shape(shape), np.dtype(dtype))  # type: ignore[arg-type, call-overload]
-        if its.dtype.hasobject:
+        if holds_objects(its.dtype):
             raise TypeError("placeholder: arrays of Python objects are not supported")
         self.begin(frame)
         record = self.add(PLACEHOLDER, [], None, scope_var.get().device, frame.f_code, frame.f_lasti, (its,), name)

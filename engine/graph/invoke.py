@@ -51,7 +51,7 @@ def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bo
     if core.devices.on_host:
         return True
     if dispatcher.device is not None:
-        backend = core.devices.get(dispatcher.device)
+        backend = core.devices.serving(dispatcher.device)
         return backend is None or backend.on_host  # a missing device is CPU:0
     cells = [each._cell for each in arrays if isinstance(each, Handle)]
     cells += [replay.plan.initial[slot] for slot in replay.captured]

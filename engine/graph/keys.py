@@ -11,9 +11,10 @@ from engine.base.errors import FeedError
 from engine.base.op import ShapeDtype
 from engine.base.pytree import map_leaves
 from engine.devices.base import Device
-from engine.graph.attributes import BOUND, has_state
+from engine.graph.attributes import has_state
 from engine.graph.feeds import check_fit, feed_value
 from engine.graph.graph import DEFAULT_DEVICE, placeholder_shape
+from engine.graph.identity import BOUND
 from engine.graph.inference import UNKNOWN
 from engine.graph.node import known_of
 from engine.queues.operands import holds_handle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -12,18 +11,18 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from engine.base.config import Config, check_config
-from engine.base.errors import BlockingSyncError, FeedError, SymbolError
+from engine.base.errors import BlockingSyncError, FeedError
 from engine.base.loops import running_loop
 from engine.base.modes import DevicePolicy, ExecutionMode
-from engine.base.pytree import flatten, pack
+from engine.base.pytree import pack
 from engine.devices.cpu import lock
 from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.dispatch.executor import Core
 from engine.failures import site, user_frame
 from engine.graph.default_graph import get_default_graph
 from engine.graph.feeds import take_feeds
+from engine.graph.fetches import Fetches, take_fetches
 from engine.graph.graph import Graph
-from engine.graph.node import Operation, home_of, slot_of
 from engine.graph.run import GraphRun
 from engine.graph.schedule import Schedule, prune
 from engine.graph.steps import Step, step_of
@@ -35,23 +34,11 @@ from engine.settings.in_force import mode_in_force
 from engine.settings.scope import Block, scope_var
 from engine.settings.switch import Options, program
 from handles.cell import Cell, Failure
-from handles.symbol import Symbol
 
 Array = np.ndarray[Any, Any]
 
 SCHEDULES = 64
 """Sets of fetches and feeds whose steps a session remembers."""
-
-
-@dataclass(frozen=True)
-class Fetches:
-    """The fetches of a run, taken apart."""
-
-    outline: object
-    leaves: tuple[int | None, ...]
-    """For each leaf its slot; None for an operation, of which only the running is asked for."""
-    roots: tuple[Cell, ...]
-    """The nodes that run whether or not their results are fetched."""
 
 
 class Session:
@@ -159,7 +146,7 @@ class Session:
     def _prepare(
         self, fetches: object, feed_dict: Mapping[Any, object] | None, *, blocking: bool
     ) -> tuple[Fetches, GraphRun]:
-        wanted = self._fetches(fetches)
+        wanted = take_fetches(self._graph, fetches)
         core = self._core(blocking)
         feeds, nbytes = take_feeds(self._graph, feed_dict)
         key = (wanted.leaves, wanted.roots, frozenset(feeds))
@@ -187,38 +174,6 @@ class Session:
             return current_core()
         config = self._config or Config()
         return self._own[blocking].core(Options(ExecutionMode.ASYNC, DevicePolicy.SILENT, config))
-
-    # Fetches
-
-    def _fetches(self, fetches: object) -> Fetches:
-        leaves: list[Any] = []
-        outline = flatten(fetches, leaves)
-        slots: list[int | None] = []
-        roots = []
-        for leaf in leaves:
-            if isinstance(leaf, Symbol):
-                slots.append(slot_of(self._own_cell(leaf, "fetched")))
-            elif isinstance(leaf, Operation):
-                if leaf.graph is not self._graph:
-                    raise SymbolError(f"{leaf!r} cannot be fetched: it belongs to another graph than the session's")
-                slots.append(None)
-                roots.append(leaf._record)
-            else:
-                raise TypeError(
-                    "a fetch must be a symbol, an operation, or a tuple, list or dict of them, "
-                    f"but got {type(leaf).__name__}: {leaf!r}"
-                )
-        return Fetches(outline, tuple(slots), tuple(roots))
-
-    def _own_cell(self, symbol: Symbol, what: str) -> Cell:
-        cell = symbol._cell
-        home = home_of(cell)
-        if home.graph is not self._graph:
-            raise SymbolError(
-                f"{home.subject(cell)} cannot be {what}: it belongs to another graph than the session's; "
-                "make the session with engine.Session(symbol.graph)"
-            )
-        return cell
 
     def _refuse_missing(self, missing: Sequence[Step]) -> NoReturn:
         said = " and ".join(f"{step.name!r} (made at {site(step.code, step.lasti)})" for step in missing)

@@ -88,6 +88,9 @@ class BufferCache:
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: tuple[int, ...] | None = None) -> Array:
         """An uninitialized array; `order` names its axes from the slowest to the fastest (row-major when None)."""
+        if dtype.hasobject:  # strings of any length: NumPy has to know of their memory
+            axes = tuple(range(len(shape))) if order is None else order
+            return np.empty([shape[axis] for axis in axes], dtype).transpose(np.argsort(axes))
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < LARGE or dtype.char in "mMV":
             memory = np.empty(nbytes, np.uint8)

@@ -36,10 +36,8 @@ class Draft:
     )
 
     def __init__(self, number: int, raw: Raw, needs: list[Draft]) -> None:
-        _, self.dispatched, _, self.name, device, self.code, self.lasti, _, self.held, source = raw
+        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, self.held, self.source = raw
         self.id = number
-        self.device = str(device)
-        self.source = None if source is None else str(source)
         self.needs = needs
         self.operands = tuple(each.id for each in needs)
         self.started: float | None = None

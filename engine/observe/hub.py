@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, Protocol, TypeVar
 
-from engine.observe.assembly import Assembly, Draft, Lag, Stall
+from engine.observe.assembly import Assembly
 from engine.observe.events import Observer
 from engine.observe.monitor import Monitor
 from engine.observe.recorder import Raw, Recorder, ScopeListener
+from engine.observe.wiring import Quiet, connect
 from engine.queues.hooks import hooks
 
 logger = logging.getLogger("engine.observe")
@@ -34,22 +35,6 @@ class Log(Protocol):
     """What keeps events as they are, to read them later."""
 
     def keep(self, events: list[Raw]) -> None: ...
-
-
-class Quiet(Observer):
-    """An observer of the library's own, which is told now and then, and asks where it needs to know more at once."""
-
-    def began(self, draft: Draft, assembly: Assembly) -> None:
-        """An op is computed from now on."""
-
-    def ended(self, draft: Draft, assembly: Assembly) -> None:
-        """It has ended. What is wanted of it, `assembly.record(draft)` gives: to make a record of each takes long."""
-
-    def lagged(self, lag: Lag) -> None:
-        """A loop has answered."""
-
-    def let_go(self) -> None:
-        """It is told no more, because all are let go."""
 
 
 class Hub:
@@ -76,6 +61,8 @@ class Hub:
     def _after_fork(self) -> None:
         """Threads stayed behind."""
         self._start_over()
+        if self._recorder is not None:
+            self._recorder.muted = None
         self._monitor = None
         self._switch()
 
@@ -167,7 +154,7 @@ class Hub:
         if self._monitor is None:
             self._monitor = Monitor(self._recorder, self._hand_on)
         if self._observers:
-            self._assembly = self._connect(self._assembly or Assembly(self._recorder.threads), self._observers)
+            self._assembly = connect(self._assembly or Assembly(self._recorder.threads), self._observers, self._call)
         else:
             self._assembly = None
         prompt = any(not isinstance(each, Quiet) for each in self._observers)
@@ -210,42 +197,6 @@ class Hub:
         if recorder is not None and (self._observers or len(recorder.events) > MOST_EVENTS):
             self.deliver(0.0)
 
-    def _connect(self, assembly: Assembly, observers: tuple[Observer, ...]) -> Assembly:
-        """Have an assembly tell these observers what they have overridden."""
-
-        quiet: list[Quiet] = [each for each in observers if isinstance(each, Quiet)]
-
-        def those(name: str) -> list[tuple[Observer, Callable[..., None]]]:
-            return [(each, getattr(each, name)) for each in observers if _overrides(each, name)]
-
-        def on_op(name: str, quietly: str | None = None) -> Callable[[Draft], None] | None:
-            listeners = those(name)
-            direct = [(one, getattr(one, quietly)) for one in quiet if _overrides(one, quietly)] if quietly else []
-
-            def tell(draft: Draft) -> None:
-                for one, method in direct:
-                    self._call(one, method, draft, assembly)
-                record = assembly.record(draft) if listeners else None
-                for observer, method in listeners:
-                    self._call(observer, method, record)
-
-            return tell if listeners or direct else None
-
-        def on_stalled(stall: Stall) -> None:
-            for observer, method in those("stalled"):
-                self._call(observer, method, stall.seconds, stall.site)
-
-        def on_lag(lag: Lag) -> None:
-            for one in quiet:
-                self._call(one, one.lagged, lag)
-
-        assembly.on_dispatched = on_op("dispatched")
-        assembly.on_started = on_op("started", "began")
-        assembly.on_finished = on_op("finished", "ended")
-        assembly.on_stalled = on_stalled
-        assembly.on_lag = on_lag if quiet else None
-        return assembly
-
     def _call(self, observer: Observer, method: Callable[..., None], *facts: Any) -> None:
         if not any(each is observer for each in self._observers):
             return  # it raised before
@@ -256,12 +207,6 @@ class Hub:
             with self._lock:
                 self._observers = tuple(each for each in self._observers if each is not observer)
                 self._dropped = True
-
-
-def _overrides(observer: Observer, name: str) -> bool:
-    """Whether its class has a method of its own of that name."""
-    base = Quiet if hasattr(Quiet, name) and isinstance(observer, Quiet) else Observer
-    return getattr(type(observer), name) is not getattr(base, name)
 
 
 hub = Hub()

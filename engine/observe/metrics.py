@@ -19,8 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from engine.observe.assembly import Assembly, Draft, Lag
-from engine.observe.hub import Quiet, hub
+from engine.observe.hub import hub
 from engine.observe.monitor import device_queues
+from engine.observe.wiring import Quiet
 
 K = TypeVar("K")
 

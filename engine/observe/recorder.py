@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.base.loops import current_task, running_loop
 from engine.failures import user_frame
+from engine.queues.reading import MOVE
 from engine.queues.records import record_of
 from handles.cell import Cell, Failure
 from handles.eager import EagerHandle
@@ -28,7 +29,8 @@ Raw = tuple[Any, ...]
 """One event: which, when, and what it says."""
 
 ARRAY = np.ndarray
-TRANSFER = "to_device"
+TRANSFER = MOVE.name
+"""The name of the ops that copy a value to a device."""
 
 
 class ScopeListener(Protocol):
@@ -67,12 +69,17 @@ class Recorder:
         for each in operands:
             if each.__class__ is Cell:
                 needs += (id(each if each.rare is None else record_of(each)),)
-        op, rare, home = record.op, record.rare, record.home
-        moved = op.name == TRANSFER and operands[0].__class__ is Cell
-        source = operands[0].home.device if moved else None
-        held = 0 if rare is None else rare.nbytes
-        code, lasti = record.code, record.lasti
-        self.append((DISPATCHED, perf_counter(), id(record), op.name, home.device, code, lasti, needs, held, source))
+        home: Any = record.home
+        name, device = record.op.name, home.device_name
+        held, source = 0, None
+        if record.rare is not None:
+            held = record.rare.nbytes
+        if name is TRANSFER and operands[0].__class__ is Cell:
+            origin: Any = operands[0].home
+            source = origin.device_name
+        self.append(
+            (DISPATCHED, perf_counter(), id(record), name, device, record.code, record.lasti, needs, held, source)
+        )
 
     def started(self, record: Cell) -> None:
         self.append((STARTED, perf_counter(), id(record), self._thread()))
@@ -99,7 +106,8 @@ class Recorder:
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
         if thread not in self.threads:
             self._thread()
-        code, lasti, device = record.code, record.lasti, record.home.device
+        home: Any = record.home
+        code, lasti, device = record.code, record.lasti, home.device_name
         begin = (DISPATCHED, called, id(record), record.op.name, device, code, lasti, needs, 0, None)
         self.append((CALLED, ended, begin, began, thread, facts))
 

@@ -18,7 +18,8 @@ from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from engine.observe.assembly import Assembly, Draft
 from engine.observe.events import OpRecord
-from engine.observe.hub import Quiet, hub
+from engine.observe.hub import hub
+from engine.observe.wiring import Quiet
 
 _eagerloop_internal = True  # its frames are not the user's
 

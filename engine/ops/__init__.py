@@ -6,6 +6,7 @@ Beyond the standard: `split`, `getitem`, `setitem`, `to_device`.
 import math as _math
 
 from engine.ops import (
+    attributes as attributes,
     fft as fft,
     linalg as linalg,
     numpy_protocols as numpy_protocols,

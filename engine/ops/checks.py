@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.devices.cpu import holds_objects
+
 
 def wrong(function: str, argument: str, wanted: str, got: object) -> TypeError:
     """The error for an argument of a wrong type."""
@@ -98,7 +100,7 @@ def dtype(function: str, value: Any, argument: str = "dtype") -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(value)
     except TypeError:
         raise wrong(function, argument, "a dtype", value) from None
-    if found.hasobject:
+    if holds_objects(found):
         raise TypeError(f"{function}: {argument} must not be one of Python objects, which are not supported")
     return found
 

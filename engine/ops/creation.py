@@ -8,8 +8,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from engine.base.errors import UnknownShapeError
 from engine.base.op import Op, ShapeDtype
 from engine.devices.base import Device
+from engine.devices.cluster.backend import no_cluster
+from engine.devices.cluster.values import is_chunked
 from engine.devices.cpu import borrow, checked, unmasked
 from engine.failures import user_frame
 from engine.fusion.blocks import cast
@@ -19,6 +22,7 @@ from engine.ops.manipulation import stack
 from engine.ops.rows import Operand, named, op_of_several
 from engine.queues.operands import holds_handle
 from engine.runtime.current import current
+from engine.settings.in_force import list_devices
 from engine.settings.libraries import meet_libraries
 from engine.settings.scope import device as device_scope
 from handles.base import Handle
@@ -267,7 +271,19 @@ def _cast(x: Any, *, dtype: Any, copy: bool) -> Any:
 
 
 def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
-    return ShapeDtype(shape_of(x), dtype)
+    return ShapeDtype(shape_of(x), cast_dtype(dtype_of(x), dtype))
+
+
+def cast_dtype(source: np.dtype[Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What NumPy makes of a dtype in a cast: of "S" and "U" strings as long as the elements need.
+
+    Raises `UnknownShapeError` for dates without a unit from strings: the values say it.
+    """
+    if dtype.itemsize and not (dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic"):
+        return dtype
+    if dtype.kind in "mM" and source.kind in "SUT":
+        raise UnknownShapeError("the unit of the dates is not known before the strings are read: say it in the dtype")
+    return np.zeros(1, source).astype(dtype).dtype
 
 
 _ASARRAY = Op("asarray", np.asarray, infer=same, ns=0.001, view=True)
@@ -276,7 +292,7 @@ _ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True, block=cast)
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool | None = None) -> Handle:
-    """A handle of an array, a scalar, a nested sequence (of handles, too), or another handle.
+    """A handle of an array, a scalar, a nested sequence (of handles, too), another handle, or an array of Dask.
 
     An ndarray is snapshotted; with `copy=False` it is not, and the caller promises not to write into it. `device`
     copies to that device, whatever the policy. Raises `ValueError` where `copy=False` cannot be had.
@@ -284,6 +300,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     dtype = checks.dtype_or_none("asarray", dtype)
     if isinstance(obj, Handle):
         return _of_handle(obj, dtype, device, copy)
+    if is_chunked(obj):
+        return _of_chunked(obj, dtype, device)
     if isinstance(obj, np.ndarray) and obj.__class__ is not np.ndarray:
         obj = unmasked(obj)
     if isinstance(obj, list | tuple) and holds_handle(obj):
@@ -299,6 +317,22 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     if not isinstance(obj, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
         obj = checked(np.array(obj))  # whatever NumPy can read: a buffer, an array of another library
     return on_device(device, _ASARRAY, (obj,), {})
+
+
+def _infer_chunked(*, dask_array: Any) -> ShapeDtype:
+    return ShapeDtype(tuple(None if length != length else length for length in dask_array.shape), dask_array.dtype)
+
+
+_CHUNKED = Op("asarray", np.asarray, infer=_infer_chunked, view=True)
+
+
+def _of_chunked(obj: Any, dtype: np.dtype[Any] | None, device: Place) -> Handle:
+    """A handle of an array of Dask, on the cluster as it is; it is copied where another device is asked for."""
+    cluster = next((each for each in list_devices() if each.kind == "CLUSTER"), None)
+    if cluster is None:
+        raise no_cluster()
+    handle = on_device(cluster, _CHUNKED, (), {"dask_array": obj})
+    return _of_handle(handle, dtype, device, None)
 
 
 def _of_handle(obj: Handle, dtype: np.dtype[Any] | None, device: Place, copy: bool | None) -> Handle:

@@ -114,11 +114,14 @@ def _transform(name: str, kernel: Callable[..., Any], doc: str, length: Length =
 def _several(name: str, kernel: Callable[..., Any], doc: str, last: Length = _full) -> SeveralTransformRow:
     def infer(x: Any, *, s: Any, axes: Any, norm: str) -> ShapeDtype:
         shape = shape_of(x)
-        where = normalize_axes(axes, len(shape))
-        lengths = s if s is not None else (None,) * len(where)
-        for place, (axis, n) in enumerate(zip(where, lengths, strict=True)):
+        where = normalize_axes(axes, len(shape), repeated=True)
+        asked = s if s is not None else (None,) * len(where)
+        lengths = [shape[axis] if n in (None, -1) else n for axis, n in zip(where, asked, strict=True)]
+        places = list(range(len(where)))  # an axis that is given twice has the length of its last transform
+        for place in places if last is _double else reversed(places):
             rule = last if place == len(where) - 1 else _full
-            shape = replaced(shape, axis, rule(shape[axis], shape[axis] if n == -1 else n))
+            given = None if asked[place] is None and rule is _double else lengths[place]
+            shape = replaced(shape, where[place], rule(shape[where[place]], given))
         return ShapeDtype(shape, probe(kernel, dtype_of(x), axes=(0,), s=(2,)) if where else dtype_of(x))
 
     op = Op(f"fft.{name}", kernel, infer=infer, cost=_cost)
@@ -160,7 +163,7 @@ irfftn = _several("irfftn", np.fft.irfftn, "The inverse of `rfftn`.", _double)
 
 
 def _infer_shift(x: Any, *, axes: Any) -> ShapeDtype:
-    normalize_axes(axes, len(shape_of(x)))
+    normalize_axes(axes, len(shape_of(x)), repeated=True)
     return same(x)
 
 

@@ -15,23 +15,34 @@ from engine.base.op import Op, ShapeDtype
 from engine.base.pytree import Slot
 from engine.fusion.blocks import select
 from engine.ops import checks, costs
-from engine.ops.infer import Dim, Shape, broadcast, dtype_of, normalize_axis, replaced, shape_of, size_of, type_of
+from engine.ops.infer import (
+    Dim,
+    Shape,
+    broadcast,
+    described,
+    dtype_of,
+    normalize_axis,
+    replaced,
+    shape_of,
+    size_of,
+    type_of,
+)
 from engine.ops.rows import Operand, check_operands
 from engine.parallel.moves import selected, taken
-from engine.queues.operands import is_array_like
+from engine.queues.operands import holds_handle, is_array_like
 from engine.runtime.current import current
 from handles.base import Handle
 from handles.views import Key, link, link_above, ndim_of
 
 
-def _split_key(key: Any) -> tuple[Any, list[Any]]:
+def _split_key(x: Handle, key: Any) -> tuple[Any, list[Any]]:
     """The key with slots in place of arrays, and the arrays. Raises `IndexError` for what cannot be an index."""
     operands: list[Any] = []
 
     def part(entry: Any) -> Any:
         if isinstance(entry, Handle | np.ndarray | list | tuple):
-            if isinstance(entry, list | tuple) and len(entry) == 0:
-                entry = np.empty(0, np.intp)
+            if isinstance(entry, list | tuple):
+                entry = _index_of(entry)
             operands.append(entry)
             return Slot(len(operands) - 1)
         if entry is None or entry is Ellipsis or isinstance(entry, slice | int | bool | np.bool_):
@@ -41,12 +52,34 @@ def _split_key(key: Any) -> tuple[Any, list[Any]]:
         try:
             return as_index(entry)
         except TypeError:
-            raise IndexError(
-                "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
-                f"but got {entry!r}"
-            ) from None
+            raise _no_index(entry) from None
 
+    if isinstance(key, str) or (key.__class__ is list and key and all(isinstance(each, str) for each in key)):
+        if (described(x) or _UNKNOWN).dtype.names is None:
+            raise _no_index(key)
+        return key, operands  # of fields
     return (tuple(map(part, key)) if isinstance(key, tuple) else part(key)), operands
+
+
+_UNKNOWN = ShapeDtype((), np.dtype([("any", "i1")]))
+"""Stands for what is not known yet: it may have fields."""
+
+
+def _no_index(key: object) -> IndexError:
+    return IndexError(
+        "only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are valid indices, "
+        f"but got {key!r}"
+    )
+
+
+def _index_of(entry: Any) -> Any:
+    """A nested sequence as an index: one without elements is of integers."""
+    if holds_handle(entry):
+        return entry
+    array = np.asarray(entry)
+    array = array if array.size else array.astype(np.intp)
+    array.setflags(write=False)  # it is the operand's own: no snapshot is needed
+    return array
 
 
 def fill_key(key: Any, operands: Sequence[Any]) -> Any:
@@ -56,7 +89,12 @@ def fill_key(key: Any, operands: Sequence[Any]) -> Any:
 
 
 def _getitem(x: Any, *operands: Any, key: Any) -> Any:
-    return x[fill_key(key, operands)]
+    part = x[fill_key(key, operands)]
+    # A string that is an element is as long as it is: the array's dtype says how long it may be.
+    return np.array(part, x.dtype) if part.__class__ in _TEXT else part
+
+
+_TEXT: frozenset[Any] = frozenset({str, np.str_, np.bytes_})
 
 
 def _setitem(x: Any, value: Any, *operands: Any, key: Any) -> Any:
@@ -72,9 +110,19 @@ def _overwrite(x: Any, value: Any, *operands: Any, key: Any) -> Any:
 
 
 def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
+    if isinstance(key, str | list):
+        return _infer_fields(x, key)
     # The key is told from its entries before those are put in: a `ShapeDtype` is a tuple too.
     entries = fill_key(key if isinstance(key, tuple) else (key,), operands)
     return ShapeDtype(_indexed(shape_of(x), entries), dtype_of(x))
+
+
+def _infer_fields(x: Any, key: Any) -> ShapeDtype:
+    dtype = dtype_of(x)
+    if dtype.names is None:
+        raise _no_index(key)
+    part = np.empty(1, dtype)[key]
+    return ShapeDtype((*shape_of(x), *part.shape[1:]), part.dtype)
 
 
 def _indexed(shape: Shape, key: tuple[Any, ...]) -> Shape:
@@ -182,7 +230,7 @@ _SETITEM = Op("setitem", _setitem, infer=lambda x, *others, key: x, cost=_writte
 
 def getitem(x: Handle, key: Any, /) -> Handle:
     """`x[key]`: integers, slices, `...`, None, integer and boolean arrays, which may be handles."""
-    template, operands = _split_key(key)
+    template, operands = _split_key(x, key)
     if not operands:
         handle = current().dispatch(_SLICE, x, params={"key": template})
         cell = x._cell  # as `link` does, whose call costs as much as all of this
@@ -203,7 +251,7 @@ def _may_be_integer(index: Any) -> bool:
 
 def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:
     """The array that `x` would be after `x[key] = value`."""
-    template, operands = _split_key(key)
+    template, operands = _split_key(x, key)
     return current().dispatch_any(_SETITEM, (x, value, *operands), {"key": template})
 
 

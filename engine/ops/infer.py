@@ -116,6 +116,35 @@ def elementwise(ufunc: np.ufunc) -> Infer:
     return infer
 
 
+def of_core_dimensions(ufunc: np.ufunc) -> Infer:
+    """Of a ufunc of vectors and matrices: its signature names the last dimensions, those before them broadcast."""
+    given, _, gives = str(ufunc.signature).replace(" ", "").partition("->")
+    operand_names = [part.strip("()").split(",") for part in given.split("),(")]
+    result_names = [name for name in gives.strip("()").split(",") if name]
+    nothing = [None] * ufunc.nout
+
+    def infer(*operands: Any) -> ShapeDtype:
+        lengths: dict[str, Dim] = {}
+        loops: list[Shape] = []
+        for operand, names in zip(operands, operand_names, strict=True):
+            shape = shape_of(operand)
+            if len(shape) < len(names):
+                raise ValueError(
+                    f"{ufunc.__name__}: an operand has {len(shape)} dimensions, fewer than the {len(names)} that "
+                    f"signature {ufunc.signature} requires"
+                )
+            loops.append(shape[: len(shape) - len(names)])
+            for name, length in zip(names, shape[len(shape) - len(names) :], strict=True):
+                known = lengths.get(name)
+                if known is not None and length is not None and known != length:
+                    raise ValueError(f"{ufunc.__name__}: dimension {name!r} is {known} and {length}")
+                lengths[name] = length if known is None else known
+        dtype = ufunc.resolve_dtypes((*map(type_of, operands), *nothing))[-1]
+        return ShapeDtype((*broadcast(*loops), *(lengths[name] for name in result_names)), dtype)
+
+    return infer
+
+
 def typed(kernel: Callable[..., Any]) -> Infer:
     """Of an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
 
@@ -125,11 +154,14 @@ def typed(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def normalize_axes(axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes as non-negative numbers; all of them for None. Raises `AxisError` (a `ValueError`) out of range."""
+def normalize_axes(axis: Any, ndim: int, *, repeated: bool = False) -> tuple[int, ...]:
+    """The axes as non-negative numbers; all of them for None.
+
+    Raises `AxisError` (a `ValueError`) out of range, and `ValueError` for an axis given twice where it must not be.
+    """
     if axis is None:
         return tuple(range(ndim))
-    return np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+    return np.lib.array_utils.normalize_axis_tuple(axis, ndim, allow_duplicate=repeated)
 
 
 def axis_of_scalar(shape: Shape) -> Shape:
@@ -178,9 +210,9 @@ def viewed(kernel: Callable[..., Any]) -> Infer:
         result = kernel(outline(shape, dtype, 1), **params).shape
         if None not in shape:
             return ShapeDtype(result, dtype)
-        # Twice with other lengths: the dimensions that change are those that depend on the unknown ones.
-        other = kernel(outline(shape, dtype, 2), **params).shape
-        return ShapeDtype(tuple(n if n == m else None for n, m in zip(result, other, strict=True)), dtype)
+        # With other lengths, too: the dimensions that change are those that depend on the unknown ones.
+        others = [kernel(outline(shape, dtype, length), **params).shape for length in (2, 101)]
+        return ShapeDtype(tuple(n if n == m == k else None for n, m, k in zip(result, *others, strict=True)), dtype)
 
     return infer
 

@@ -172,7 +172,7 @@ def broadcast_arrays(*arrays: Operand) -> tuple[Handle, ...]:
 
 
 def _infer_roll(x: Any, *, shift: Any, axis: Any) -> ShapeDtype:
-    normalize_axes(axis, len(shape_of(x)))
+    normalize_axes(axis, len(shape_of(x)), repeated=True)
     return same(x)
 
 

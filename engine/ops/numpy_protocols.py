@@ -13,11 +13,21 @@ import numpy as np
 from engine.base.op import Op, ShapeDtype
 from engine.base.pytree import fill, take
 from engine.ops.creation import asarray, astype
-from engine.ops.infer import broadcast, elementwise, normalize_axes, sample, shape_of, without as without_axes
+from engine.ops.infer import (
+    broadcast,
+    elementwise,
+    normalize_axes,
+    of_core_dimensions,
+    sample,
+    shape_of,
+    without as without_axes,
+)
 from engine.ops.numpy_binding import bind, first_name, named, parameters, without
 from engine.ops.numpy_forms import FORMS
-from engine.ops.numpy_known import known
+from engine.ops.numpy_known import cost_of_call
 from engine.ops.numpy_results import Several, several
+from engine.ops.numpy_shapes import filled, with_constants
+from engine.ops.numpy_shapes_table import shape_of_call
 from engine.ops.numpy_writes import (
     IGNORES_OUT,
     arrays_of,
@@ -78,8 +88,13 @@ def _nanoseconds(ufunc: np.ufunc) -> float | None:
 @functools.cache
 def plain_op(ufunc: np.ufunc) -> Op:
     """The op of a ufunc that the namespace has no row for."""
-    infer = elementwise(ufunc) if ufunc.signature is None else None
+    infer = elementwise(ufunc) if ufunc.signature is None else _infer_core(ufunc)
     return Op(ufunc.__name__, ufunc, infer=infer, ns=_nanoseconds(ufunc), outputs=ufunc.nout)
+
+
+def _infer_core(ufunc: np.ufunc) -> Callable[..., Any] | None:
+    """The rule of a ufunc of NumPy's own with a signature; one of others may have any."""
+    return of_core_dimensions(ufunc) if getattr(np, ufunc.__name__, None) is ufunc else None
 
 
 @functools.cache
@@ -265,14 +280,16 @@ def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     result = several(function, args, kwargs)
     if result is not None and not result.arrays:
         return result.build(())
+    if np.ndarray in map(type, (*args, *kwargs.values())):
+        args, kwargs = with_constants(function, args, kwargs)
     call = take((args, kwargs), operands)
-    facts = known(function, args, kwargs) if result is None else None
+    cost = cost_of_call(function, args, kwargs) if result is None else None
     op = Op(
         name_of(function),
         _opaque(function, result),
-        infer=None if facts is None else facts.infer,
-        ns=None if facts is None else 1.0,
-        cost=None if facts is None else facts.cost,
+        infer=shape_of_call(function, result),
+        ns=None if cost is None else 1.0,
+        cost=cost,
         outputs=1 if result is None else result.arrays,
         view=True,
         computes=not any(map(callable, (*args, *kwargs.values()))),
@@ -285,7 +302,7 @@ def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 
 def _opaque(function: Callable[..., Any], result: Several | None) -> Callable[..., Any]:
     def kernel(*operands: Any, call: Any) -> Any:
-        args, kwargs = fill(call, operands)
+        args, kwargs = filled(call, operands)
         value = function(*args, **kwargs)
         if result is None:
             return value
@@ -417,7 +434,7 @@ SPECIAL: dict[Any, Special] = {
         (np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask),
         change_first,
     ),
-    np.array_equiv: _answer_in_eager_code,
+    **dict.fromkeys((np.allclose, np.array_equal, np.array_equiv), _answer_in_eager_code),
     np.nan_to_num: _nan_to_num,
     **dict.fromkeys(
         (np.median, np.nanmedian, np.nanpercentile, np.nanquantile, np.percentile, np.quantile),

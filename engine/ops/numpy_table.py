@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,20 @@ for _name in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):
     form(getattr(np.fft, _name), getattr(fft, _name), "a / n axis norm -out")
 for _name in ("fftn", "ifftn", "rfftn", "irfftn"):
     form(getattr(np.fft, _name), getattr(fft, _name), "a / s:only_sequence axes:only_sequence norm -out")
+
+
+def _in_a_plane(row: fft.SeveralTransformRow) -> Callable[..., Handle]:
+    """The transform along the last two axes, where no others are given."""
+
+    def function(a: Any, s: Any = None, axes: Any = (-2, -1), norm: Any = None) -> Handle:
+        return row(a, s=s, axes=axes, norm=norm)
+
+    return function
+
+
+for _name in ("fft", "ifft", "rfft", "irfft"):
+    _row = _in_a_plane(getattr(fft, f"{_name}n"))
+    form(getattr(np.fft, f"{_name}2"), _row, "a / s:only_sequence axes:only_sequence norm -out")
 form(np.fft.fftshift, fft.fftshift, "x / axes")
 form(np.fft.ifftshift, fft.ifftshift, "x / axes")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.op import Op, ShapeDtype
-from engine.devices.cpu import plain
+from engine.devices.cpu import holds_objects, plain
 from engine.memory.layout import forwards
 from engine.ops.infer import broadcast, dtype_of, elementwise, shape_of
 from engine.ops.rows import dispatch_view, scope
@@ -173,7 +173,7 @@ def compared(name: str, x: Handle, other: Any) -> Any:
             return answer
         to_numpy = getattr(other, "to_numpy", None)  # a timestamp of pandas, say
         other = np.asarray(other if to_numpy is None else to_numpy())
-    if isinstance(other, np.ndarray | np.generic) and other.dtype.hasobject:
+    if isinstance(other, np.ndarray | np.generic) and holds_objects(other.dtype):
         return current().dispatch_any(_with_objects(name), (x,), {"other": np.array(plain(np.asanyarray(other)))})
     namespace = program.namespace
     row = getattr(namespace.operators if name in ("equal", "not_equal") else namespace, name)
@@ -291,7 +291,7 @@ _WRITTEN = Op(
 )
 
 
-def _operands_of(steps: Sequence[Any]) -> tuple[Handle, ...]:
+def _operands_of(steps: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(operand for step in steps if step.__class__ is Key for operand in step.operands)
 
 

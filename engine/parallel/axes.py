@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.fusion.runs import REDUCTIONS, reduces_exactly
+from engine.base.facts import facts_of
+from engine.fusion.runs import reduces_exactly
 from engine.memory.layout import NARROWEST, pieces
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,7 @@ def of_finite(x: Array, params: Params) -> tuple[int, ...] | None:
 
 def reducing(kernel: Callable[..., Any]) -> Lanes:
     """Of a reduction, where NumPy adds without casting: else it goes by buffers, which begin where the array does."""
-    kind = "add" if kernel is np.prod else "mean" if kernel in (np.var, np.std) else REDUCTIONS[kernel]
+    kind = facts_of(kernel).reduction or ("add" if kernel is np.prod else "mean")
 
     def lanes(x: Array, params: Params) -> tuple[int, ...] | None:
         axes = along_axis(x, params)

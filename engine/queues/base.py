@@ -14,6 +14,7 @@ from engine.base.op import ShapeDtype
 from engine.devices.base import Backend, Device
 from engine.failures import Ledger, describe, throw
 from engine.queues import reading
+from engine.queues.hooks import hooks
 from engine.settings.in_force import may_block
 from engine.settings.scope import scope_var
 from engine.settings.switch import program
@@ -42,6 +43,7 @@ class Queue:
     def __init__(self, owner: Owner, device: Device, backend: Backend[Any]) -> None:
         self.owner = owner
         self.device = device
+        self.device_name = str(device)
         self.backend = backend
         self.on_host = backend.on_host
         self.lost: str | None = None
@@ -52,6 +54,8 @@ class Queue:
 
     def host(self, cell: Cell) -> np.ndarray[Any, Any]:
         value = cell.value
+        if hooks.deliver is not None:
+            hooks.deliver()  # the reader may look at what an observer was told of the op
         if value.__class__ is not ARRAY:
             if isinstance(value, Unready):
                 _raise(cell)

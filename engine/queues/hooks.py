@@ -76,7 +76,7 @@ class Hooks:
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
         self.deliver: Callable[[], None] | None = None
-        """Hands on to observers what was told: called by threads that have waited for a record. None: not wanted."""
+        """Hands on to observers what was told: called by threads that read or waited. None: not wanted."""
         # What is called for each op: of a sole listener that never raises, its own methods.
         self.dispatched = self._tell_dispatched
         self.started = self._tell_started

@@ -6,11 +6,12 @@ the queue's `Launcher` hands batches of them to the backend, on a worker: nothin
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import getweakrefcount
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from engine.devices.base import Array, Device, Record
 from engine.devices.cpu import lock
 from engine.devices.registry import loss
 from engine.failures import failed
+from engine.memory.references import HELD_BY_BATCH, others
 from engine.queues.backlog import Backlog
 from engine.queues.execution import call_elsewhere, wrong_value
 from engine.queues.lane import Lane
@@ -69,14 +71,21 @@ class Launched(Record):
         self.kernel = op.kernel
         self.params = dict(cell.params or {})
         self.operands = operands
-        self.sources = tuple(None if each is None else device for each in map(_home_of, cell.args or operands))
+        self._given = cell.args or operands
         self.outputs = op.outputs
         self.device = device
         self.cell = cell
+        self.kept = True
+        """Whether anything but records of its batch reads the result: a handle, or a record that comes later."""
         self.skipped = False
         """True where it was never handed to the backend, as it was cancelled before."""
         self._context: Context | None = cell.rare.context if cell.rare is not None else None
         self._open = [end]
+
+    @property
+    def sources(self) -> tuple[Device | None, ...]:  # type: ignore[override]
+        """For each operand the device that it is on; None for what is on none."""
+        return tuple(None if each is None else self.device for each in map(_home_of, self._given))
 
     @property
     def abandoned(self) -> bool:
@@ -265,7 +274,19 @@ def launched(queue: DeviceQueue, entries: Sequence[Entry]) -> list[Launched]:
     for entry in entries:
         operands = operands_of(entry.record.args, batch)
         batch[entry.record] = Launched(entry.record, operands, queue.device, partial(queue.outcomes.add, entry))
+    if len(entries) > 1:
+        _mark_kept(batch, queue.slice.early)
     return list(batch.values())
+
+
+def _mark_kept(batch: Mapping[Cell, Launched], queued: AbstractSet[int]) -> None:
+    """Tell which results only records of the batch refer to; `queued` are those that still stand on the queue."""
+    inside = Counter(id(arg) for record in batch for arg in record.args if arg.__class__ is Cell)
+    for record in batch.values():  # not its items, each of which would be a further reference
+        cell = record.cell
+        if record.outputs == 1:
+            known = HELD_BY_BATCH + inside[id(cell)] + (id(cell) in queued)
+            record.kept = others(cell, known) or bool(getweakrefcount(cell))
 
 
 def operands_of(args: Sequence[Any], batch: Mapping[Cell, Launched]) -> list[Any]:

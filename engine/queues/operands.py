@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from engine.devices.cluster.values import is_chunked
 from engine.devices.cpu import checked, plain, snapshot
 from engine.settings.switch import program
 from handles.base import Handle
@@ -14,6 +16,13 @@ from handles.cell import Cell
 from handles.symbol import Symbol
 
 SCALARS = frozenset({bool, int, float, complex})
+
+DATES: dict[Any, Any] = {
+    datetime.date: np.datetime64,
+    datetime.datetime: np.datetime64,
+    datetime.timedelta: np.timedelta64,
+}
+"""Python's dates and intervals, and NumPy's scalars for them."""
 
 
 def operand(value: Any, *, keep: bool) -> Any:
@@ -28,14 +37,20 @@ def operand(value: Any, *, keep: bool) -> Any:
         return value
     if isinstance(value, bool | int | float | complex | np.generic):
         return value
+    if isinstance(value, str | bytes):
+        return np.array(value)
+    if value.__class__ in DATES:
+        return DATES[value.__class__](value)
     if isinstance(value, list | tuple):
         if holds_handle(value):
             return program.namespace.asarray(value)._cell
         return checked(np.asarray(value))
+    if is_chunked(value):
+        return program.namespace.asarray(value)._cell  # of a cluster; not gathered here in silence
     if is_array_like(value):
         return checked(np.array(value))
     raise TypeError(
-        "operands must be handles, arrays, Python scalars or nested sequences of them, "
+        "operands must be handles, arrays, Python scalars, strings, dates or nested sequences of them, "
         f"but got {type(value).__module__}.{type(value).__qualname__}"
     )
 

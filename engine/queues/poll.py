@@ -20,7 +20,7 @@ from engine.queues.demand import Demand
 from engine.queues.hooks import hooks
 from engine.queues.records import entry_of, record_of
 from engine.queues.slice import SLICE
-from engine.queues.waiting import block_until, check_not_waiting_for_itself, timed_out
+from engine.queues.waiting import block_until, blockers, check_not_waiting_for_itself, timed_out
 from handles.cell import PENDING, Cell, Failure, Unready, add_waiter, remove_waiter
 
 if TYPE_CHECKING:
@@ -137,7 +137,11 @@ class Poll:
             reading.block(queue, cell, None if ends is None else max(0.0, ends - monotonic()))
 
     def infer(self, cell: Cell, *, tell: bool = True) -> ShapeDtype:
-        """Shape and dtype. Off the loop, a caller that needs a dimension which values decide runs what can run now."""
+        """Shape and dtype.
+
+        Off the loop, a caller that needs a dimension which values decide runs what can run now, and waits while an op
+        of the library's own is being computed; it never waits for a function of the user, or for a slot.
+        """
         inferred = infer_cell(cell, tell=tell)
         if None in inferred.shape and tell and running_loop() is None:
             self._run_up_to(record_of(cell))
@@ -153,5 +157,16 @@ class Poll:
                 gives_up = perf_counter() + PATIENCE
             elif (queue.lock.locked() or queue.runnable()) and perf_counter() < gives_up:
                 sleep(SLICE / 8)
+            elif _is_being_computed(record):
+                sleep(SLICE / 8)
+                gives_up = perf_counter() + PATIENCE
             else:
                 return
+
+
+def _is_being_computed(record: Cell) -> bool:
+    """Whether a record waits for computations of the library's own only, all of which have begun, so that they end."""
+    awaited = blockers(record)
+    return bool(awaited) and all(
+        each.op.known and not each.op.external and each.rare is not None and each.rare.running for each in awaited
+    )

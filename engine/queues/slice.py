@@ -28,7 +28,7 @@ from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, settle
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -103,7 +103,6 @@ class Slice:
             self._backlog.slices += 1
         backlog = self._backlog
         in_place = IN_PLACE and queue.on_host
-        run_brief = self._run_told if hooks.listeners else self._run_brief
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -111,7 +110,7 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
-                if in_place and run_brief(ends, until):
+                if in_place and self._run_brief(ends, until):
                     break
                 if pending and self._take_one(until):
                     break
@@ -129,7 +128,7 @@ class Slice:
         For the task that awaits, which does no more than that in its turn: all else is for the drive that is scheduled.
         """
         queue = self._queue
-        if not self._plain or queue.held or hooks.listeners or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
+        if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
             return False
         with queue.lock:
             return self._run_brief(ends, until)
@@ -145,7 +144,7 @@ class Slice:
             queue.demands.take()
         if queue.outcomes.waiting:
             moved = True
-            queue.outcomes.take()
+            queue.outcomes.take(ends)
         if self._backlog.arrived:
             moved = True
             self._look_at_arrived()
@@ -193,6 +192,8 @@ class Slice:
         """
         source, array, slow = self._pending, ARRAY, self.costs.slow
         done = 0
+        tell = hooks.ran if hooks.listeners else None
+        began = perf_counter() if tell is not None else 0.0
         try:
             while True:
                 for _ in A_FEW:
@@ -237,8 +238,14 @@ class Slice:
                             value = checked(np.asarray(value))
                     except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
                         done += 1
+                        if tell is not None:
+                            hooks.started(cell)
                         self._completions.complete(cell, failed(cell, error))
                     else:
+                        if tell is not None:
+                            ended = perf_counter()
+                            tell(cell, value, began, ended)
+                            began = ended
                         cell.value = value
                         done += 1  # here, where no interrupt comes in between
                         cell.args = ()
@@ -252,35 +259,6 @@ class Slice:
                     return True
         finally:
             self._completions.completed += done
-
-    def _run_told(self, ends: float, until: Cell | None) -> bool:
-        """As `_run_brief`, while listeners are to be told of each record."""
-        source, slow = self._pending, self.costs.slow
-        now = perf_counter()
-        while source and now <= ends:
-            cell = source[0]
-            if cell.rare is not None or cell.value is not PENDING or slow:
-                return False
-            values, work = self._values_of(cell)
-            if values is None or work > cell.op.brief:
-                return False
-            try:
-                value = cell.op.kernel(*values) if cell.params is None else cell.op.kernel(*values, **cell.params)
-                if value.__class__ is not ARRAY:
-                    value = checked(np.asarray(value))
-            except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
-                hooks.started(cell)
-                self._completions.complete(cell, failed(cell, error))
-                now = perf_counter()
-            else:
-                began, now = now, perf_counter()
-                hooks.ran(cell, value, began, now)
-                settle(cell, value)
-            self._completions.completed += 1
-            source.popleft()
-            if cell is until:
-                return True
-        return now > ends
 
     # One record of any kind
 

@@ -59,7 +59,7 @@ class Executor:
     @property
     def devices(self) -> tuple[Device, ...]:
         """The devices that ops can run on."""
-        return tuple(self._core.devices if self._core is not None else make_devices(self._config.device_count))
+        return tuple(self._core.devices if self._core is not None else make_devices(self._config))
 
     def statistics(self) -> Statistics:
         """Count what the executor has done and is doing now."""
@@ -81,26 +81,17 @@ class Executor:
         For code that does not inherit the context in which the executor was entered: request handlers of a server
         whose lifespan entered it, other threads, other notebook cells.
         """
-        core = self._core
-        if core is None or core.state is not State.OPEN:
-            what_to_do = "enter it with `async with` or `with` first" if core is None else MAKE_ANOTHER
-            raise ExecutorClosedError(f"the executor is {self.state}: {what_to_do}")
-        with entered(**self._in_force(core)):
+        with entered(**in_force(self)):
             yield self
-
-    def _in_force(self, core: Core) -> dict[str, object]:
-        """The settings in force where ops go to this executor."""
-        options: dict[str, object] = {"executor": core, "mode": self._mode, "policy": self._policy}
-        return options | {"device": None, "group": None, "graph": None, "priority": 0}
 
     def _open(self, loop: AbstractEventLoop | None) -> None:
         if self._core is not None:
             enter_again = "to use it elsewhere, `with executor.as_default():`"
             what_to_do = enter_again if self._core.state is State.OPEN else MAKE_ANOTHER
             raise ExecutorClosedError(f"an executor is entered once, and this one is {self.state}: {what_to_do}")
-        self._core = core = Core(self._config, loop)
+        self._core = Core(self._config, loop)
         self._task = current_task(loop) if loop is not None else None
-        self._block = Block(**self._in_force(core), session=None)
+        self._block = Block(**in_force(self), session=None)
 
     def _leave(self) -> tuple[Core, Block]:
         assert self._core is not None
@@ -158,6 +149,26 @@ class Executor:
         if error is None:
             core.raise_failures()
         report_failures(core, loop)
+
+
+def in_force(executor: Executor) -> dict[str, object]:
+    """What is in force where ops go to this executor, which must be open."""
+    core = executor._core
+    if core is None or core.state is not State.OPEN:
+        what_to_do = "enter it with `async with` or `with` first" if core is None else MAKE_ANOTHER
+        raise ExecutorClosedError(f"the executor is {executor.state}: {what_to_do}")
+    return options_of(core, executor._mode, executor._policy)
+
+
+def options_given(executor: Executor) -> Options:
+    """The options that an executor was made with."""
+    return Options(executor._mode, executor._policy, executor._config)
+
+
+def options_of(core: Core, mode: ExecutionMode, policy: DevicePolicy) -> dict[str, object]:
+    """What is in force where ops go to this core."""
+    options: dict[str, object] = {"executor": core, "mode": mode, "policy": policy}
+    return options | {"device": None, "group": None, "graph": None, "priority": 0}
 
 
 def _close(core: Core, block: Block, why: str) -> None:

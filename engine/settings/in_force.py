@@ -40,12 +40,15 @@ def get_config() -> Config | None:
 
 
 def list_devices() -> tuple[Device, ...]:
-    """The devices of the executor in force here. Asking makes no graph and starts nothing."""
+    """The devices of the executor in force here. Asking makes no graph and starts nothing.
+
+    Devices on other machines show their addresses, once the first op there has connected to them.
+    """
     scope = scope_var.get()
     if scope.executor is not None:
         return tuple(scope.executor.devices)
     config = program.options.config if program.options is not None else Config()
-    return tuple(make_devices(config.device_count))
+    return tuple(make_devices(config))
 
 
 def mode_in_force() -> ExecutionMode | None:

@@ -181,6 +181,8 @@ def device_policy(policy: DevicePolicy) -> AbstractContextManager[None]:
 def device(name: str | Device | None) -> AbstractContextManager[None]:
     """Ops inside the block run on this device: "CPU:1", "/device:CPU:1", an `engine.Device`; the innermost counts.
 
+    "DASK" is any worker of the cluster: an op goes to the one that its inputs are on, else to the least loaded one.
+
     With None no device is asked for inside the block, even if blocks around it ask for one: ops follow their inputs.
     Raises `ValueError` for a name that is not one of a device and `TypeError` for what is no name; a device that does
     not exist is an error of the op.

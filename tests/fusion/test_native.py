@@ -1,11 +1,13 @@
 """Compiled groups: NumPy's bits and warnings, the compiler in the background, and what happens when it fails."""
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -364,6 +366,27 @@ async def test_many_structures_go_through_a_small_cache(monkeypatch: pytest.Monk
     statistics = compiled.statistics()
     assert statistics.compiled >= 12  # what is dispatched meanwhile may be another group
     assert (statistics.evicted, statistics.cached) == (statistics.compiled - 3, 3)
+
+
+async def test_code_goes_with_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def compile_and_watch(*args: Any) -> Any:
+        code = compile_structure(*args)
+        made.append(weakref.ref(code))
+        return code
+
+    monkeypatch.setattr(module, "compile_structure", compile_and_watch)
+    compiled = Natives(limit=2, at_once=True)
+    force_runs(monkeypatch, 4_096, compiled)
+    enable(threads=1)
+    for number in range(5):
+        x = ops.asarray(numbers("f8"))
+        for _ in range(number + 1):
+            x = x * 2
+        await x
+    gc.collect()
+    assert sum(code() is not None for code in made) == compiled.statistics().cached == 2
 
 
 async def test_what_is_not_compiled_is_computed_as_before(monkeypatch: pytest.MonkeyPatch, at_once: Natives) -> None:

@@ -75,6 +75,16 @@ async def test_what_was_waited_for_has_been_told_of(mode: engine.ExecutionMode) 
     assert heard.last("add").nbytes == 8
 
 
+async def test_what_was_there_already_has_been_told_of_when_it_is_read(mode: engine.ExecutionMode) -> None:
+    with engine.observe.using(Heard()) as heard:
+        for count in range(1, 21):
+            handle = doubled(1.0)
+            while not handle.is_ready():  # noqa: ASYNC110 - a worker has it ready, and no task has waited
+                await asyncio.sleep(0)
+            await handle
+            assert heard.of("doubled").count("finished") == count
+
+
 def test_a_blocking_wait_tells_too(mode: engine.ExecutionMode) -> None:
     with engine.observe.using(Heard()) as heard:
         assert doubled(2.0).result() == 4.0

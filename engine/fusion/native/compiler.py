@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.facts import facts_of
 from engine.fusion.native.emit import bytes_of
 from engine.fusion.native.loops import StridedLoop, strided_loop
 from engine.fusion.native.primitives import primitive
@@ -34,7 +35,6 @@ from engine.fusion.native.structure import (
     staged,
 )
 from engine.fusion.native.writer import NAME, Writer
-from engine.fusion.runs import EXACT
 
 Usable = Callable[[Instruction], bool]
 """Whether the compiled form of an instruction gives NumPy's bits on this machine."""
@@ -117,7 +117,7 @@ def _loop_of(structure: Structure, stages: Stages, index: int) -> StridedLoop:
     if not isinstance(instruction.op, np.ufunc):
         raise UnsupportedError(f"{instruction.op} has to be left to NumPy")
     strides = [_stride(structure, stages, ref) for ref in (*instruction.refs, Ref("step", index))]
-    rounded = instruction.op not in EXACT
+    rounded = not facts_of(instruction.op).exact
     for ref in instruction.refs:
         # Of what does not lie side by side, some functions are computed with other instructions.
         if rounded and ref.kind == "array" and structure.arrays[ref.number].inner != CONTIGUOUS:

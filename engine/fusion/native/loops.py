@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.base.facts import facts_of
+
 _CAPSULE = b"numpy_1.24_ufunc_call_info"
 _UNKNOWN = np.iinfo(np.intp).max
 """How NumPy's machinery says that a stride is not the same in each call."""
@@ -68,4 +70,4 @@ def strided_loop(ufunc: np.ufunc, loop: Sequence[str], strides: Sequence[int | N
 def _may_be_called(ufunc: np.ufunc, loop: Sequence[str]) -> bool:
     """NumPy's own ufuncs may, those apart that raise because of what integers are: that takes the interpreter."""
     own = getattr(np, ufunc.__name__, None) is ufunc or ufunc is np._core.umath.clip  # type: ignore[attr-defined]
-    return own and not (ufunc is np.power and loop[0][0] in "iu")
+    return own and loop[0][0] not in facts_of(ufunc).refuses

@@ -231,9 +231,13 @@ class Natives:
         """Wait until nothing is being compiled; whether that is so."""
         with self._lock:
             thread = self._thread
-        if thread is not None:
+        if thread is None:
+            return True
+        try:
             thread.join(timeout)
-        return thread is None or not thread.is_alive()
+        except RuntimeError:  # it is about to be started
+            return False
+        return not thread.is_alive()
 
     def stop(self) -> None:
         """Compile nothing more, and wait for what is being compiled: the interpreter is about to end."""

@@ -96,12 +96,19 @@ class Writer:
         self._strides = [
             [self._load("i64", frame.array(index) + 1 + axis) for axis in range(ndim)] for index in range(count)
         ]
+        self._lane_steps = [self._steps_of(index) for index in range(count)]
         self._slots = [self._at("%scratch", self._times(self._slot_bytes, n)) for n in range(self._stages.slots)]
         self._scalars = [
             self._spread(code, self._loaded(self._single, code, self._at("%frame", 8 * frame.scalar(index))))
             for index, code in enumerate(self._structure.scalars)
         ]
         source.line("br label %next")
+
+    def _steps_of(self, index: int) -> list[str]:
+        """How far each lane of a vector is from the first, in bytes, in an array whose neighbours lie apart."""
+        if self._structure.arrays[index].inner == CONTIGUOUS:
+            return []
+        return [self._times(self._strides[index][-1], lane) for lane in range(self._lanes)]
 
     def _spread(self, code: str, value: str) -> dict[int, str]:
         """One element for single lanes and for vectors."""
@@ -259,16 +266,17 @@ class Writer:
         code = self._structure.arrays[index].code
         scalar = stored_type_of(code)
         value = "poison"
-        for lane in range(lanes.lanes):
-            element = lanes.op(f"load {scalar}, ptr {self._element(index, position, lane)}, align 1")
+        for lane, pointer in enumerate(self._elements(lanes, index, position)):
+            element = lanes.op(f"load {scalar}, ptr {pointer}, align 1")
             if lanes.lanes == 1:
                 return element
             value = lanes.op(f"insertelement {lanes.vector(scalar)} {value}, {scalar} {element}, i64 {lane}")
         return value
 
-    def _element(self, index: int, position: str, lane: int) -> str:
-        place = self._source.let(f"add i64 {position}, {lane}") if lane else position
-        return self._at(self._rows[index], self._times(place, self._strides[index][-1]))
+    def _elements(self, lanes: Lanes, index: int, position: str) -> list[str]:
+        """The addresses of elements that do not lie side by side."""
+        first = self._at(self._rows[index], self._times(position, self._strides[index][-1]))
+        return [first, *(self._at(first, step) for step in self._lane_steps[index][1 : lanes.lanes])]
 
     def _check(self, lanes: Lanes, code: str, value: str) -> None:
         if self._minds_nans and not self._structure.careful and code in FLOATS:
@@ -283,9 +291,9 @@ class Writer:
             pointer = self._at(self._rows[index], self._times(position, bytes_of(code)))
             lanes.source.line(f"store {stored} {value}, ptr {pointer}, align 1")
             return
-        for lane in range(lanes.lanes):
+        for lane, pointer in enumerate(self._elements(lanes, index, position)):
             element = value if lanes.lanes == 1 else lanes.op(f"extractelement {stored} {value}, i64 {lane}")
-            lanes.source.line(f"store {scalar} {element}, ptr {self._element(index, position, lane)}, align 1")
+            lanes.source.line(f"store {scalar} {element}, ptr {pointer}, align 1")
 
     def _in_slot(self, slot: int, code: str, position: str) -> str:
         place = self._source.let(f"add i64 {self._linear}, {position}")

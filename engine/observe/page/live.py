@@ -14,8 +14,9 @@ from typing import Any
 from engine.memory.buffers import buffer_statistics
 from engine.observe.assembly import Assembly, Draft, Lag, Stall
 from engine.observe.events import OpRecord
-from engine.observe.hub import Quiet, hub
+from engine.observe.hub import hub
 from engine.observe.monitor import device_queues
+from engine.observe.wiring import Quiet
 
 MOST_ROWS = 2_000
 """Ops and lines that are counted by themselves; of more, those that took least are forgotten."""

@@ -1,0 +1,40 @@
+"""What the service computes: plain NumPy functions. Given a handle they dispatch ops, given an array they compute."""
+
+from typing import Any
+
+import numpy as np
+
+
+def similar(catalogue: Any, vector: Any, top: int) -> tuple[Any, Any]:
+    """The rows of a catalogue (rows, features) most like a vector (features,), best first, and their scores."""
+    scores = np.matmul(catalogue, vector)
+    best = np.argpartition(scores, -top)[-top:]
+    best = best[np.argsort(-scores[best], kind="stable")]
+    return best, scores[best]
+
+
+def toned(image: Any, exposure: float = 4.0) -> Any:
+    """An image of uint8 (height, width, 3) exposed anew, its highlights kept and its contrast stretched; uint8."""
+    light = np.square(np.astype(image, np.float32) / 255.0) * exposure
+    mapped = light * (1.0 + light / 4.0) / (1.0 + light)
+    low, high = np.min(mapped), np.max(mapped)
+    shown = np.sqrt((mapped - low) / np.maximum(high - low, 1e-6))
+    return np.astype(np.round(255.0 * shown), np.uint8)
+
+
+def present_value(payments: Any, rate: float) -> Any:
+    """What yearly payments (years,) are worth today."""
+    years = np.arange(1, len(payments) + 1)
+    return np.sum(payments / (1.0 + rate) ** years)
+
+
+def step(matrix: Any, vector: Any) -> tuple[Any, Any]:
+    """One step of power iteration: a better eigenvector of a matrix (n, n), and the eigenvalue so far."""
+    product = np.matmul(matrix, vector)
+    length = np.sqrt(np.sum(product * product))
+    return product / length, length
+
+
+def profile(catalogue: Any) -> Any:
+    """The mean of each feature, its spread, and its extremes: (4, features)."""
+    return np.stack([np.mean(catalogue, 0), np.std(catalogue, 0), np.min(catalogue, 0), np.max(catalogue, 0)])

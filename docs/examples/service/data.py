@@ -1,0 +1,32 @@
+"""What the service has loaded: a catalogue, a matrix, and a model. Read-only, so that the engine copies nothing."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+Array = np.ndarray[Any, Any]
+
+ROWS, FEATURES = 200_000, 64
+
+
+def read_only(array: Array) -> Array:
+    """The same array, which no code can write to from now on."""
+    array.flags.writeable = False
+    return array
+
+
+class Data:
+    """The same in each process, and for each of the services."""
+
+    def __init__(self, rows: int = ROWS) -> None:
+        random = np.random.default_rng(0)
+        self.catalogue = read_only(random.random((rows, FEATURES), dtype=np.float32))
+        half = random.random((400, 400))
+        self.matrix = read_only(half + half.T)
+        self.start = read_only(np.ones(400))
+        digits, labels = load_digits(return_X_y=True)
+        self.model: Any = make_pipeline(StandardScaler(), GaussianNB(var_smoothing=0.1)).fit(digits, labels)

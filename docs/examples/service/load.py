@@ -1,0 +1,252 @@
+"""Loads the service, and the same service without the engine, and prints a table: `python load.py --seconds 30`.
+
+Each server runs in a process of its own, in turn. Connections ask again as soon as they are answered (a closed loop);
+beside them a probe asks `/health` every 10 ms, and its time counts from when the question was due. Raw asyncio, so that
+the load costs little beside what it measures.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from statistics import median
+from urllib.request import urlopen
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+HOST = "127.0.0.1"
+PROBE_SECONDS = 0.01
+SERVERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "eagerloop": ("app:app", {}),
+    "to_thread": ("baseline:app", {"SERVICE_THREADS": "1"}),
+    "NumPy": ("baseline:app", {}),
+}
+"""The application of each server, and its environment."""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Requests
+
+
+def get(path: str) -> bytes:
+    """A GET request."""
+    return f"GET {path} HTTP/1.1\r\nHost: local\r\n\r\n".encode()
+
+
+def post(path: str, body: bytes, kind: str) -> bytes:
+    """A POST request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: local\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as a .npy file."""
+    buffer = BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def requests_of(name: str) -> list[bytes]:
+    """Some requests of one kind, which connections send in turn."""
+    random = np.random.default_rng(1)
+    if name == "search":
+        return [get(f"/search?item={item}") for item in range(100)]
+    if name == "image":
+        images = [random.integers(0, 256, (512, 512, 3), dtype=np.uint8) for _ in range(4)]
+        return [post("/image", npy(image), "application/octet-stream") for image in images]
+    if name == "value":
+        return [get(f"/value?payment={payment}&years=30&rate=0.03") for payment in range(100)]
+    if name == "predict":
+        rows = random.integers(0, 17, (100, 64)).astype(float)
+        return [post("/predict", json.dumps(row.tolist()).encode(), "application/json") for row in rows]
+    raise ValueError(f"there are no requests called {name!r}")
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
+    """Send one request and read its answer: the status code and the body."""
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return int(head[9:12]), await reader.readexactly(length)
+
+
+@dataclass
+class Answers:
+    """What the connections of one kind saw."""
+
+    seconds: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    def note(self, seconds: float, code: int) -> None:
+        """Count an answer."""
+        self.seconds.append(seconds)
+        self.failed += code != 200
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds in which so many of the answers came."""
+        times = sorted(self.seconds)
+        return 1e3 * times[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
+
+
+async def client(port: int, requests: Sequence[bytes], first: int, ends: float, answers: Answers) -> None:
+    """Ask until it is time."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        for number in count(first):
+            began = time.perf_counter()
+            if began >= ends:
+                return
+            code, _ = await ask(reader, writer, requests[number % len(requests)])
+            answers.note(time.perf_counter() - began, code)
+    finally:
+        writer.close()
+
+
+async def probe(port: int, ends: float, answers: Answers) -> None:
+    """Ask for the health every 10 ms."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    due = time.perf_counter()
+    try:
+        while due < ends:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            code, _ = await ask(reader, writer, get("/health"))
+            now = time.perf_counter()
+            answers.note(now - due, code)
+            due = max(due + PROBE_SECONDS, now)
+    finally:
+        writer.close()
+
+
+async def load(port: int, mix: Mapping[str, int], seconds: float) -> dict[str, Answers]:
+    """Load a server with so many connections of each kind, and the probe."""
+    ends = time.perf_counter() + seconds
+    seen = {name: Answers() for name in (*mix, "health")}
+    async with asyncio.TaskGroup() as group:
+        group.create_task(probe(port, ends, seen["health"]))
+        for name, connections in mix.items():
+            requests = requests_of(name)
+            for number in range(connections):
+                group.create_task(client(port, requests, 7 * number, ends, seen[name]))
+    return seen
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Servers
+
+
+def free_port() -> int:
+    """A port that no server has."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serving(name: str, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server in a process of its own: its port, and the process."""
+    application, more = SERVERS[name]
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", application, "--host", HOST, "--port", str(port), *options]
+    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=HERE, env=os.environ | more)
+    try:
+        wait_until_healthy(port, process)
+        yield port, process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_healthy(port: int, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+    """Wait until a server answers."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}")
+        try:
+            with urlopen(f"http://{HOST}:{port}/health", timeout=5) as answer:
+                answer.read()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(f"the server did not answer within {seconds:g} s")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table
+
+
+def figures(seen: Mapping[str, Answers], seconds: float) -> dict[str, float]:
+    """What one load gave: rates, and times in milliseconds."""
+    kinds = {name: answers for name, answers in seen.items() if name != "health"}
+    rates = {f"{name} /s": len(answers.seconds) / seconds for name, answers in kinds.items()}
+    return {
+        **rates,
+        "all /s": sum(rates.values()),
+        **{f"{name} p50 ms": answers.percentile(0.5) for name, answers in kinds.items()},
+        "health p50 ms": seen["health"].percentile(0.5),
+        "health p99 ms": seen["health"].percentile(0.99),
+        "failed": float(sum(answers.failed for answers in seen.values())),
+    }
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures of all servers, and how the first compares with the second."""
+    names = list(found)
+    lines = [f"{'':<20}" + "".join(f"{name:>12}" for name in names) + (f"{'ratio':>9}" if len(names) > 1 else "")]
+    for row in found[names[0]]:
+        values = [found[name][row] for name in names]
+        ratio = f"{values[0] / values[1]:>8.2f}x" if len(values) > 1 and values[1] else ""
+        lines.append(f"{row:<20}" + "".join(f"{value:>12.4g}" for value in values) + ratio)
+    return "\n".join(lines)
+
+
+def mixture(text: str) -> tuple[str, int]:
+    """`name:connections`."""
+    name, _, connections = text.partition(":")
+    requests_of(name)
+    return name, int(connections)
+
+
+def measure(names: Sequence[str], mix: Mapping[str, int], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of the figures of each server, from rounds taken in turn."""
+    each = seconds / (len(names) * rounds)
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            with serving(name) as (port, _):
+                asyncio.run(load(port, mix, min(1.0, each / 4)))  # starts threads, and fills caches
+                taken[name].append(figures(asyncio.run(load(port, mix, each)), each))
+    return {name: {row: median(one[row] for one in figures) for row in figures[0]} for name, figures in taken.items()}
+
+
+MIX = ("search:4", "image:4", "value:4", "predict:4")
+
+
+def main(say: Callable[[str], object] = print) -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mix", nargs="*", type=mixture, metavar="KIND:CONNECTIONS", help=f"default: {' '.join(MIX)}")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of load, all servers together")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=list(SERVERS))
+    options = parser.parse_args()
+    mix = dict(options.mix or map(mixture, MIX))
+    say(table(measure(options.servers, mix, options.seconds, options.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Services: ASGI middleware that runs each request in a scope of an executor."""
+
+from engine.asgi.middleware import RequestStatistics, ScopeMiddleware, statistics
+
+__all__ = ["RequestStatistics", "ScopeMiddleware", "statistics"]

@@ -1,0 +1,110 @@
+"""The messages of one client, in their order, and word of its going as soon as the server says so.
+
+Purpose: servers say that a client has gone by a message behind all others, and only where the application asks for the
+next one. So the inbox reads ahead, in a task of its own, while the application does something else.
+
+Guarantees: every message reaches the application, in order; the server is asked by one task at a time; what is held
+stays below `HELD_BYTES` (and one message), so that a large body waits in the network as it does without the inbox. All
+of it runs on the thread of one loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from engine.asgi.messages import GONE, Message, Receive, size_of
+from engine.base.loops import AbstractEventLoop, start_task
+
+HELD_BYTES = 65_536
+"""Bytes of messages that are held for the application, before the inbox reads no further."""
+
+
+class Inbox:
+    """Stands between the server's `receive` and the application; calls `gone` once, when the client has gone.
+
+    `gone` is told whether the application has asked for the message itself.
+    """
+
+    __slots__ = (
+        *("_asking", "_gone", "_held", "_loop", "_messages", "_over", "_receive", "_stop_reading", "_waiting"),
+        "_watching",
+    )
+
+    def __init__(self, receive: Receive, loop: AbstractEventLoop, gone: Callable[[bool], object]) -> None:
+        self._receive = receive
+        self._loop = loop
+        self._gone = gone
+        self._messages: deque[Message] = deque()
+        self._held = 0
+        self._asking = 0
+        """Calls of the application that ask the server themselves."""
+        self._watching = False
+        self._over = False
+        """Whether the client has gone, or the server raised: there is nothing to read ahead."""
+        self._stop_reading: Callable[[], None] | None = None
+        """Cancels the task that reads ahead, where there is one."""
+        self._waiting: deque[Any] = deque()
+        """The futures of the application's calls that wait for the task."""
+
+    def watch(self) -> None:
+        """Read ahead from now on."""
+        self._watching = True
+        self._read_on()
+
+    def close(self) -> None:
+        """The application has returned: read no further."""
+        self._watching = False
+        if self._stop_reading is not None:
+            self._stop_reading()
+
+    async def receive(self) -> Message:
+        """Give the application the next message."""
+        while not self._messages and self._stop_reading is not None:
+            turn = self._loop.create_future()
+            self._waiting.append(turn)
+            await turn
+        if self._messages:
+            message = self._messages.popleft()
+            self._held -= size_of(message)
+            self._read_on()
+            return message
+        self._asking += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._asking -= 1
+            self._read_on()
+        self._look_at(message, told=True)
+        return message
+
+    def _read_on(self) -> None:
+        if self._watching and not (self._over or self._asking or self._stop_reading) and self._held < HELD_BYTES:
+            self._stop_reading = start_task(self._loop, self._read_ahead(), Context(), self._has_read)
+
+    async def _read_ahead(self) -> None:
+        while self._held < HELD_BYTES and not self._over:
+            message = await self._receive()
+            self._messages.append(message)
+            self._held += size_of(message)
+            self._look_at(message, told=bool(self._waiting))
+            self._wake()
+
+    def _has_read(self, task: Any) -> None:
+        self._stop_reading = None
+        if not task.cancelled() and task.exception() is not None:
+            self._over = True  # the application's own call will get the error of the server
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+    def _look_at(self, message: Message, *, told: bool) -> None:
+        if message["type"] in GONE and not self._over:
+            self._over = True
+            self._gone(told)

@@ -1,0 +1,264 @@
+"""`ScopeMiddleware`: the one line that protects a service."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from engine.asgi.messages import Application, Message, Receive, Scope, Send, path_of, refusal
+from engine.asgi.request import End, Request
+from engine.base.errors import QueueFullError
+from engine.base.loops import AbstractEventLoop, asyncio_loop, report
+from engine.base.modes import ExecutionMode
+from engine.dispatch.executor import Core
+from engine.runtime.defaults import Executors
+from engine.runtime.executor import Executor, in_force, options_given, options_of
+from engine.settings.scope import Block
+from engine.settings.switch import Options
+from handles.base import check_seconds
+
+Priority = int | Callable[[Scope], int]
+
+
+@dataclass(frozen=True)
+class RequestStatistics:
+    """What has become of requests and websockets so far, excluded paths apart."""
+
+    active: int
+    """Those being served now."""
+    completed: int
+    """Those that the application served to the end."""
+    failed: int
+    """Those in which it raised an error."""
+    disconnected: int
+    """Those whose client went before the last byte."""
+    expired: int
+    """Those that were not served in time."""
+    refused: int
+    """Those that were answered 503, as the executor was full."""
+    dropped_ops: int
+    """Ops that were dropped, or abandoned, with requests that ended before their time."""
+
+
+class _Counts:
+    """The counts of one middleware, which may serve on several loops."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._early = dict.fromkeys(End, 0)
+        self._active = self._completed = self._refused = self._dropped = 0
+
+    def begun(self) -> None:
+        with self._lock:
+            self._active += 1
+
+    def ended(self, end: End, dropped: int) -> None:
+        with self._lock:
+            self._active -= 1
+            if end is End.COMPLETED:
+                self._completed += 1
+            else:
+                self._early[end] += 1
+            self._dropped += dropped
+
+    def refused(self) -> None:
+        with self._lock:
+            self._refused += 1
+
+    def read(self) -> RequestStatistics:
+        with self._lock:
+            early = self._early
+            return RequestStatistics(
+                active=self._active,
+                completed=self._completed,
+                failed=early[End.FAILED],
+                disconnected=early[End.DISCONNECTED],
+                expired=early[End.EXPIRED],
+                refused=self._refused,
+                dropped_ops=self._dropped,
+            )
+
+
+_all: WeakSet[ScopeMiddleware] = WeakSet()
+
+
+def statistics() -> RequestStatistics:
+    """What has become of the requests of all `ScopeMiddleware` of this process.
+
+    >>> engine.asgi.statistics().active
+    0
+    """
+    rows = [astuple(each.statistics()) for each in list(_all)]
+    return RequestStatistics(*map(sum, zip(*rows, strict=True))) if rows else _Counts().read()
+
+
+class ScopeMiddleware:
+    """ASGI middleware that runs each request, and each websocket, in a scope of an executor.
+
+    A client that disconnects cancels the task of its request, and what the request had dispatched is dropped. Where the
+    executor is above its high-water marks, a request is answered 503 with `Retry-After`. A request that has not begun
+    to respond after `timeout` seconds is answered 504, and is cancelled and dropped in the same way; so is a response
+    that stands still for as long between two parts, which is cut off. Responses keep their scope to the last byte;
+    what the application does after that, such as background tasks, runs outside it. A websocket has one scope from the
+    first message to the last, and no timeout once it is accepted.
+
+    Without `executor` the middleware makes one in ASYNC mode, opened and closed with the application's lifespan, for
+    which it is also `state["executor"]`; where a server runs no lifespan there is one for each loop. A function that is
+    given makes it (`lambda: engine.Executor(config, execution_mode=engine.ASYNC)`); an executor that is given has to be
+    entered by the application, in its lifespan. `priority` is an integer, larger goes first, or a
+    function of the ASGI scope that returns one. Paths in `exclude`, and those below them, are left alone: they get no
+    executor, and are never held up.
+
+    It is to be the outermost middleware: others may hide the word of a client's going. Exceptions of the application
+    come out as they are. Raises `TypeError` and `ValueError` for arguments of another kind.
+
+    >>> app = engine.asgi.ScopeMiddleware(app, timeout=5.0)  # or app.add_middleware(engine.asgi.ScopeMiddleware, ...)
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        executor: Executor | Callable[[], Executor] | None = None,
+        *,
+        timeout: float | None = None,
+        priority: Priority = 0,
+        exclude: Sequence[str] = ("/health",),
+    ) -> None:
+        _check(app, executor, timeout, exclude)
+        self.app = app
+        self.executor = executor if isinstance(executor, Executor) else None
+        """The one that the application has opened; None where the middleware makes its own."""
+        self._make = _own_executor if executor is None or isinstance(executor, Executor) else executor
+        self.timeout = timeout
+        self.priority = priority if callable(priority) else _checked_priority(priority)
+        self.exclude = tuple(path.rstrip("/") or "/" for path in exclude)
+        self._below = tuple(f"{path.rstrip('/')}/" for path in self.exclude)
+        self._counts = _Counts()
+        self._opened: WeakKeyDictionary[AbstractEventLoop, Executor] = WeakKeyDictionary()
+        """Its own executors, each opened by the lifespan on one loop."""
+        self._unopened = Executors()
+        """Those of loops without a lifespan."""
+        self._without_lifespan: Options | None = None
+        """Their options, once one was needed."""
+        _all.add(self)
+
+    def statistics(self) -> RequestStatistics:
+        """What has become of its requests so far."""
+        return self._counts.read()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve as an ASGI application."""
+        kind = scope["type"]
+        if kind in ("http", "websocket"):
+            path = path_of(scope)
+            if path not in self.exclude and not path.startswith(self._below):
+                await self._serve(scope, receive, send)
+                return
+        elif kind == "lifespan" and self.executor is None:
+            await self._live(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    # Requests
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio_loop()
+        priority = self.priority if isinstance(self.priority, int) else _checked_priority(self.priority(scope))
+        options = self._options(loop)
+        core: Core = options["executor"]
+        try:
+            if options["mode"] is ExecutionMode.ASYNC:
+                await core.admit(priority, wait=False)
+        except QueueFullError:
+            self._counts.refused()
+            await _refuse(scope, receive, send)
+            return
+        request = Request(scope, receive, send, loop, self.timeout)
+        block = Block(**options | {"group": request.work, "priority": priority})
+        self._counts.begun()
+        end = None
+        try:
+            end = await request.run(self.app)
+        finally:
+            block.leave()
+            self._counts.ended(request.end if end is None else end, request.dropped)
+
+    def _options(self, loop: AbstractEventLoop) -> dict[str, Any]:
+        executor = self.executor or self._opened.get(loop)
+        if executor is not None:
+            return in_force(executor)
+        if self._without_lifespan is None:
+            self._without_lifespan = options_given(self._make())
+        given = self._without_lifespan
+        return options_of(self._unopened.core(given), given.mode, given.policy)
+
+    # The lifespan
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application's lifespan inside an executor, which is closed before the server hears of the end."""
+        loop = asyncio_loop()
+        executor = self._make()
+        if isinstance(scope.get("state"), dict):
+            scope["state"].setdefault("executor", executor)
+
+        async def close() -> None:
+            if self._opened.get(loop) is executor:
+                del self._opened[loop]
+            if executor.state == "open":
+                try:
+                    await executor.__aexit__(None, None, None)
+                except Exception as error:  # noqa: BLE001 - the failure of an op is no reason not to shut down
+                    report(loop, "an op failed and nobody read its result", error)
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] in _ENDS:
+                await close()
+            await send(message)
+
+        await executor.__aenter__()
+        self._opened[loop] = executor
+        try:
+            await self.app(scope, receive, send_closing)
+        finally:
+            await close()
+
+
+def _own_executor() -> Executor:
+    return Executor(execution_mode=ExecutionMode.ASYNC)
+
+
+_ENDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed", "lifespan.startup.failed"})
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()  # the server says that the client wants to connect
+    for message in refusal(scope, 503):
+        await send(message)
+
+
+def _check(app: object, executor: object, timeout: float | None, exclude: object) -> None:
+    if not callable(app):
+        raise TypeError(f"app must be an ASGI application, but got {app!r}")
+    if executor is not None and not (isinstance(executor, Executor) or callable(executor)):
+        raise TypeError(
+            f"executor must be an engine.Executor, a function that makes one, or None, but got {executor!r}"
+        )
+    check_seconds("timeout", timeout)
+    if isinstance(exclude, str) or not isinstance(exclude, Sequence | set | frozenset):
+        raise TypeError(f'exclude must be a sequence of paths, such as ("/health",), but got {exclude!r}')
+    for path in exclude:
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise ValueError(f'exclude must hold paths that begin with "/", but got {path!r}')
+
+
+def _checked_priority(priority: object) -> int:
+    if isinstance(priority, bool) or not hasattr(priority, "__index__"):
+        raise TypeError(
+            f"priority must be an integer (larger goes first), or a function that returns one, but got {priority!r}"
+        )
+    return operator.index(priority)

@@ -1,0 +1,104 @@
+"""The ops of one request: what is dropped when it ends before its time.
+
+They are counted on any thread, as they are dispatched. Unlike `engine.scope()` a failed op interrupts nothing: the
+application may catch the error and answer as it likes.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Self
+
+from engine.base.errors import OpCancelledError
+from engine.base.loops import AbstractEventLoop, call_soon, report
+from engine.queues.device_queue import DeviceQueue
+from handles.cell import PENDING, CancelOutcome, Cell, Failure
+
+
+class Work:
+    """The ops dispatched in one request, until its last byte."""
+
+    __slots__ = ("_ended", "_failures", "_in_flight", "_lock", "_loop", "_over", "_records", "_refusal")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._records: list[weakref.ref[Cell]] = []
+        self._in_flight = 0
+        self._failures: dict[Failure, None] | None = None
+        self._over = False
+        """Whether the last byte has gone out."""
+        self._ended = False
+        """Whether the application has returned: it reads no further handle."""
+        self._refusal = ""
+        """Why ops are refused; empty where they are not."""
+
+    def innermost_open(self) -> Self | None:
+        """Itself until the last byte: what dispatchers, and scopes inside, count their ops in."""
+        return None if self._over else self
+
+    def admit(self, cell: Cell) -> None:
+        """Count an op that is being dispatched; raises `OpCancelledError` in what is left of a dropped request."""
+        if self._refusal:
+            raise OpCancelledError(f"op {cell.op.name!r} was not dispatched: {self._refusal}")
+        if self._over:
+            return
+        with self._lock:
+            self._in_flight += 1
+            if len(self._records) > 2 * self._in_flight + 64:
+                self._records = [record for record in self._records if record() is not None]
+            self._records.append(weakref.ref(cell))
+        cell.waiters = [*(cell.waiters or ()), self._note]
+
+    def _note(self, cell: Cell) -> None:
+        """An op has ended, on any thread."""
+        value = cell.value
+        with self._lock:
+            self._in_flight -= 1
+            if value.__class__ is Failure and not value.cancelled:
+                self._failures = self._failures or {}
+                self._failures[value] = None
+            last = self._ended and self._in_flight == 0 and self._failures is not None
+        if last:
+            call_soon(self._loop, self._report)
+
+    def drop(self, why: str, *, refuse: bool = True) -> int:
+        """Drop the ops that have not started and abandon those that run; returns how many.
+
+        With `refuse` what is left of the request (a thread, a task that it made) can dispatch no further ones.
+        """
+        if refuse:
+            self._refusal = why
+        with self._lock:
+            records, self._records = self._records, []
+        count = 0
+        for reference in records:
+            cell = reference()
+            if cell is not None and cell.value is PENDING:
+                home = cell.home
+                assert isinstance(home, DeviceQueue)
+                count += home.cancel(cell, why) is not CancelOutcome.TOO_LATE
+        return count
+
+    def release(self) -> None:
+        """The last byte has gone out: what is in flight, and what comes, is the executor's work like any other."""
+        with self._lock:
+            self._over = True
+            self._records.clear()
+
+    def end(self) -> None:
+        """The application has returned: once all has ended, tell the loop's handler of failures that were not read."""
+        with self._lock:
+            self._over = self._ended = True
+            self._records.clear()
+            last = self._in_flight == 0 and self._failures is not None
+        if last:
+            self._report()
+
+    def _report(self) -> None:
+        failures, self._failures = self._failures or {}, None
+        for failure in failures:
+            if not failure.seen:
+                failure.seen = True
+                report(self._loop, "an op of a request failed and nobody read its result", failure.restored())

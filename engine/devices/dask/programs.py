@@ -1,0 +1,311 @@
+"""Programs: records that are pending together, as one message to a worker. Pure, but for what it remembers of a worker.
+
+A program is a list of steps in dispatch order. A step names its op by a number; what the op is was sent with the first
+program that uses it. Operands are numbers, too: of values that the worker holds, of earlier steps, or, below zero, of
+the constants of the program. Large constants are sent once, and forgotten by the worker when the array is gone here.
+
+The messages of both directions are tuples, pickled with their large buffers apart: copied by no pickler.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import cloudpickle
+import numpy as np
+
+from engine.devices.base import Array, Record
+from engine.devices.dask.rows import name_of
+from engine.devices.dask.values import RemoteValue
+
+APART = 16_384
+"""Bytes from which a buffer travels apart from the pickle."""
+SENT_ONCE = 65_536
+"""Bytes from which an array is sent once, however many records read it."""
+
+
+class Cell(Protocol):
+    """The part of a record's cell that a program is made of."""
+
+    op: Any
+    rare: Any
+
+
+class QueuedRecord(Record, Protocol):
+    """A record as the queues make them, with what a program needs beyond what any backend gets."""
+
+    cell: Cell
+
+
+class Step(NamedTuple):
+    """One op of a program."""
+
+    number: int
+    """The number of its value; of several values the first one's, the others follow."""
+    op: int
+    operands: tuple[int, ...]
+    params: dict[str, Any] | None
+    errors: dict[str, Any] | None
+    """What `np.errstate` set where it was dispatched; None for NumPy's defaults."""
+    fate: int
+    """`KEPT`: its values stay on the worker; `TOLD`: they do not, and its end is told; `SILENT`: neither."""
+
+
+SILENT, TOLD, KEPT = range(3)
+
+
+class Message(NamedTuple):
+    """What a worker is told at once: what to forget, what to give up, new ops, and a program."""
+
+    drops: Sequence[int] = ()
+    cancels: Sequence[int] = ()
+    ops: Sequence[tuple[int, str | bytes]] = ()
+    """Ops by their numbers: the name of a row, or a pickled definition."""
+    constants: Sequence[Any] = ()
+    steps: Sequence[Step] = ()
+    values: Sequence[tuple[int, Array]] = ()
+    """Arrays to hold."""
+    reads: Sequence[int] = ()
+    """Values to send here."""
+    pulls: Sequence[tuple[int, str, str, int]] = ()
+    """Values to get from other workers: number here, address there, session there, number there."""
+
+
+class Reply(NamedTuple):
+    """What a worker says at once."""
+
+    failures: Sequence[tuple[int, Any]] = ()
+    """Steps whose op failed, and how."""
+    ended: Sequence[tuple[int, Any]] = ()
+    """Steps that have ended: for each of their values shape, dtype and perhaps the array; None where there is none."""
+    values: Sequence[tuple[int, Array]] = ()
+    """Values that were asked for."""
+    refused: Sequence[tuple[int, Any]] = ()
+    """Values that were asked for and cannot be had, and why."""
+
+
+class Package(NamedTuple):
+    """A message as it travels."""
+
+    head: bytes
+    buffers: list[pickle.PickleBuffer]
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes, all told."""
+        return len(self.head) + sum(buffer.raw().nbytes for buffer in self.buffers)
+
+    def parts(self) -> list[bytes | memoryview]:
+        """What is to be written: the head, and the buffers as they are.
+
+        Dask reads the first buffer of a message into one piece of memory with all before it, where it stands askew:
+        so one comes first that is of no use. The others get memory of their own, which can be let go one by one.
+        """
+        return [
+            self.head,
+            *([memoryview(bytearray(8))] if self.buffers else []),
+            *(each.raw() for each in self.buffers),
+        ]
+
+
+def packed(message: Message | Reply) -> Package:
+    """A message as bytes, and the buffers that travel beside them. Raises what pickling raises."""
+    buffers: list[pickle.PickleBuffer] = []
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < APART:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return Package(cloudpickle.dumps(tuple(message), protocol=5, buffer_callback=in_band), buffers)
+
+
+def unpacked(parts: Sequence[Any]) -> tuple[Any, ...]:
+    """The fields of a message that was read."""
+    fields: tuple[Any, ...] = pickle.loads(parts[0], buffers=parts[2:])
+    return fields
+
+
+class Unsendable(Exception):
+    """A record that cannot be sent, and why."""
+
+    def __init__(self, record: QueuedRecord, error: BaseException) -> None:
+        super().__init__(record, error)
+        self.record = record
+        self.error = error
+
+
+class Encoder:
+    """Makes programs for one worker, and remembers what that worker has been told. Used by one thread at a time."""
+
+    def __init__(self, where: str, drop: Callable[[int], None]) -> None:
+        self._where = where
+        self._drop = drop
+        self._numbers = itertools.count(1)
+        self._ops: dict[int, tuple[int, Any]] = {}
+        self._op_numbers = itertools.count(1)
+        self._arrays: dict[int, tuple[weakref.ref[Array], int]] = {}
+        self._new_ops: list[tuple[int, str | bytes]] = []
+        """Ops that the next program tells the worker of."""
+        self._new_values: list[tuple[int, Array]] = []
+
+    def number(self, count: int = 1) -> int:
+        """A number for a value, the first of `count`."""
+        first = next(self._numbers)
+        for _ in range(count - 1):
+            next(self._numbers)
+        return first
+
+    def program(self, records: Sequence[QueuedRecord]) -> tuple[Message, dict[int, QueuedRecord]]:
+        """The message of these records, and the records by the numbers of their steps.
+
+        Raises `Unsendable` for a record whose function cannot be pickled.
+        """
+        writer = _Writer(self)
+        steps = writer.steps(records)
+        message = Message(ops=self._new_ops, constants=writer.constants, steps=steps, values=self._new_values)
+        return message, {step.number: record for step, record in zip(steps, records, strict=True)}
+
+    def sent(self) -> None:
+        """The last program is on its way, and so is what it told the worker."""
+        self._new_ops, self._new_values = [], []
+
+    def op_number(self, record: QueuedRecord) -> int:
+        """The number of a record's op, which the worker is told of where it does not know it."""
+        op = record.cell.op
+        known = self._ops.get(id(op))
+        if known is not None and known[1] is op:
+            return known[0]
+        try:
+            definition = name_of(op) or cloudpickle.dumps(_definition(op), protocol=5)
+        except Exception as error:
+            raise Unsendable(record, self._cannot_be_sent(op.name, error)) from error
+        number = next(self._op_numbers)
+        self._ops[id(op)] = (number, op)
+        self._new_ops.append((number, definition))
+        if len(self._ops) > _OPS_KEPT:
+            self._forget_ops()
+        return number
+
+    def _forget_ops(self) -> None:
+        """Forget the older half: those of functions that are made anew for each call."""
+        for key in list(self._ops)[: _OPS_KEPT // 2]:
+            del self._ops[key]
+
+    def array_number(self, array: Array) -> int:
+        """The number of a large array, which is sent where the worker does not have it."""
+        key = id(array)
+        known = self._arrays.get(key)
+        if known is not None and known[0]() is array:
+            return known[1]
+        number = self.number()
+        self._new_values.append((number, array))
+
+        def gone(_: weakref.ref[Array]) -> None:
+            self._drop(number)
+            entry = self._arrays.get(key)
+            if entry is not None and entry[1] == number:
+                del self._arrays[key]
+
+        self._arrays[key] = (weakref.ref(array, gone), number)
+        return number
+
+    def check(self, record: QueuedRecord) -> None:
+        """Raise `Unsendable` where the parameters of a record cannot be pickled."""
+        try:
+            cloudpickle.dumps(record.params, protocol=5)
+        except Exception as error:
+            raise Unsendable(record, self._cannot_be_sent(record.name, error)) from error
+
+    def _cannot_be_sent(self, name: str, error: Exception) -> TypeError:
+        problem = TypeError(
+            f"{name!r} cannot be sent to {self._where}: {type(error).__name__}: {error}; "
+            "its function, what that refers to, and its arguments have to be picklable "
+            "(open files, locks and connections are not: open them inside the function)"
+        )
+        problem.__cause__ = error
+        return problem
+
+
+_OPS_KEPT = 4_096
+
+
+def _definition(op: Any) -> dict[str, Any]:
+    """What makes the op anew on a worker: all but its limit, which this process sees to."""
+    cost, memory, fusion = op.cost, op.memory, op.fusion
+    return {
+        "name": op.name,
+        "kernel": op.kernel,
+        "known": op.known,
+        "computes": op.computes,
+        "outputs": op.outputs,
+        "pure": op.pure,
+        "infer": op.infer if op.known else None,
+        "estimate": cost.estimate if op.known else None,
+        "small": cost.small,
+        "blas": cost.blas,
+        "parallel": cost.parallel,
+        "block": fusion.block,
+        "variant": fusion.variant,
+        "updates": fusion.updates,
+        "view": memory.view,
+        "overwrite": memory.overwrite,
+        "into": memory.into,
+    }
+
+
+class _Writer:
+    """Writes the steps of one program, and collects its constants."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.constants: list[Any] = []
+        self._constant_numbers: dict[int, int] = {}
+        self._errors: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def steps(self, records: Sequence[QueuedRecord]) -> list[Step]:
+        encoder = self._encoder
+        numbers: dict[Any, int] = {}
+        read = {each for record in records for each in record.operands if each.__class__ is record.__class__}
+        steps: list[Step] = []
+        for record in records:
+            op = encoder.op_number(record)
+            number = numbers[record] = encoder.number(record.outputs)
+            operands = tuple(
+                each.number
+                if each.__class__ is RemoteValue
+                else numbers[each]
+                if each.__class__ is record.__class__
+                else self._constant(each)
+                for each in record.operands
+            )
+            fate = KEPT if record.kept else SILENT if record in read and record.cell.op.known else TOLD
+            steps.append(Step(number, op, operands, record.params or None, self._error_state(record), fate))
+        return steps
+
+    def _constant(self, value: Any) -> int:
+        if isinstance(value, np.ndarray) and value.nbytes >= SENT_ONCE:
+            return self._encoder.array_number(value)
+        index = self._constant_numbers.get(id(value))
+        if index is None:
+            self.constants.append(value)
+            index = self._constant_numbers[id(value)] = len(self.constants)
+        return -index
+
+    def _error_state(self, record: QueuedRecord) -> dict[str, Any] | None:
+        rare = record.cell.rare
+        context = rare.context if rare is not None else None
+        if context is None:
+            return None
+        errors: dict[str, Any] = context.run(np.geterr)
+        if errors == _DEFAULT_ERRORS:
+            return None
+        return self._errors.setdefault(tuple(errors.items()), errors)
+
+
+_DEFAULT_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}

@@ -1,0 +1,241 @@
+"""What serves one client: a core of this engine, whose one device runs the client's programs as its own.
+
+Programs become records on the queue of that core, so they are fused, scheduled and cancelled as any are. A step that
+only others of its program read is a record that nothing else refers to: so it is never written to memory where it is
+part of a fusion group.
+
+The number of a step stands in its cell in place of the instruction that dispatched it: what failed is found by it.
+`take` is called on one thread, `reply` on another; `_told` and `_answers` are the only things between them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from engine.base.config import Config
+from engine.base.modes import DevicePolicy, ExecutionMode
+from engine.base.op import Op
+from engine.devices.base import Array, Device
+from engine.devices.cpu import HOST, lock
+from engine.devices.dask.errors import packed_error
+from engine.devices.dask.programs import KEPT, SILENT, Message, Package, Reply, Step, packed
+from engine.devices.dask.rows import rows
+from engine.dispatch.executor import Core
+from engine.dispatch.records import cells_of, make_record
+from engine.failures import INTERNAL, Place
+from engine.queues.slice import SLICE
+from engine.settings.scope import Scope, scope_var
+from engine.threads.slots import Slots
+from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, settle
+
+vars()[INTERNAL] = True  # loaded after the package has marked its modules
+
+SENT_ALONG = 16_384
+"""Bytes up to which an array is sent with the message that says that it was computed: most are read sooner or later."""
+UNBOUNDED = 1 << 40
+
+ARRIVED = Op("asarray", np.asarray, view=True)
+
+
+class Service:
+    """The programs and the values of one client."""
+
+    def __init__(self, where: str, *, calls: int, cores: int, wake: Callable[[], None]) -> None:
+        self._where = where
+        self._wake = wake
+        # The client bounds what is in flight.
+        config = Config(intra_op_parallelism_threads=cores, max_pending_ops=UNBOUNDED, max_pending_bytes=UNBOUNDED)
+        self._core = Core(config, None)
+        self._queue = self._core.queues[Device("CPU:0")]
+        self._queue.driver.add_guest(self)  # the client waits: workers drive at once
+        self._calls = Slots(calls)
+        self._context = Context()
+        scope = Scope(executor=self._core, mode=ExecutionMode.ASYNC, policy=DevicePolicy.SILENT)
+        self._context.run(scope_var.set, scope)
+        self._contexts: dict[tuple[Any, ...], Context] = {(): self._context}
+        self._ops: dict[int, Op] = {}
+        self._values: dict[int, Cell] = {}
+        self._running: dict[int, Cell] = {}
+        """Records whose end is to be told, by their numbers."""
+        self._told: deque[Cell] = deque()
+        self._answers: deque[tuple[str, int, Any]] = deque()
+
+    # On the thread of the service
+
+    def take(self, message: Message) -> None:
+        """Do what a message asks for."""
+        for number, definition in message.ops:
+            self._ops[number] = _op(definition, self._calls)
+        for number, array in message.values:
+            self.hold(number, array)
+            self._answers.append(("ended", number, None))
+        if message.steps:
+            self._push_all(message.steps, message.constants)
+            self._queue.drive(SLICE, patient=True)
+            self._queue.driver.schedule_next()
+        for number in message.cancels:
+            cell = self._running.get(number)
+            if cell is not None:
+                self._queue.cancel(cell, "its client cancelled it")
+        for number in message.drops:
+            self._values.pop(number, None)
+        for number in message.reads:
+            self._read(number)
+        if message.values or message.reads:
+            self._wake()
+
+    def hold(self, number: int, array: Array) -> None:
+        """Keep an array that came from elsewhere."""
+        lock(array)
+        cell = self._values[number] = pending_cell(ARRIVED, (), None, self._queue, None, number)
+        settle(cell, array)
+
+    def _read(self, number: int) -> None:
+        value = self._values[number].value if number in self._values else PENDING
+        if isinstance(value, np.ndarray):
+            self.answer(number, HOST.to_host(value))
+        else:
+            self.refuse(number, packed_error(LookupError(f"there is no value {number}"), self._where))
+
+    def _push_all(self, steps: Sequence[Step], constants: Sequence[Any]) -> None:
+        """Put the records of a program on the queue. None is run before all are there, and known by the queue alone."""
+        for each in constants:
+            if isinstance(each, np.ndarray):
+                lock(each)
+        made: dict[int, Cell] = {}
+        with self._queue.lock:
+            for step in steps:
+                self._push(step, constants, made)
+            made.clear()
+
+    def _push(self, step: Step, constants: Sequence[Any], made: dict[int, Cell]) -> None:
+        op = self._ops[step.op]
+        args = tuple(
+            constants[-each - 1] if each < 0 else made[each] if each in made else self._values[each]
+            for each in step.operands
+        )
+        cell = make_record(op, args, step.params, self._queue, None, step.number)
+        if not op.known or step.errors is not None:
+            cell.extend().context = self._context_of(step.errors)
+        for index, each in enumerate(cells_of(cell)):
+            made[step.number + index] = each
+            if step.fate == KEPT:
+                self._values[step.number + index] = each
+        if step.fate != SILENT:
+            self._running[step.number] = cell
+            add_waiter(cell, self._ended)
+        self._queue.push(cell)
+
+    def _context_of(self, errors: dict[str, Any] | None) -> Context:
+        """The context of a kernel: this core's, with the error state of the client."""
+        key = tuple(errors.items()) if errors else ()
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = self._context.copy()
+            context.run(np.seterr, **errors or {})
+        return context.copy()
+
+    def close(self) -> None:
+        """The client is gone: drop what has not started, forget what is here."""
+        self._queue.driver.remove_guest(self)
+        self._core.cancel_pending("its client is gone")
+        self._core.ledger.drain()
+        self._core.close()
+        self._values.clear()
+        self._running.clear()
+
+    # On any thread
+
+    def _ended(self, cell: Cell) -> None:
+        self._told.append(cell)
+        self._wake()
+
+    def answer(self, number: int, array: Array | None) -> None:
+        """Say that a value is there, or send it."""
+        self._answers.append(("values", number, array))
+        self._wake()
+
+    def refuse(self, number: int, error: Any) -> None:
+        """Say that a value cannot be had."""
+        self._answers.append(("refused", number, error))
+        self._wake()
+
+    def packed_value(self, number: int) -> Package:
+        """A value, for another worker. Raises `LookupError` where there is none."""
+        cell = self._values.get(number)
+        if cell is None or not isinstance(cell.value, np.ndarray):
+            raise LookupError("the value is not there any more")
+        return packed((cell.value,))  # type: ignore[arg-type]
+
+    # On the thread of the loop
+
+    def reply(self) -> Package | None:
+        """What there is to say; None where there is nothing."""
+        answers: dict[str, list[tuple[int, Any]]] = {"ended": [], "values": [], "refused": []}
+        for _ in range(len(self._answers)):
+            kind, number, what = self._answers.popleft()
+            answers[kind].append((number, what))
+        told = [self._told.popleft() for _ in range(len(self._told))]
+        failures = self._failures(told)
+        ended = [self._facts(each) for each in told]
+        if not (ended or failures or any(answers.values())):
+            return None
+        return packed(Reply(failures, [*answers["ended"], *ended], answers["values"], answers["refused"]))
+
+    def _failures(self, told: Sequence[Cell]) -> list[tuple[int, Any]]:
+        """What failed and was not told of yet; the ledger knows all but what was too much for it."""
+        failures = self._core.ledger.drain()
+        for cell in told:
+            if isinstance(cell.value, Failure) and not cell.value.seen:
+                cell.value.seen = True
+                failures.append(cell.value)
+        return [(each.record.lasti, self._packed(each)) for each in failures if each.record is not None]
+
+    def _facts(self, record: Cell) -> tuple[int, list[tuple[Any, ...]] | None]:
+        """What a step's end is told with: shape and dtype of each value, and small arrays themselves."""
+        number = record.lasti
+        self._running.pop(number, None)
+        if number not in self._values:
+            return number, None
+        count = record.op.outputs
+        cells = [self._values[number + index] for index in range(count) if number + index in self._values]
+        if len(cells) < count or any(isinstance(each.value, Failure) for each in cells):
+            for index in range(count):
+                self._values.pop(number + index, None)
+            return number, None
+        return number, [self._fact(each.value) for each in cells]
+
+    def _fact(self, array: Array) -> tuple[Any, ...]:
+        along = array if array.nbytes <= SENT_ALONG else None
+        return array.shape, array.dtype, along
+
+    def _packed(self, failure: Failure) -> Any:
+        error = failure.error
+        vars(error)["__notes__"] = [each for each in failure.notes if not isinstance(each, Place)]
+        return packed_error(error.with_traceback(failure.traceback), self._where)
+
+
+def _op(definition: str | bytes, calls: Slots) -> Op:
+    """The op that a client has named or described; one that fails, where that cannot be understood here."""
+    try:
+        if isinstance(definition, str):
+            return rows()[definition]
+        facts: dict[str, Any] = cloudpickle.loads(definition)
+    except Exception as error:  # noqa: BLE001 - whatever importing the user's modules raises
+        return _broken(error)
+    name, kernel, known, estimate = (facts.pop(each) for each in ("name", "kernel", "known", "estimate"))
+    limit = None if known else calls
+    return Op(name, kernel, ns=1.0 if known else None, cost=estimate, limit=limit, **facts)
+
+
+def _broken(error: Exception) -> Op:
+    def kernel(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return Op("unknown", kernel, ns=1.0)

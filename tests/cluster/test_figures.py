@@ -1,0 +1,15 @@
+"""The benchmark of clusters runs: the smallest workloads. No time is asserted."""
+
+import math
+
+import pytest
+
+from benchmarks import cluster
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_the_figures_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = await cluster.run(cluster.QUICK, cluster.ROWS)
+    assert len(figures) == len(cluster.ROWS)
+    assert all(math.isfinite(figure.ours) and figure.ours >= 0 for figure in figures)
+    assert len(capsys.readouterr().out.splitlines()) == len(figures) + 1
