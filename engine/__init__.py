@@ -62,10 +62,6 @@ from engine.settings.switch import disable_eager_execution, enable_eager_executi
 from engine.sync import as_completed, cancel_pending, clear_errors, drain, gather, synchronize, wait
 from handles import CancelOutcome
 
-from engine.base import interpreter as _interpreter
-
-_interpreter.check()  # before anything that counts references is imported
-
 __version__ = _VERSION
 
 __all__ = [

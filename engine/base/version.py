@@ -1,3 +1,3 @@
 """The version of the package, for those of its parts that the package itself imports."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
