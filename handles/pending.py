@@ -20,7 +20,8 @@ class AsyncHandle(Handle):
 
         It is a coroutine, so `asyncio.create_task(handle.numpy())` takes it. Awaiting it raises the op's error.
 
-        >>> value = await handle.numpy()
+        >>> await (ops.asarray([1.0, 2.0]) + 1.0).numpy()
+        array([2., 3.])
         """
         return PendingValue(self)
 

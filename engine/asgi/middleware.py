@@ -116,6 +116,7 @@ class ScopeMiddleware:
     It is to be the outermost middleware: others may hide the word of a client's going. Exceptions of the application
     come out as they are. Raises `TypeError` and `ValueError` for arguments of another kind.
 
+    >>> async def app(scope, receive, send): ...
     >>> app = engine.asgi.ScopeMiddleware(app, timeout=5.0)  # or app.add_middleware(engine.asgi.ScopeMiddleware, ...)
     """
 

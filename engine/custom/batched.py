@@ -66,8 +66,9 @@ def batched(
 
     >>> @engine.batched(max_size=32)
     ... def predict(rows):  # float64, (calls, features)
-    ...     return model.predict(rows)
-    >>> label = await predict(features)  # float64, (features,)
+    ...     return rows @ np.array([1.0, -1.0])
+    >>> float(await predict(np.array([3.0, 1.0])))  # float64, (features,)
+    2.0
     """
     _check_integer("max_size", max_size)
     _check_integer("axis", axis)

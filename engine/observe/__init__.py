@@ -49,8 +49,10 @@ def prometheus(registry: CollectorRegistry | None = None) -> Metrics:
     Returns the collector; its `close()` takes it off the registry. Raises `ValueError` where the registry has it
     already, `TypeError` for what is no registry, and `ImportError` where prometheus-client is missing.
 
-    >>> engine.observe.prometheus()
-    >>> prometheus_client.start_http_server(9000)
+    >>> import prometheus_client
+    >>> registry = prometheus_client.CollectorRegistry()
+    >>> metrics = engine.observe.prometheus(registry)
+    >>> text = prometheus_client.generate_latest(registry)  # or prometheus_client.start_http_server(9000)
     """
     needed("prometheus_client", "engine.observe.prometheus()", distribution="prometheus-client")
     from engine.observe import metrics

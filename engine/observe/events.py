@@ -12,7 +12,7 @@ class OpRecord:
     Times are seconds of `time.perf_counter()`. What is not known yet, or does not apply, is None.
 
     >>> with engine.profile() as profile:
-    ...     (ops.asarray([1.0, 2.0]) + 1.0).result()
+    ...     value = await (ops.asarray([1.0, 2.0]) + 1.0)
     >>> profile.ops[-1].name
     'add'
     """
@@ -85,7 +85,7 @@ class Observer:
     ...         if op.outcome == "failed":
     ...             print(op.name, op.site, op.error)
     >>> with engine.observe.using(Failures()):
-    ...     ...
+    ...     total = await (ops.asarray([1.0, 2.0]) + 1.0)
     """
 
     def dispatched(self, op: OpRecord) -> None:

@@ -170,8 +170,9 @@ def profile(most_ops: int = MOST_OPS) -> Profile:
     not a positive integer.
 
     >>> async with engine.profile() as profile:
-    ...     await (ops.asarray([1.0, 2.0]) + 1.0)
+    ...     value = await (ops.asarray([1.0, 2.0]) + 1.0)
     >>> print(profile.summary())
+    2 ops in ...
     """
     if isinstance(most_ops, bool) or not isinstance(most_ops, int):
         raise TypeError(f"most_ops must be an integer, the number of ops to record, but got {most_ops!r}")
