@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,7 +35,7 @@ def rows(**last: Any) -> list[soak.Row]:
 
 
 def test_a_service_that_stays_as_it_was_has_no_violation() -> None:
-    seen = soak.Seen(left={"1", "2"}, reported=soak.Counter({"1": 1, "2": 1, "3": 1}))
+    seen = soak.Seen(left={"1", "2"}, reported=Counter({"1": 1, "2": 1, "3": 1}))
     assert soak.violations(rows(completed=10_000, threads=9), seen) == []
 
 
@@ -58,7 +59,7 @@ def test_what_grows_is_found(last: dict[str, int], said: str) -> None:
         (soak.Seen(hung=["/tiny"]), "no answer within 60 s: /tiny"),
         (soak.Seen(wrong=["/fail?3: 200 1.0"]), "wrong answer: /fail?3: 200 1.0"),
         (soak.Seen(left={"7"}), "1 errors were lost, the first of request 7"),
-        (soak.Seen(left={"7"}, reported=soak.Counter({"7": 2})), "1 errors were reported more than once"),
+        (soak.Seen(left={"7"}, reported=Counter({"7": 2})), "1 errors were reported more than once"),
     ],
 )
 def test_what_goes_wrong_is_found(seen: soak.Seen, said: str) -> None:
