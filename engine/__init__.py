@@ -1,6 +1,7 @@
 """eagerloop: asynchronous eager execution for NumPy, native to asyncio."""
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from engine.base import interpreter as _interpreter
 
@@ -28,6 +29,7 @@ from engine.base.errors import (
     UnknownDeviceError,
     UnknownShapeError,
 )
+from engine.base.hints import raise_missing as _raise_missing
 from engine.base.modes import (
     ASYNC,
     DEVICE_PLACEMENT_EXPLICIT,
@@ -40,6 +42,7 @@ from engine.base.modes import (
 )
 from engine.base.op import ShapeDtype
 from engine.base.version import VERSION as _VERSION
+from engine.base.warned import guard_modules as _guard_modules
 from engine.custom.batched import batched
 from engine.custom.batches import BatchStatistics
 from engine.custom.functions import op
@@ -133,8 +136,20 @@ __all__ = [
     "wait",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "random", "__version__"])
+
+
+if not _TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> None:
+        _raise_missing(__name__, name, __dir__())
+
+
 _program.register(namespace=ops, graphs=_graphs)
 
 for _name, _module in list(_sys.modules.items()):
     if _name.partition(".")[0] in ("engine", "handles"):
         vars(_module)[_INTERNAL] = True
+_guard_modules()

@@ -8,10 +8,18 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from sys import _getframe as frame_at
-from types import CodeType, FrameType, TracebackType
+from types import TracebackType
 from typing import NoReturn
 
+from engine.base.sites import (
+    INTERNAL as INTERNAL,
+    describe_op as describe_op,
+    hide_frames,
+    is_engines,
+    located,
+    render_apart,
+    user_frame as user_frame,
+)
 from engine.devices.base import Device
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure
@@ -65,7 +73,7 @@ class Ledger:
         for failure in taken:
             if not failure.seen:
                 failure.seen = True
-                errors.append(failure.restored())
+                errors.append(located(failure))
         if dropped:
             errors.append(RuntimeError(f"{dropped} further ops failed; only the first {KEPT} errors are kept"))
         return errors
@@ -86,6 +94,8 @@ _outstanding: set[Ledger] = set()
 
 def raise_together(errors: list[BaseException], message: str) -> None:
     """Raise one error as itself, several as a group."""
+    if errors:
+        hide_frames()
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -103,27 +113,9 @@ def report_at_exit() -> None:
 atexit.register(report_at_exit)
 
 
-INTERNAL = "_eagerloop_internal"
-"""A name that stands in the modules whose frames are not the user's."""
-
-
-def user_frame(depth: int) -> FrameType:
-    """The innermost frame outside the engine, from `depth` frames above the caller on."""
-    frame = frame_at(depth + 1)
-    while INTERNAL in frame.f_globals and frame.f_back is not None:
-        frame = frame.f_back
-    return frame
-
-
 def describe(cell: Cell) -> str:
     """The op, its device and where it was dispatched, in the words of an error's note."""
     return describe_op(cell.op.name, cell.home.device, cell.code, cell.lasti)
-
-
-def describe_op(name: str, device: Device, code: CodeType | None, lasti: int) -> str:
-    """As `describe`, of an op that has no record."""
-    where = f" in {code.co_qualname}" if code is not None and code.co_qualname else ""
-    return f"op {name!r} on {device}, dispatched at {site(code, lasti)}{where}"
 
 
 class Place(str):
@@ -158,7 +150,7 @@ def failed(cell: Cell, error: BaseException) -> Failure:
 
 def _of_kernel(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the kernel on: the frames of the engine would keep the operands, and the cell, alive."""
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "engine":
+    while trace is not None and is_engines(trace.tb_frame):
         trace = trace.tb_next
     return trace
 
@@ -176,10 +168,14 @@ def _twin(error: BaseException) -> BaseException:
         return error
 
 
-def throw(failure: Failure) -> NoReturn:
-    """Raise the error of an op, to a reader or in the kernel of another op."""
+def throw(failure: Failure, *, at_call: bool = False) -> NoReturn:
+    """Raise the error of an op, to a reader or in the kernel of another op; `at_call` where the op was dispatched."""
     kernel = scope_var.get().kernel
     if kernel is not None and kernel.value is PENDING:
         kernel.extend().passed = failure.error
-    failure.throw()
-    raise AssertionError("a failure raises")
+    failure.seen = True
+    hide_frames()
+    if not at_call:
+        raise located(failure)
+    render_apart(failure.error)
+    raise failure.restored()

@@ -6,7 +6,10 @@ from numpy import einsum as einsum, tensordot as tensordot, transpose as transpo
 from handles.base import Handle
 from handles.cell import CancelOutcome
 from handles.eager import EagerHandle
+from handles.missing import name_missing
 from handles.pending import AsyncHandle
 from handles.symbol import Symbol
+
+name_missing(Handle)
 
 __all__ = ["AsyncHandle", "CancelOutcome", "EagerHandle", "Handle", "Symbol"]

@@ -12,6 +12,7 @@ from handles.cell import PENDING, CancelOutcome, Cell, Failure, Undescribed, Unr
 from handles.display import handle_html
 from handles.memory import Memory, Unavailable
 from handles.methods import MASKED, Methods
+from handles.missing import names_there
 from handles.operators import Operators
 from handles.views import rebind, refresh, shows
 
@@ -31,6 +32,9 @@ class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
     """
 
     __slots__ = ()
+
+    READING = "(await handle)"
+    """How the value is read, for messages."""
 
     def __init__(self) -> None:
         raise TypeError(f"{type(self).__name__} is made by ops, not called: use engine.ops.asarray(...)")
@@ -294,6 +298,9 @@ class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._cell.home.reduce(self._cell)
+
+    def __dir__(self) -> list[str]:
+        return names_there(self)
 
     def __repr__(self) -> str:
         cell = self._cell

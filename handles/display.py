@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import struct
+import sys
 import zlib
 from collections.abc import Mapping
 from html import escape
@@ -28,15 +29,21 @@ MOST_LINES = 8
 """Lines of values that are shown of an array that is not a picture."""
 
 
+def line_of(code: CodeType, lasti: int) -> int:
+    """The line of the instruction `lasti`."""
+    return next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
+
+
 def site(code: CodeType | None, lasti: int) -> str:
-    """`file:line` of the instruction `lasti` of `code`."""
+    """`file:line` of the instruction `lasti` of `code`; in a notebook `Cell In[n], line m`, as IPython has it."""
     if code is None:
         return "an unknown place"
     known = _sites.get((id(code), lasti))
     if known is not None and known[0] is code:
         return known[1]
-    line = next((line for start, end, line in code.co_lines() if start <= lasti < end and line), code.co_firstlineno)
-    where = f"{code.co_filename}:{line}"
+    cell = _cell_name(code.co_filename)
+    line = line_of(code, lasti)
+    where = f"{code.co_filename}:{line}" if cell is None else f"{cell}, line {line}"
     if len(_sites) >= SITES:
         _sites.clear()
     _sites[id(code), lasti] = code, where
@@ -47,6 +54,19 @@ SITES = 1_000
 """Places whose line is remembered: ops that are cancelled together were mostly dispatched at one place."""
 _sites: dict[tuple[int, int], tuple[CodeType, str]] = {}
 """By the identity of the code, whose hash takes longer than to look for the line."""
+
+
+def shell() -> Any:
+    """The IPython shell that runs this program; None where there is none. IPython is not imported for it."""
+    get = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return None if get is None else get()
+
+
+def _cell_name(filename: str) -> str | None:
+    """What IPython calls the cell whose code was compiled under this name."""
+    name = getattr(getattr(shell(), "compile", None), "format_code_name", None)
+    words = None if name is None else name(filename)
+    return " ".join(words) if words else None
 
 
 def table_html(title: str, facts: Mapping[str, object]) -> str:

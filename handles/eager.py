@@ -10,6 +10,8 @@ class EagerHandle(Handle):
 
     __slots__ = ()
 
+    READING = "handle.numpy()"
+
     def numpy(self) -> Value:
         """The value: a read-only array, no copy on a CPU device; a NumPy scalar where there are no dimensions."""
         cell = self._cell

@@ -19,6 +19,8 @@ class Symbol(Handle):
 
     __slots__ = ()
 
+    READING = "session.run(symbol)"
+
     @property
     def name(self) -> str:
         """The name of the symbol, unique in its graph: that of its op, with a number."""

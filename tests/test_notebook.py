@@ -1,6 +1,7 @@
-"""Interrupting a notebook cell that awaits the engine, in a real kernel."""
+"""Notebook cells in a real kernel: interrupting those that await the engine, and what their errors look like."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,10 @@ class Ran:
 
     printed: str = ""
     errors: list[str] = field(default_factory=list)
+    traceback: str = field(default="", compare=False)
+    """What the notebook shows of the errors, without colours."""
+    count: int = field(default=0, compare=False)
+    """The number of the cell."""
 
 
 @dataclass
@@ -57,6 +62,9 @@ class Kernel:
                         self.manager.interrupt_kernel()
                 case "error":
                     ran.errors.append(content["ename"])
+                    ran.traceback += re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(content["traceback"]))
+                case "execute_input":
+                    ran.count = content["execution_count"]
                 case "status" if content["execution_state"] == "idle":
                     return ran
 
@@ -104,6 +112,72 @@ def test_an_awaiting_cell_can_be_interrupted(kernel: Kernel, wait: str) -> None:
 def test_an_op_whose_waiting_was_interrupted_goes_on(kernel: Kernel) -> None:
     kernel.run(WAIT + "held = gate(5)\nawait held", interrupt=True)
     assert kernel.run("gate.open()\nprint(await held)") == Ran(printed="5\n")
+
+
+@pytest.mark.parametrize("wait", ["await held", "await held.wait_ready()", "await held.numpy()"])
+def test_an_interrupted_cell_says_what_became_of_the_op(kernel: Kernel, wait: str) -> None:
+    ran = kernel.run(WAIT + "held = gate(5)\n" + wait, interrupt=True)
+    assert f"waiting for op 'gate' on CPU:0, dispatched at Cell In[{ran.count}], line 3" in ran.traceback
+    assert "await its handle again" in ran.traceback
+    assert kernel.run("gate.open()\nprint(await held)") == Ran(printed="5\n")
+
+
+# Errors
+
+FAILING = """
+import numpy as np
+def bad(mode=engine.ASYNC):
+    with engine.execution_mode(mode):
+        return engine.ops.ones(3) + engine.ops.ones(4)
+@engine.op
+def divide(x):
+    return x / 0
+"""
+
+
+# Of a handle whose shape was asked for, the op fails after that.
+CLEAN = """
+try:
+    await engine.synchronize()
+except ValueError:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("x = engine.ops.ones(3)\ny = x + np.ones(4)\nawait y", 2),
+        ("y = engine.ops.ones(3) + np.ones(4)\n\nawait y.numpy()", 1),
+        ("a = 1\n\ny = divide(1)\nawait engine.gather(y, y)", 3),
+        ("divide(1)\nawait engine.synchronize()", 1),
+        ("y = np.linalg.inv(engine.ops.zeros((2, 2)))\nawait y.wait_ready()", 1),
+        ("(engine.ops.ones(3) + np.ones(4)).shape", 1),
+        ("with engine.execution_mode(engine.SYNC):\n    engine.ops.ones(3) + np.ones(4)", 2),
+        ("with engine.execution_mode(engine.SYNC):\n    engine.ops.add(engine.ops.ones(3), engine.ops.ones(4))", 2),
+        ("with engine.execution_mode(engine.SYNC):\n    np.linalg.inv(engine.ops.zeros((2, 2)))", 2),
+        ("with engine.execution_mode(engine.SYNC):\n    divide(1)", 2),
+    ],
+)
+def test_errors_name_the_cell_and_hide_the_engine(kernel: Kernel, cell: str, line: int) -> None:
+    kernel.run(FAILING)
+    ran = kernel.run(cell)
+    assert len(ran.errors) == 1
+    assert f"dispatched at Cell In[{ran.count}], line {line}" in ran.traceback
+    shown = re.findall(r"^(?:File|Cell) .*", ran.traceback, re.MULTILINE)
+    assert f"Cell In[{ran.count}], line {line}" in shown
+    assert not [place for place in shown if "/engine/" in place or "/handles/" in place]
+    lines = cell.splitlines()
+    assert re.search(rf"^-+> {line} {re.escape(lines[line - 1].rstrip())}$", ran.traceback, re.MULTILINE)
+    assert kernel.run(CLEAN) == Ran()
+
+
+def test_a_library_that_needs_a_value_is_told_where_the_cell_called_it(kernel: Kernel) -> None:
+    ran = kernel.run("import statistics\nx = engine.ops.ones(3)\nstatistics.mean(x)")
+    assert ran.errors == ["BlockingSyncError"]
+    assert f"called at Cell In[{ran.count}], line 3" in ran.traceback
+    assert f"dispatched at Cell In[{ran.count}], line 2" in ran.traceback
+    assert kernel.run("print(statistics.mean(await x))") == Ran(printed="1.0\n")
 
 
 class FakeLoop:

@@ -100,8 +100,8 @@ def public_names() -> set[str]:
         ]
         names |= {f"{module.__name__}.{name}" for name in own if not name.startswith("__")}
     handle = import_module("handles").Handle
-    refused = {name for name, value in vars(handle).items() if type(value).__name__ == "Unavailable"}
-    names |= {f"handles.Handle.{name}" for name in dir(handle) if not name.startswith("_") and name not in refused}
+    there = [name for name in dir(handle) if not name.startswith("_") and hasattr(handle, name)]
+    names |= {f"handles.Handle.{name}" for name in there}
     return names - ELSEWHERE
 
 

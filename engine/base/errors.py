@@ -8,6 +8,12 @@ MAKE_ANOTHER = "make a new one, `async with engine.Executor(...):`; in a service
 """Advice for where an executor has ended."""
 
 
+def closed_message(op_name: str, state: str) -> str:
+    """What `ExecutorClosedError` says of an op that an executor in this state does not take."""
+    what_to_do = f": {MAKE_ANOTHER}" if state == "closed" else ""
+    return f"{op_name!r} was dispatched to an executor that is {state}{what_to_do}"
+
+
 class EagerNotEnabledError(RuntimeError):
     """Something that needs an executor, such as a sync point, in a program that has not enabled eager execution."""
 

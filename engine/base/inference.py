@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.base.errors import UnknownShapeError
 from engine.base.op import Op, ShapeDtype
+from engine.base.sites import describe_op, hide_frames, hide_traceback, located, render_apart
 from handles.cell import PENDING, Cell, Failure
 
 
@@ -74,9 +75,9 @@ def infer_cell(cell: Cell, *, tell: bool = True) -> ShapeDtype:
     """
     known = _infer(cell)
     if isinstance(known, Failure):
-        if tell:
-            known.throw()
-        raise known.restored()
+        known.seen = known.seen or tell
+        hide_frames()
+        raise located(known)
     return known
 
 
@@ -130,7 +131,11 @@ def _remember(cell: Cell, operands: Sequence[object]) -> None:
     params = record.params
     if cell.value is not PENDING:
         return  # it was computed meanwhile, and its operands and parameters may have been let go
-    inferred = infer(op, operands, params)
+    try:
+        inferred = infer(op, operands, params)
+    except Exception as error:
+        _tell_place(error, record)
+        raise
     if op.outputs == 1:
         (rare or cell.extend()).inferred = inferred[0]
         return
@@ -138,3 +143,12 @@ def _remember(cell: Cell, operands: Sequence[object]) -> None:
     if outputs:  # else another thread completes them at this moment, and their values will tell
         for output, its in zip(outputs, inferred, strict=True):
             output.extend().inferred = its
+
+
+def _tell_place(error: Exception, record: Cell) -> None:
+    note = describe_op(record.op.name, record.home.device, record.code, record.lasti)
+    if note not in vars(error).get("__notes__", ()):  # of a step in a function's own inference
+        error.add_note(note)
+    hide_frames()
+    hide_traceback(error.__traceback__)
+    render_apart(error)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from engine.base.facts import NOTHING, Facts, facts_of
+from engine.base.warned import guarded
 from engine.threads.slots import Slots
 
 SMALL_NS = 100_000
@@ -105,6 +106,7 @@ class Op:
             "cost",
             "external",
             "fusion",
+            "guarded",
             "infer",
             "kernel",
             "known",
@@ -117,6 +119,8 @@ class Op:
 
     name: str
     kernel: Kernel
+    guarded: Kernel
+    """The kernel for callers that call it again at the place of dispatch if it is to warn (`engine.base.warned`)."""
     infer: Infer | None
     """Gives shape and dtype of the result from those of the operands."""
     cost: Cost
@@ -178,6 +182,7 @@ class Op:
         values = {
             "name": name,
             "kernel": kernel,
+            "guarded": guarded(kernel),
             "infer": infer,
             "cost": Cost(estimate, small, blas, parallel),
             "fusion": Fusion(fusable, block, variant, updates, facts_of(kernel)),

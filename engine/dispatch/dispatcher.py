@@ -22,10 +22,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.base.errors import ExecutorClosedError, UnknownShapeError
+from engine.base.errors import ExecutorClosedError, UnknownShapeError, closed_message
 from engine.base.inference import infer_cell
 from engine.base.modes import DevicePolicy
 from engine.base.op import Op, Params
+from engine.base.sites import hide_frames, hide_traceback, render_apart
+from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Device
 from engine.devices.cpu import checked
 from engine.dispatch.copies import TRANSFER, copying_op, keep_copy, living_copy
@@ -45,6 +47,8 @@ from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 
 logger = logging.getLogger("engine.placement")
+
+__warningregistry__ = REFUSES  # the fast path of SYNC mode calls kernels in this module
 
 BYTES_COUNTED = 4096
 """Snapshots from this size on count against `max_pending_bytes`; smaller ones are bounded by the number of ops."""
@@ -356,7 +360,7 @@ class SyncDispatcher(Dispatcher):
         elif x2 is not ABSENT:
             near = near and x2.__class__ in SCALARS
         if near and self.plain and op.plain and self.core.state is OPEN:
-            kernel = op.kernel
+            kernel = op.guarded
             try:
                 if params is not None:
                     value = kernel(x1, **params) if x2 is ABSENT else kernel(x1, x2, **params)
@@ -364,9 +368,8 @@ class SyncDispatcher(Dispatcher):
                     value = kernel(x1) if x2 is ABSENT else kernel(x1, x2)
                 if value.__class__ is not ARRAY:
                     value = checked(np.asarray(value))
-            except Exception as error:
-                error.add_note(note(op, queue.device, user_frame(2)))
-                raise
+            except Exception as error:  # noqa: BLE001 - `_after` raises it
+                value = self._after(error, op, (x1,) if x2 is ABSENT else (x1, x2), params, user_frame(2))
             cell = Cell()
             cell.op = op
             cell.args = ()
@@ -390,12 +393,37 @@ class SyncDispatcher(Dispatcher):
             return self.dispatch_slowly(op, args, params, user_frame(2))[0]
         cell = pending_cell(op, (), None, self.queue, None, 0)
         try:
-            value = op.kernel(*values, **params or {})
+            value = op.guarded(*values, **params or {})
             cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
-        except Exception as error:
-            error.add_note(note(op, self.queue.device, user_frame(2)))
-            raise
+        except Exception as error:  # noqa: BLE001 - `_after` raises it
+            cell.value = self._after(error, op, values, params, user_frame(2))
         return handle_of(cell, EagerHandle)
+
+    def _run(self, op: Op, values: tuple[object, ...], params: Params | None, frame: FrameType) -> Any:
+        try:
+            value = op.guarded(*values) if params is None else op.guarded(*values, **params)
+            return value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as error:  # noqa: BLE001 - `_after` raises it
+            return self._after(error, op, values, params, frame)
+
+    def _after(
+        self, error: Exception, op: Op, values: Sequence[Any], params: dict[str, Any] | None, frame: FrameType
+    ) -> Any:
+        """The value where the kernel was only to warn: it does so at the place of dispatch. Else raise the error."""
+        try:
+            if not is_refusal(error):
+                raise error
+            value = call_at(frame.f_code, frame.f_lasti, op.kernel, values, params or {}, frame.f_globals)
+            return value if value.__class__ is ARRAY else checked(np.asarray(value))
+        except Exception as raised:
+            forget_refusal(raised)
+            raised.add_note(note(op, self.queue.device, frame))
+            hide_frames()
+            hide_traceback(raised.__traceback__)
+            render_apart(raised)
+            raise
+        finally:
+            del error  # its traceback has this frame
 
     def _run_observed(
         self, op: Op, args: tuple[object, ...], values: tuple[object, ...], params: Params | None, frame: FrameType
@@ -405,10 +433,8 @@ class SyncDispatcher(Dispatcher):
         cell = pending_cell(op, (), None, self.queue, frame.f_code, frame.f_lasti)
         began = perf_counter()
         try:
-            value = op.kernel(*values) if params is None else op.kernel(*values, **params)
-            cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
+            cell.value = self._run(op, values, params, frame)
         except Exception as error:
-            error.add_note(note(op, self.queue.device, frame))
             cell.value = Failure(error)
             raise
         finally:
@@ -445,7 +471,7 @@ class SyncDispatcher(Dispatcher):
         handles = handles_of(record, EagerHandle)
         queue.run(record, values, operands)
         if record.value.__class__ is Failure:
-            throw(record.value)
+            throw(record.value, at_call=True)
         return handles
 
     def transfer(self, handle: Handle, device: Device, frame: FrameType) -> Handle:
@@ -462,7 +488,7 @@ class SyncDispatcher(Dispatcher):
             self._log(TRANSFER, device)
             queue.run(copy, [_ready_value(cell, TRANSFER)], [cell])
             if copy.value.__class__ is Failure:
-                throw(copy.value)
+                throw(copy.value, at_call=True)
             keep_copy(cell, (queue, None), copy)
         return copy
 
@@ -483,7 +509,7 @@ def _ready_value(cell: Cell, op: Op) -> Any:
 def check_open(core: Core, op: Op) -> None:
     """Raise `ExecutorClosedError` unless the executor takes work."""
     if core.state is not OPEN:
-        raise ExecutorClosedError(f"{op.name!r} was dispatched to an executor that is {core.state.value}")
+        raise ExecutorClosedError(closed_message(op.name, core.state.value))
 
 
 def note(op: Op, device: Device, frame: FrameType) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.config import Config
-from engine.base.errors import ExecutorClosedError
+from engine.base.errors import ExecutorClosedError, closed_message
 from engine.base.loops import AbstractEventLoop
 from engine.base.op import Op
 from engine.devices.base import Device
@@ -119,7 +119,7 @@ class Core:
     def make_room(self, queue: DeviceQueue, op_name: str, *, admitted: bool = False) -> None:
         """Let `queue` take more records, as `FlowControl.make_room` does; raise where the executor takes none."""
         if self.state is not State.OPEN:
-            raise ExecutorClosedError(f"{op_name!r} was dispatched to an executor that is {self.state.value}")
+            raise ExecutorClosedError(closed_message(op_name, self.state.value))
         self.flow.make_room(queue, op_name, admitted=admitted)
 
     def in_flight(self) -> int:

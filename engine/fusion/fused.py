@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.op import ShapeDtype
+from engine.base.warned import call_at
 from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.natives import Natives, natives
 from engine.fusion.program import Deviation, Program, reducer
@@ -189,7 +190,8 @@ class Execution:
             try:
                 for kind in _WARNED_OF:
                     if (index, kind) in self._warned:
-                        warnings.warn(f"{kind} encountered in {_said_of(step)}", RuntimeWarning, stacklevel=2)
+                        said = f"{kind} encountered in {_said_of(step)}"
+                        call_at(step.cell.code, step.cell.lasti, warnings.warn, (said, RuntimeWarning), {})
             except BaseException as error:  # noqa: BLE001 - a filter, or the program's own way to show warnings
                 raised[index] = error
         return raised

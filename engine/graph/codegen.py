@@ -21,6 +21,7 @@ import numpy as np
 
 from engine.base.inference import describe, size_of
 from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeDtype
+from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimize import Plan
@@ -202,13 +203,33 @@ def straight_line(
     lines = [writer.line(index, step, free) for index, (step, free) in enumerate(zip(steps, frees, strict=True))]
     results = [writer.name(slot) for slot in outputs]
     lines.append(f"return {results[0]}" if len(results) == 1 else f"return ({', '.join(results)})")
-    source = [f"def kernel({', '.join(arguments)}):", " try:", *(f"  {line}" for line in lines)]
-    source += [" except Exception as error:", "  explain(error)", "  raise"]
+    given = "".join(f"{argument}, " for argument in arguments)
+    source = [f"def kernel({given}):", " try:", *(f"  {line}" for line in lines)]
+    source += [" except Exception as error:", f"  if is_refusal(error): return again({given})"]
+    source += ["  explain(error)", "  raise"]
     namespace = writer.constants
     namespace["explain"] = lambda error: explain(error, namespace["kernel"], steps)
+    namespace["is_refusal"], namespace["__warningregistry__"] = is_refusal, REFUSES
+    namespace["again"] = lambda *values: _one_by_one(plan, steps, dict(zip(inputs, values, strict=True)), outputs)
     exec(compile("\n".join(source), f"<engine.function {name}>", "exec"), namespace)
     kernel: Kernel = namespace["kernel"]
     return kernel
+
+
+def _one_by_one(plan: Plan, steps: Sequence[Step], values: dict[int, Any], outputs: Sequence[int]) -> Any:
+    """What the function returns: each step is called where the user wrote it, for warnings to say so."""
+    for step in steps:
+        read = [values[slot] if slot in values else plan.initial[slot] for slot in step.inputs]
+        try:
+            result = call_at(step.code, step.lasti, step.op.kernel, read, step.params or {})
+        except Exception as error:
+            forget_refusal(error)
+            error.add_note(_place(step))
+            raise
+        results = result if step.op.outputs > 1 else (result,)
+        values.update(zip(step.outputs(), map(np.asarray, results), strict=True))
+    given = [values[slot] if slot in values else plan.initial[slot] for slot in outputs]
+    return given[0] if len(given) == 1 else tuple(given)
 
 
 FIRST_LINE = 3
@@ -222,6 +243,9 @@ def explain(error: Exception, kernel: FunctionType, steps: Sequence[Step]) -> No
         trace = trace.tb_next
     index = (trace.tb_lineno if trace is not None and trace.tb_lineno is not None else 0) - FIRST_LINE
     if 0 <= index < len(steps):
-        step = steps[index]
-        function = f" in {step.code.co_qualname}" if step.code is not None else ""
-        error.add_note(f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}")
+        error.add_note(_place(steps[index]))
+
+
+def _place(step: Step) -> str:
+    function = f" in {step.code.co_qualname}" if step.code is not None else ""
+    return f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}"

@@ -185,7 +185,8 @@ class Graph:
         return (
             f"{what} needs a value, but {subject} has none: it stands for what a session will compute. "
             "Use session.run(symbol) or symbol.eval(), choose between values with ops.where, "
-            "or call engine.enable_eager_execution() at program startup to compute at once"
+            "or call engine.enable_eager_execution() at program startup to compute at once (in a notebook where the "
+            "graph was a slip, engine.testing.reset() first)"
         )
 
     # As the owner of homes

@@ -4,7 +4,9 @@ Beyond the standard: `split`, `getitem`, `setitem`, `to_device`.
 """
 
 import math as _math
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from engine.base.hints import raise_missing as _raise_missing
 from engine.ops import (
     attributes as attributes,
     fft as fft,
@@ -156,6 +158,7 @@ from engine.ops.manipulation import (
     tile as tile,
     unstack as unstack,
 )
+from engine.ops.rows import name_of as _name_of
 from engine.ops.sorting import (
     argmax as argmax,
     argmin as argmin,
@@ -184,6 +187,7 @@ from engine.ops.statistics import (
     sum as sum,
     var as var,
 )
+from engine.ops.texts.compose import document as _document
 
 e = _math.e
 inf = _math.inf
@@ -357,3 +361,15 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+_document(globals(), vars(linalg), vars(fft))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not _TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> None:
+        _raise_missing(__name__, name, __all__, "numpy", _name_of)

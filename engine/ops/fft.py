@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from engine.base.hints import raise_missing
 from engine.base.op import Op, ShapeDtype
 from engine.memory.buffers import buffers
 from engine.ops import checks
 from engine.ops.creation import Place, on_device
 from engine.ops.infer import Dim, dtype_of, normalize_axes, normalize_axis, probe, replaced, same, shape_of
-from engine.ops.rows import Axis, Operand, named
+from engine.ops.rows import Axis, Operand, name_of, named
 from engine.parallel.axes import of_finite
 from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
@@ -234,3 +235,13 @@ __all__ = [
     "rfftfreq",
     "rfftn",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> None:
+        raise_missing(__name__, name, __all__, "numpy.fft", name_of)

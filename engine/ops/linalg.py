@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from engine.base.hints import raise_missing
 from engine.base.op import Op, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import (
@@ -23,7 +24,7 @@ from engine.ops.infer import (
     without,
 )
 from engine.ops.manipulation import matrix_transpose
-from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, dispatch_view, named
+from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, dispatch_view, name_of, named
 from engine.runtime.current import current
 from handles.base import Handle
 
@@ -547,3 +548,13 @@ __all__ = [
     "vecdot",
     "vector_norm",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> None:
+        raise_missing(__name__, name, __all__, "numpy.linalg", name_of)

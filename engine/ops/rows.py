@@ -190,6 +190,12 @@ def check_operands(op: Op, *operands: Any, **params: Any) -> None:
             raise
 
 
+def name_of(function: object) -> str | None:
+    """What the namespace calls a ufunc of NumPy; None where it has none for it."""
+    ours = BY_NUMPY.get(function)
+    return None if ours is None else ours.__name__
+
+
 def named(function: F, name: str, doc: str, *ufuncs: np.ufunc) -> F:
     """Give a row's function its name and its documentation; it is what these ufuncs mean on handles."""
     function.__name__ = function.__qualname__ = name

@@ -11,6 +11,7 @@ from engine.base.errors import BlockingSyncError
 from engine.base.inference import infer_cell
 from engine.base.loops import running_loop
 from engine.base.op import ShapeDtype
+from engine.base.sites import hide_frames, program_site, render_apart
 from engine.devices.base import Backend, Device
 from engine.failures import Ledger, describe, throw
 from engine.queues import reading
@@ -95,14 +96,21 @@ def _raise(cell: Cell) -> NoReturn:
 def check_may_block(cell: Cell | None, what: str) -> None:
     """Raise `BlockingSyncError` where blocking would freeze a running loop, or wait for itself."""
     scope = scope_var.get()
+    if scope.kernel is None and (running_loop() is None or may_block()):
+        return
+    hide_frames()
+    place = program_site()
+    if place is not None:
+        what = f"{what} (by a library, called at {place})"
     subject = f"a non-ready handle ({describe(cell)})" if cell is not None else "pending work"
     if scope.kernel is not None:
         raise BlockingSyncError(
             f"{what} of {subject} inside the kernel of {scope.kernel.op.name!r}: a kernel that waits for the engine "
             "could wait for itself; pass the handle to the op as an argument instead"
         )
-    if running_loop() is not None and not may_block():
-        raise BlockingSyncError(
-            f"{what} of {subject} would block the running event loop: use `await`, or permit it with "
-            "`with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
-        )
+    error = BlockingSyncError(
+        f"{what} of {subject} would block the running event loop: use `await`, or permit it with "
+        "`with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
+    )
+    render_apart(error)
+    raise error

@@ -14,6 +14,7 @@ import numpy as np
 from engine.base.errors import OpCancelledError
 from engine.base.loops import CancelledError, done_elsewhere, run_apart
 from engine.base.modes import ExecutionMode
+from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Array, Backend, Device
 from engine.devices.cpu import HOST, checked
 from engine.failures import failed
@@ -27,6 +28,8 @@ from engine.threads.offload import offload
 from engine.threads.slots import Slots
 from handles.base import Handle
 from handles.cell import Cell, Failure, settle
+
+__warningregistry__ = REFUSES  # known ops are called in this module
 
 
 def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
@@ -113,15 +116,43 @@ def kernel_values(values: Sequence[Any]) -> list[Any]:
 
 def _call(cell: Cell, values: Sequence[Any]) -> Any:
     op, params = cell.op, cell.params or {}
-    kernel = op.kernel
+    kernel, again = op.guarded, op.kernel
     if op.memory.overwrite is not None and _is_given_up(cell, values):
-        kernel, values = op.memory.overwrite, [unlocked(values[0]), *values[1:]]
+        kernel, values = None, [unlocked(values[0]), *values[1:]]
+        again = op.memory.overwrite  # what it writes over is gone, so it is called once, at its place
     elif op.memory.into is not None and (place := place_for(op, values, params)) is not None:
-        kernel = partial(op.memory.into, out=place)
+        kernel = again = partial(op.memory.into, out=place)
     context: Any = cell.rare.context if cell.rare is not None else None
-    if op.known:
-        return kernel(*values, **params) if context is None else context.run(kernel, *values, **params)
-    return context.run(_enter_and_call, cell, kernel, kernel_values(values), params)
+    if not op.known:
+        return context.run(_enter_and_call, cell, op.kernel, kernel_values(values), params)
+    if kernel is not None:
+        try:
+            return kernel(*values, **params) if context is None else context.run(kernel, *values, **params)
+        except TypeError as error:
+            if not is_refusal(error):
+                raise
+    return _call_in(context, cell, again, values, params)
+
+
+def _call_in(context: Context | None, cell: Cell, kernel: Any, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    if context is None:
+        return call_at(cell.code, cell.lasti, kernel, values, params)
+    return context.run(call_at, cell.code, cell.lasti, kernel, values, params)
+
+
+def value_after(error: Exception, cell: Cell, values: Sequence[Any]) -> Any:
+    """What a known op of one result gives, or its failure, after calling `op.guarded` for it raised an error.
+
+    Where the kernel was only to warn, it does so at the place of dispatch.
+    """
+    if not is_refusal(error):
+        return failed(cell, error)
+    try:
+        value = call_at(cell.code, cell.lasti, cell.op.kernel, values, cell.params or {})
+        return value if value.__class__ is np.ndarray else checked(np.asarray(value))
+    except Exception as raised:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+        forget_refusal(raised)
+        return failed(cell, raised)
 
 
 def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
@@ -140,7 +171,7 @@ def _is_given_up(cell: Cell, values: Sequence[Any]) -> bool:
 
 def _enter_and_call(cell: Cell, kernel: Any, values: list[Any], params: dict[str, Any]) -> Any:
     enter_kernel(cell)
-    return kernel(*values, **params)
+    return call_at(cell.code, cell.lasti, kernel, values, params)
 
 
 def _results(cell: Cell, result: Any) -> Any:
@@ -207,7 +238,7 @@ def call_elsewhere(
 
 def _call_plainly(cell: Cell, kernel: Any, arrays: Sequence[Any], params: dict[str, Any], context: Any) -> Any:
     if cell.op.known:
-        return kernel(*arrays, **params) if context is None else context.run(kernel, *arrays, **params)
+        return _call_in(context, cell, kernel, arrays, params)
     values = [_read_only(each) if isinstance(each, np.ndarray) else each for each in arrays]
     return (context or copy_context()).run(_enter_and_call, cell, kernel, values, params)
 

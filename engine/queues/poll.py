@@ -12,7 +12,7 @@ from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 from engine.base.inference import infer_cell
-from engine.base.loops import Waiter, asyncio_loop, current_task, running_loop
+from engine.base.loops import CancelledError, Waiter, asyncio_loop, current_task, running_loop
 from engine.base.op import ShapeDtype
 from engine.queues import reading
 from engine.queues.base import check_may_block
@@ -20,7 +20,7 @@ from engine.queues.demand import Demand
 from engine.queues.hooks import hooks
 from engine.queues.records import entry_of, record_of
 from engine.queues.slice import SLICE
-from engine.queues.waiting import block_until, blockers, check_not_waiting_for_itself, timed_out
+from engine.queues.waiting import block_until, blockers, check_not_waiting_for_itself, tell_interrupted, timed_out
 from handles.cell import PENDING, Cell, Failure, Unready, add_waiter, remove_waiter
 
 if TYPE_CHECKING:
@@ -116,6 +116,9 @@ class Poll:
             try:
                 if not (yield from waiter.wait(timeout)):
                     raise TimeoutError(timed_out(cell, timeout))
+            except CancelledError as error:
+                tell_interrupted(error, self._queue.awaited_by(cell))
+                raise
             finally:
                 remove_waiter(cell, waiter.wake)
         finally:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.base.op import SMALL_NS, WATCHED, Op
+from engine.base.warned import REFUSES
 from engine.devices.cpu import checked
-from engine.failures import failed
 from engine.queues.demand import Demand
-from engine.queues.execution import execute
+from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
@@ -33,6 +33,8 @@ from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waite
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
     from engine.queues.launch import Job
+
+__warningregistry__ = REFUSES  # small ops are called in this module
 
 SLICE = 0.000_25
 """Seconds that a drive may hold a loop."""
@@ -226,7 +228,7 @@ class Slice:
                     params = cell.params
                     if size > op.brief or cell.rare is not None or cell.value is not PENDING or (slow and op in slow):
                         return False
-                    kernel = op.kernel
+                    kernel = op.guarded
                     try:
                         if params is not None:
                             value = kernel(left, right, **params) if len(args) == 2 else kernel(left, **params)
@@ -240,7 +242,8 @@ class Slice:
                         done += 1
                         if tell is not None:
                             hooks.started(cell)
-                        self._completions.complete(cell, failed(cell, error))
+                        operands = (left, right) if len(args) == 2 else (left,)
+                        self._completions.complete(cell, value_after(error, cell, operands))
                     else:
                         if tell is not None:
                             ended = perf_counter()
@@ -330,11 +333,11 @@ class Slice:
     def _run_simple(self, cell: Cell, values: list[Any]) -> None:
         """Execute and complete what most ops are: one result, on the host, nothing kept aside."""
         try:
-            value = cell.op.kernel(*values, **cell.params or {})
+            value = cell.op.guarded(*values, **cell.params or {})
             if value.__class__ is not ARRAY:
                 value = checked(np.asarray(value))
         except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
-            value = failed(cell, error)
+            value = value_after(error, cell, values)
         self._completions.complete(cell, value)
 
     # What has to wait

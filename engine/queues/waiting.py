@@ -16,6 +16,7 @@ from engine.queues.hooks import hooks
 from engine.queues.records import NEVER, pending_operands, record_of
 from engine.settings.scope import scope_var
 from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
+from handles.display import shell
 
 SLICE = 0.005
 """Seconds that a blocked thread drives a queue before it looks at its deadline."""
@@ -194,6 +195,15 @@ def _drive(records: list[Cell], bell: Bell, homes: set[Drivable]) -> bool:
             home.check_can_end(record)
         done = home.drive(SLICE, record, patient=True) or done
     return done
+
+
+def tell_interrupted(error: BaseException, awaited: Cell) -> None:
+    """In a notebook, where an interrupt cancels the cell that waits, say what became of the op."""
+    if shell() is not None:
+        error.add_note(
+            f"waiting for {describe(awaited)} was interrupted; the op itself goes on: await its handle again, or drop "
+            "it with handle.cancel() or engine.cancel_pending()"
+        )
 
 
 def timed_out(cell: Cell, seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from benchmarks import cluster
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_the_figures_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = await cluster.run(cluster.QUICK, cluster.ROWS)
-    assert len(figures) == len(cluster.ROWS)
+    figures = await cluster.run(cluster.QUICK, ("tiny_ops", "round_trip", "loss"))
+    assert len(figures) == 3
     assert all(math.isfinite(figure.ours) and figure.ours >= 0 for figure in figures)
     assert len(capsys.readouterr().out.splitlines()) == len(figures) + 1

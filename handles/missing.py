@@ -1,0 +1,59 @@
+"""Attributes that users of other libraries look for on a handle, and that it has not: the error says what to do.
+
+Each is a descriptor that raises `AttributeError`, so `hasattr` is False and looking up what is there takes no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+_FUTURES = "handles are awaited, they are no futures: `asyncio.ensure_future(handle)` makes a task of one"
+_COLLECTIONS = "; for several, `engine.gather(...)`, or `async for handle in engine.as_completed([...])`"
+_IN_MEMORY = "the result of an op has no memory that can be written to"
+
+HINTS: Mapping[str, str] = {
+    **dict.fromkeys(("add_done_callback", "remove_done_callback", "get_loop", "set_result"), _FUTURES + _COLLECTIONS),
+    **dict.fromkeys(("set_exception", "exception"), _FUTURES + _COLLECTIONS),
+    "done": "use handle.is_ready(); " + _FUTURES,
+    "cancelled": "handle.cancel() says what it achieved, and the repr of a handle its state",
+    "result_type": "use numpy.result_type(handle, ...)",
+    "resize": f"{_IN_MEMORY}: use numpy.resize(handle, shape), or handle.reshape(shape)",
+    "setflags": _IN_MEMORY + ": an array of your own is `numpy.array({value})`",
+    "setfield": f"{_IN_MEMORY}: write handle[key] = value",
+    "cpu": 'use handle.to_device("CPU:0"), or read the value: {value}',
+    "get": "read the value: {value}",
+    "detach": "read the value: {value}",
+    "append": "an array does not grow: use numpy.append(handle, values), or engine.ops.concat",
+}
+"""What to do in place of an attribute; where nothing is said, the value of the handle has it."""
+
+
+class Missing:
+    """An attribute that is not there."""
+
+    __slots__ = ("_hint", "_name")
+
+    def __init__(self, name: str, hint: str) -> None:
+        self._name = name
+        self._hint = hint
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        hint = self._hint.format(value=owner.READING, name=self._name)  # type: ignore[attr-defined]
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}: {hint}")
+
+
+def name_missing(cls: Any) -> None:
+    """Put descriptors where a class of handles has not what arrays and futures have."""
+    of_arrays = [name for name in dir(np.ndarray) if not name.startswith("_")]
+    for name in (*of_arrays, *HINTS):
+        if not hasattr(cls, name):
+            setattr(cls, name, Missing(name, HINTS.get(name, "read the value first, {value}.{name}")))
+
+
+def names_there(instance: object) -> list[str]:
+    """The attributes of an object that are there, for `dir`."""
+    missing = {name for base in type(instance).__mro__ for name, value in vars(base).items() if type(value) is Missing}
+    return sorted(set(object.__dir__(instance)) - missing)

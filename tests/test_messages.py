@@ -1,0 +1,335 @@
+"""What users read when something goes wrong: each message is read here, and what it says to do is done."""
+
+import asyncio
+import json
+import warnings
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import engine
+import handles
+from engine import ops as typed_ops
+from engine.base.op import op_of
+from engine.runtime.current import current
+from engine.testing import GateOp
+
+ops: Any = typed_ops  # what is tried here is no method of a handle
+
+
+@pytest.fixture
+def asynchronous(fresh_engine: None) -> None:
+    """ASYNC mode for the whole program."""
+    engine.enable_eager_execution(execution_mode=engine.ASYNC)
+
+
+def message(call: Callable[[], object], kind: type[BaseException] = Exception) -> str:
+    """What the error of a call says."""
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+# Executors
+
+
+@pytest.mark.parametrize("execution_mode", list(engine.ExecutionMode))
+def test_a_handle_where_its_executor_is_not_current_names_the_way_back(execution_mode: engine.ExecutionMode) -> None:
+    with engine.Executor(execution_mode=execution_mode) as executor:
+        x = ops.ones(3)
+        said = [
+            message(lambda call=call: Context().run(call), engine.SymbolError)  # type: ignore[misc]
+            for call in (lambda: ops.add(x, 1), lambda: x + 1, lambda: x.sum(), lambda: np.sum(x))
+        ]
+
+        def again() -> Any:
+            with executor.as_default():
+                return (x + 1).result()
+
+        assert Context().run(again).tolist() == [2, 2, 2]
+    for each in said:
+        assert each.index("executor.as_default()") < each.index("graph")
+
+
+def closed(calls: str) -> Callable[[], object]:
+    """A call on an executor that is closed, in a context in which it is still current."""
+    with engine.Executor(execution_mode=engine.ASYNC) as executor:
+        x = ops.ones(3)
+        inside = copy_context()
+    match calls:
+        case "op":
+            return lambda: inside.run(lambda: x + 1)
+        case "as_default":
+            return lambda: executor.as_default().__enter__()
+        case _:
+            return lambda: executor.__enter__()
+
+
+@pytest.mark.parametrize("calls", ["op", "as_default", "enter"])
+def test_a_closed_executor_says_so_and_what_to_do(calls: str) -> None:
+    said = message(closed(calls), engine.ExecutorClosedError)
+    assert "closed" in said
+    assert "make a new one, `async with engine.Executor(...):`" in said
+    assert "lifespan" in said
+
+
+@pytest.mark.parametrize("execution_mode", list(engine.ExecutionMode))
+def test_a_dispatcher_of_a_closed_executor_says_so_too(execution_mode: engine.ExecutionMode) -> None:
+    with engine.Executor(execution_mode=execution_mode):
+        x = ops.ones(3)
+        dispatcher = current()
+    for operand in (x, np.ones(3)):
+        said = message(lambda operand=operand: dispatcher.dispatch(_ADD, operand, 1), engine.ExecutorClosedError)  # type: ignore[misc]
+        assert "'add' was dispatched to an executor that is closed: make a new one" in said
+
+
+_ADD = op_of(np.add)
+
+
+def test_an_executor_that_was_not_entered_says_how_to() -> None:
+    executor = engine.Executor()
+    said = message(lambda: executor.as_default().__enter__(), engine.ExecutorClosedError)
+    assert "enter it with `async with` or `with` first" in said
+    with executor, executor.as_default():
+        assert ops.add(1, 1).result() == 2
+
+
+# The switch
+
+
+def test_enabling_after_an_op_names_the_place_and_the_way_out() -> None:
+    symbol = ops.add(1, 2)
+    said = message(engine.enable_eager_execution, ValueError)
+    assert "must be called at program startup" in said
+    assert f"{__file__}:" in said
+    assert "Restart" in said
+    assert "engine.testing.reset()" in said
+    assert "engine.testing.reset()" in message(lambda: bool(symbol))
+    engine.testing.reset()
+    engine.enable_eager_execution()
+    assert ops.add(1, 2).result() == 3
+
+
+def test_enabling_again_names_the_fields_that_differ_and_no_others() -> None:
+    engine.enable_eager_execution(engine.Config(max_pending_ops=5))
+    said = message(
+        lambda: engine.enable_eager_execution(
+            engine.Config(max_pending_ops=6, device_count={"CPU": 2}), execution_mode=engine.ASYNC
+        ),
+        ValueError,
+    )
+    assert "config.max_pending_ops is 5 and cannot be changed to 6" in said
+    assert "config.device_count" in said
+    assert "execution_mode" in said
+    assert "max_pending_bytes" not in said
+    engine.enable_eager_execution(engine.Config(max_pending_ops=5))
+
+
+# Names that are not there
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "hint"),
+    [
+        (ops, "dot", "numpy.dot(handle, ...) takes handles"),
+        (ops, "concatenate", "the array API standard calls it engine.ops.concat"),
+        (ops, "concatenate", "numpy.concatenate(handle, ...) takes handles"),
+        (ops, "arcsin", "the array API standard calls it engine.ops.asin"),
+        (ops, "array", "the array API standard calls it engine.ops.asarray"),
+        (ops, "cumsum", "engine.ops.cumulative_sum"),
+        (ops, "resahpe", "did you mean engine.ops.reshape?"),
+        (ops.linalg, "lstsq", "numpy.linalg.lstsq(handle, ...) takes handles"),
+        (ops.linalg, "sovle", "did you mean engine.ops.linalg.solve?"),
+        (ops.fft, "ftt", "did you mean engine.ops.fft.fft?"),
+        (engine, "enable_eager", "did you mean engine.enable_eager_execution?"),
+        (engine, "Exectuor", "did you mean engine.Executor?"),
+    ],
+)
+def test_a_name_that_is_not_there(module: Any, name: str, hint: str) -> None:
+    said = message(lambda: getattr(module, name), AttributeError)
+    assert said.startswith(f"module {module.__name__!r} has no attribute {name!r}: ")
+    assert hint in said
+    assert not hasattr(module, name)
+
+
+@pytest.mark.parametrize("module", [ops, ops.linalg, ops.fft])
+def test_what_is_said_of_numpys_functions_is_so(module: Any, mode: engine.ExecutionMode) -> None:
+    """Each function of NumPy that the namespace has not: another name is there, and it takes handles."""
+    theirs: Any = {ops: np, ops.linalg: np.linalg, ops.fft: np.fft}[module]
+    names = [name for name in theirs.__all__ if callable(getattr(theirs, name)) and not hasattr(module, name)]
+    assert len(names) > 3 or module is ops.fft
+    for name in names:
+        said = message(partial(getattr, module, name), AttributeError)
+        function = getattr(theirs, name)
+        takes = isinstance(function, np.ufunc) or hasattr(function, "_implementation")
+        assert (f"{theirs.__name__}.{name}(handle, ...) takes handles" in said) == takes
+        if "standard calls it" in said:
+            other = said.split("standard calls it ")[1].split(",")[0]
+            assert hasattr(module, other.rpartition(".")[2])
+
+
+def test_names_that_libraries_ask_for_are_simply_not_there() -> None:
+    for module in (engine, ops, ops.linalg, ops.fft):
+        assert not hasattr(module, "__no_such_thing__")
+        assert not hasattr(module, "_private")
+
+
+def test_dir_shows_public_names_only() -> None:
+    assert set(dir(engine)) == {*engine.__all__, "random", "__version__"}
+    assert set(dir(ops)) == set(ops.__all__)
+    assert all(hasattr(engine, name) for name in dir(engine))
+
+
+def test_the_config_documents_each_field() -> None:
+    documented = engine.Config.__doc__ or ""
+    for name in engine.Config.__dataclass_fields__:
+        assert f"\n    {name} (" in documented
+
+
+# Attributes of handles
+
+
+async def test_an_attribute_that_arrays_have_and_handles_lack(mode: engine.ExecutionMode) -> None:
+    x = ops.ones((3, 3))
+    lacking = [name for name in dir(np.ndarray) if not name.startswith("_") and not hasattr(x, name)]
+    for name in lacking:
+        said = message(partial(getattr, x, name), AttributeError)
+        assert said.startswith(f"{type(x).__name__!r} object has no attribute {name!r}: ")
+        assert name not in dir(x)
+    said = message(lambda: x.ctypes, AttributeError)
+    assert ("(await handle).ctypes" if mode is engine.ASYNC else "handle.numpy().ctypes") in said
+    assert (await x).ctypes.shape[0] == 3
+    assert "x.no_such" not in dir(x)
+    assert "sum" in dir(x)
+    assert "shape" in dir(x)
+
+
+async def test_handles_are_no_futures(asynchronous: None) -> None:
+    x = ops.ones(3)
+    with pytest.raises(AttributeError, match="ensure_future") as caught:
+        await asyncio.wait([x])
+    assert "engine.as_completed" in str(caught.value)
+    done, _ = await asyncio.wait([asyncio.ensure_future(x)])
+    assert [task.result().tolist() for task in done] == [[1, 1, 1]]
+    assert [(await handle).tolist() async for handle in engine.as_completed([x])] == [[1, 1, 1]]
+    for name in ("done", "exception", "cancelled"):
+        assert not hasattr(x, name)
+
+
+async def test_what_asyncio_takes(asynchronous: None) -> None:
+    x = ops.ones(3)
+    total = ops.sum(x)
+    assert (await asyncio.wait_for(x, 30)).tolist() == [1, 1, 1]
+    assert await asyncio.wait_for(total, 30) == 3
+    assert (await asyncio.shield(x)).tolist() == [1, 1, 1]
+    assert len(await asyncio.gather(x, x)) == 2
+    assert await asyncio.create_task(total.numpy()) == 3
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(total.numpy())
+    assert task.result() == 3
+    with pytest.raises(TypeError, match=r"engine\.gather waits for such handles"):
+        await asyncio.gather(total, total)
+    assert await engine.gather(total, total) == [3, 3]
+
+
+def test_json_takes_what_handles_are_read_as(mode: engine.ExecutionMode) -> None:
+    assert json.dumps(ops.ones(2).tolist()) == "[1.0, 1.0]"
+    assert json.dumps(ops.sum(ops.ones(2)).result()) == "2.0"
+
+
+# What numpy() gives in ASYNC mode
+
+USES: dict[str, Callable[[Any], object]] = {
+    "an attribute": lambda value: value.mean(),
+    "shape": lambda value: value.shape,
+    "addition": lambda value: value + 1,
+    "reflected addition": lambda value: 1 + value,
+    "addition of an array": lambda value: np.ones(3) + value,
+    "matmul": lambda value: value @ value,
+    "comparison": lambda value: value > 1,
+    "an index": lambda value: value[0],
+    "len": len,
+    "iteration": list,
+    "float": float,
+    "int": int,
+    "a format": lambda value: f"{value:.2f}",
+    "asarray": np.asarray,
+    "a function of NumPy": np.sum,
+    "negation": lambda value: -value,
+}
+
+
+@pytest.mark.parametrize("use", [pytest.param(each, id=name) for name, each in USES.items()])
+async def test_a_value_that_was_not_awaited_says_so(use: Callable[[Any], object], asynchronous: None) -> None:
+    x = ops.ones(3)
+    with pytest.raises((AttributeError, TypeError), match=r"Await it first: .*await handle\.numpy\(\)"):
+        use(x.numpy())
+    assert (await x.numpy()).mean() == 1
+
+
+async def test_a_value_that_is_never_awaited_is_warned_of(asynchronous: None) -> None:
+    with pytest.warns(RuntimeWarning, match=r"never awaited: write `await handle\.numpy\(\)`"):
+        ops.ones(3).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        await ops.ones(3).numpy()
+        ops.ones(3).numpy().close()
+
+
+async def test_a_value_is_awaited_once(asynchronous: None, gate: GateOp) -> None:
+    held: Any = gate(5)
+    value = held.numpy()
+    assert "AsyncHandle" in repr(value)
+    task = asyncio.ensure_future(value)
+    await asyncio.sleep(0)
+    gate.open()
+    assert await task == 5
+    with pytest.raises(RuntimeError, match=r"call handle\.numpy\(\) again"):
+        await value
+
+
+async def test_a_task_of_a_value_can_be_cancelled(asynchronous: None, gate: GateOp) -> None:
+    held: Any = gate(5)
+    task = asyncio.create_task(held.numpy())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.open()
+    assert await held == 5
+
+
+# Devices
+
+
+@pytest.mark.parametrize(
+    "name", ["/cpu:0", "cpu:0", "CPU:0", "/device:CPU:0", "/job:localhost/replica:0/task:0/device:CPU:0", None]
+)
+def test_devices_go_by_the_names_that_tensorflow_has(name: str | None, mode: engine.ExecutionMode) -> None:
+    with engine.device(name):
+        assert str(ops.ones(3).device) == "CPU:0"
+
+
+def test_a_symbol_says_what_to_do_with_it() -> None:
+    symbol = ops.add(1, 2)
+    assert isinstance(symbol, handles.Handle)
+    assert "session.run(symbol).ctypes" in message(partial(getattr, symbol, "ctypes"), AttributeError)
+    with engine.Session() as session:
+        assert session.run(symbol) == 3
+
+
+def test_a_task_of_a_value_may_be_looked_at() -> None:
+    """Asyncio's debug mode asks coroutines for their code and frames."""
+    engine.enable_eager_execution(execution_mode=engine.ASYNC)
+
+    async def main() -> None:
+        task = asyncio.create_task(ops.ones(3).numpy())
+        assert "numpy()" in repr(task)
+        assert task.get_stack() == []
+        assert (await task).tolist() == [1, 1, 1]
+
+    asyncio.run(main(), debug=True)
