@@ -1,4 +1,4 @@
-"""What users hold: handles of results that are there, of results that will be, and of those that a graph describes."""
+"""Handles, which users hold: of results that are there, of ones that will be, and of those that a graph describes."""
 
 # Libraries that look for functions where a class comes from (opt_einsum does) find these, which dispatch to the engine.
 from numpy import einsum as einsum, tensordot as tensordot, transpose as transpose

@@ -19,7 +19,7 @@ from handles.views import rebind, refresh, shows
 Array = np.ndarray[Any, Any]
 
 Value = Any
-"""What a handle's value is read as: an ndarray, or a NumPy scalar where there are no dimensions."""
+"""The value that a handle is read as: an ndarray, or a NumPy scalar where there are no dimensions."""
 
 
 class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
@@ -89,7 +89,7 @@ class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
         return self._cell.home.device
 
     def is_ready(self) -> bool:
-        """Whether reading would not wait: the op has finished, with a value or with an error."""
+        """Tell whether reading would not wait: the op has finished, with a value or with an error."""
         cell = self._cell
         if cell.value is PENDING:
             cell.home.keep_going(cell)
@@ -199,7 +199,7 @@ class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
 
     @property
     def _data(self) -> Array:
-        """What `numpy.ma` computes with, where a handle meets a masked array; an implicit sync point.
+        """The array that `numpy.ma` computes with, where a handle meets a masked array; an implicit sync point.
 
         Where that must not block, the masked array is what cannot be: `TypeError` says so.
         """
@@ -322,7 +322,7 @@ class Handle(Operators["Handle"], Methods["Handle"], Memory["Handle"]):
         return f"<{type(self).__name__} {' '.join(facts)}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows; never waits, never raises."""
+        """The HTML that a notebook shows; never waits, never raises."""
         return handle_html(self)
 
 

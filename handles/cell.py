@@ -23,7 +23,7 @@ class Undescribed(ValueError):
 
 
 class Unready:
-    """What stands in a cell in place of a value."""
+    """A mark in a cell in place of a value."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ PENDING = Pending()
 
 
 class CancelOutcome(Enum):
-    """What cancelling an op achieved."""
+    """The outcome of cancelling an op."""
 
     DROPPED = "dropped"
     """The op was queued; it never runs, and its handles raise `OpCancelledError`."""
@@ -60,7 +60,7 @@ class Failure(Unready):
         self.traceback: TracebackType | None = error.__traceback__
         self.notes: tuple[str, ...] = tuple(vars(error).get("__notes__", ()))
         self.seen = cancelled
-        """Whether somebody was told: a reader of a handle, or a barrier."""
+        """True if somebody was told: a reader of a handle, or a barrier."""
         self.cancelled = cancelled
 
     def throw(self) -> None:
@@ -76,7 +76,7 @@ class Failure(Unready):
 
 
 class Rare:
-    """What few cells need: kept out of the cell, so that most ops do not pay for it."""
+    """The parts that few cells need: kept out of the cell, so that most ops do not pay for it."""
 
     __slots__ = (
         *(
@@ -110,15 +110,15 @@ class Rare:
         self.copies: Any = None
         """Copies on other devices, as long as they live."""
         self.host: Cell | None = None
-        """Of a value that is on a device: the copy on the host, once a reader asked."""
+        """The copy on the host of a device's value, once a reader asked."""
         self.entry: Any = None
-        """What the backlog of the queue keeps of a record that was set aside."""
+        """The backlog's entry of a record that was set aside."""
         self.nbytes = 0
         """Bytes of snapshotted operands, counted against the high-water mark."""
         self.node: Any = None
         """The step that this is in a graph."""
         self.task: Any = None
-        """What cancels the running coroutine of an async op."""
+        """The function that cancels the running coroutine of an async op."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,17 +144,17 @@ class Home(Protocol):
 
     @property
     def on_host(self) -> bool:
-        """Whether values are in the memory of the host, so that reading them takes no time."""
+        """Tell whether values are in the memory of the host, so that reading them takes no time."""
 
     @property
     def namespace(self) -> Any:
         """The array API namespace of the engine."""
 
     def poll(self, cell: Cell) -> bool:
-        """What `await` does first: settle the cell here and now, if it can be done in no time."""
+        """Settle the cell here and now, if that takes no time: `await` does this first."""
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
-        """What `await` runs: poll, then suspend, until the cell is settled."""
+        """Suspend until the cell is settled: `await` does this where polling was not enough."""
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell is settled; refuse where that would freeze a running loop."""
@@ -169,7 +169,7 @@ class Home(Protocol):
         """Where values are not on the host: suspend until a settled one is there; what `host` returns, or raises."""
 
     def peek(self, cell: Cell) -> np.ndarray[Any, Any] | None:
-        """What `host` returns, None where that would take time."""
+        """As `host`, but None where that would take time."""
 
     def infer(self, cell: Cell, *, tell: bool = True) -> Inferred:
         """Shape and dtype, without waiting; `tell` is False where an error that this raises will not be seen."""

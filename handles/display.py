@@ -1,4 +1,4 @@
-"""What notebooks show of a handle, and of a few facts in general. Nothing here waits, and nothing raises."""
+"""Displays of a handle in notebooks, and of a few facts in general. Nothing here waits, and nothing raises."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def shell() -> Any:
 
 
 def _cell_name(filename: str) -> str | None:
-    """What IPython calls the cell whose code was compiled under this name."""
+    """The name that IPython has for the cell whose code was compiled under this name."""
     name = getattr(getattr(shell(), "compile", None), "format_code_name", None)
     words = None if name is None else name(filename)
     return " ".join(words) if words else None
@@ -90,7 +90,7 @@ def _number(value: object) -> str:
 
 
 def handle_html(handle: Holder) -> str:
-    """What is known of a handle: its state, its shape, its op and place, and its value or error where it has one."""
+    """Say what is known of a handle: state, its shape, its op and place, and its value or error where it has one."""
     try:
         return table_html(type(handle).__name__, _facts(handle)) + _result_html(handle)
     except Exception as error:  # noqa: BLE001 - a display never raises

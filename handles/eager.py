@@ -6,7 +6,7 @@ from handles.base import Handle, Value
 
 
 class EagerHandle(Handle):
-    """What an op returns in SYNC mode: the result, already computed."""
+    """The handle that an op returns in SYNC mode: the result, already computed."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What every handle is at bottom: something that holds a result cell, and may be a view of another."""
+"""Holder, the base of every handle: something that holds a result cell, and may be a view of another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Holder:
 
     _cell: Cell
     _link: Link | None
-    """What the handle is a view of; unset where nothing asked."""
+    """The array that the handle is a view of; unset where nothing asked."""
 
     def _sync(self, what: str) -> np.ndarray[Any, Any]:
         """The value, which is waited for; refused where that would freeze a running loop. `what` needs it."""

@@ -25,7 +25,7 @@ MASKED = "masked arrays are not supported: pass .filled(value), or .data and .ma
 
 
 class Methods(Holder, Generic[H]):
-    """What NumPy users call on arrays, and NumPy's own protocols."""
+    """Methods that NumPy users call on arrays, and NumPy's own protocols."""
 
     __slots__ = ()
 
@@ -68,11 +68,11 @@ class Methods(Holder, Generic[H]):
     # Reductions
 
     def all(self, axis: Axis = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN) -> H:
-        """Whether all elements over the axes are true."""
+        """Tell whether all elements over the axes are true."""
         return self._call(np.all, self, axis=axis, out=out, keepdims=keepdims, where=where)
 
     def any(self, axis: Axis = None, out: Any = None, keepdims: bool = False, *, where: Any = _NOT_GIVEN) -> H:
-        """Whether any element over the axes is true."""
+        """Tell whether any element over the axes is true."""
         return self._call(np.any, self, axis=axis, out=out, keepdims=keepdims, where=where)
 
     def sum(
@@ -344,7 +344,7 @@ VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 
 
 def _may_take(other: Any) -> bool:
-    """Whether an operand of a ufunc is ours to compute with; an array of another library gets the first say."""
+    """Tell whether an operand of a ufunc is ours to compute with; an array of another library gets the first say."""
     return isinstance(other, OURS) or not hasattr(type(other), "__array_ufunc__")
 
 

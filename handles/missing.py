@@ -28,7 +28,7 @@ HINTS: Mapping[str, str] = {
     "detach": "read the value: {value}",
     "append": "an array does not grow: use numpy.append(handle, values), or engine.ops.concat",
 }
-"""What to do in place of an attribute; where nothing is said, the value of the handle has it."""
+"""Advice in place of an attribute; where nothing is said, the value of the handle has it."""
 
 
 class Missing:

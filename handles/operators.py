@@ -235,7 +235,7 @@ def _with_text_or_dates(name: str, x1: Any, x2: Any, other: Any) -> Any:
 
 
 def _may_be_text(handle: Holder) -> bool:
-    """Whether the elements are strings, or are not known: what adds text to numbers is told so at once."""
+    """Tell whether the elements are strings, or are not known: what adds text to numbers is told so at once."""
     cell = handle._cell
     try:
         dtype: np.dtype[Any] | None = cell.home.infer(cell, tell=False).dtype

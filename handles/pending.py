@@ -11,7 +11,7 @@ from handles.base import Handle, Value
 
 
 class AsyncHandle(Handle):
-    """What an op returns in ASYNC mode; `await` it, or its `numpy()`, for the value."""
+    """The handle that an op returns in ASYNC mode; `await` it, or its `numpy()`, for the value."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ class AsyncHandle(Handle):
 
 
 class PendingValue(Coroutine[Any, Any, Value]):
-    """What `numpy()` of a non-ready handle returns: `await` it once for the value.
+    """The pending value that `numpy()` of a non-ready handle returns: `await` it once for the value.
 
     Whatever is done with it as if it were the value raises an error that says so.
     """
@@ -38,7 +38,7 @@ class PendingValue(Coroutine[Any, Any, Value]):
         self._handle: Handle | None = handle
         self._steps: Generator[Any, None, Value] | None = None
         self._told = False
-        """Whether an error has said already that the value is to be awaited."""
+        """True if an error has said already that the value is to be awaited."""
 
     def __await__(self) -> Generator[Any, None, Value]:
         return self._taken().__await__()
@@ -93,7 +93,7 @@ class PendingValue(Coroutine[Any, Any, Value]):
 
     @property
     def __name__(self) -> str:
-        """What a task calls it."""
+        """The name that a task shows for it."""
         return "numpy"
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from handles.base import Handle
 
 
 class Symbol(Handle):
-    """What an op returns in a graph: a name, a shape and a dtype, a device, and the place where it was made.
+    """A symbol, which an op returns in a graph: a name, a shape and a dtype, a device, and the place where it was made.
 
     It has no value of its own: `session.run(symbol)` computes one. `shape` is None where the number of dimensions is
     unknown, one of its lengths where that is; `dtype` is None where only running the op can tell.

@@ -44,7 +44,7 @@ _STEPS = (Call, Key)
 
 
 def _gone() -> None:
-    """What the weak reference to a handle gives that the program no longer has."""
+    """The answer of a weak reference to a handle that the program no longer has."""
     return
 
 
@@ -177,7 +177,7 @@ _BASIC = frozenset({int, slice, type(None), type(...)})
 
 
 def shows(value: Holder, source: Holder, key: Any) -> bool:
-    """Whether a handle is `source[key]` as it is now, so that `source[key] = value` changes nothing.
+    """Tell whether a handle is `source[key]` as it is now, so that `source[key] = value` changes nothing.
 
     Python calls that after `source[key] op= other`, which has been written through by then.
     """
@@ -210,10 +210,10 @@ _MAYBE = frozenset(
         *(np.split, np.array_split, np.hsplit, np.vsplit, np.dsplit, np.astype),
     }
 )
-"""What they give is a view of their first argument, or a copy: which of them, NumPy says when it is written to."""
+"""Functions that give a view of their first argument, or a copy: which, NumPy says when it is written to."""
 
 _READ_ONLY = frozenset({np.broadcast_to, np.diagonal, np.linalg.diagonal, np.lib.stride_tricks.sliding_window_view})
-"""What they give is a view of their first argument that cannot be written to."""
+"""Functions whose result is a view of their first argument that cannot be written to."""
 
 _CHANGED = {
     np.copyto: "dst",
@@ -226,7 +226,7 @@ _CHANGED = {
 """The argument that a function writes to, the first one."""
 
 CHANGES: Any = object()
-"""What `VIEWS` says of a function that writes to an argument."""
+"""The entry in `VIEWS` of a function that writes to an argument."""
 
 VIEWS: dict[Any, Any] = {
     **dict.fromkeys(_MAYBE, False),
@@ -274,7 +274,7 @@ def _holds_handle(value: Any) -> bool:
 
 
 def follow(array: Any, steps: Sequence[Any], operands: Sequence[Any]) -> Any:
-    """What NumPy gives for the steps; `operands` are the values of the handles in their indices."""
+    """The result of NumPy for the steps; `operands` are the values of the handles in their indices."""
     left = list(operands)
     for step in steps:
         if step.__class__ is Call:
@@ -300,7 +300,7 @@ _WITHOUT_GAPS = _LAID_OUT_FREELY | {
 
 
 def _may_have_gaps(above: Link | None) -> bool:
-    """Whether the memory of a view, as NumPy has it, may be other than that of an array of its own."""
+    """Tell whether the memory of a view, as NumPy has it, may be other than that of an array of its own."""
     while above is not None:
         step = above[2]
         if step.__class__ is not Call or _name_of(step) not in _WITHOUT_GAPS:
@@ -310,7 +310,7 @@ def _may_have_gaps(above: Link | None) -> bool:
 
 
 def _loses_gaps(handle: Holder, above: Link) -> bool:
-    """Whether a view that is rebound to an array of its own may have had gaps, now or before."""
+    """Tell whether a view that is rebound to an array of its own may have had gaps, now or before."""
     if above[4] or not _may_have_gaps(above):
         return above[4]
     value = handle._cell.value
@@ -335,7 +335,7 @@ def _unknown(steps: Sequence[Any]) -> Call | None:
 
 
 def _is_uncertain(above: Link | None) -> bool:
-    """Whether NumPy may give a copy where the engine gives a view: it reshapes what was rebound as a view."""
+    """Tell whether NumPy may give a copy where the engine gives a view: it reshapes what was rebound as a view."""
     reshaped = False
     while above is not None:
         if reshaped and above[4]:
@@ -359,7 +359,7 @@ def _check(steps: Sequence[Any], above: Link) -> None:
 
 
 def _is_scalar(handle: Holder, steps: Sequence[Any]) -> bool:
-    """Whether NumPy gives a scalar in place of a view: all axes were indexed by integers."""
+    """Tell whether NumPy gives a scalar in place of a view: all axes were indexed by integers."""
     last = steps[-1]
     if last.__class__ is Call:
         return False

@@ -43,7 +43,7 @@ class Inbox:
         """Calls of the application that ask the server themselves."""
         self._watching = False
         self._over = False
-        """Whether the client has gone, or the server raised: there is nothing to read ahead."""
+        """True if the client has gone, or the server raised: there is nothing to read ahead."""
         self._stop_reading: Callable[[], None] | None = None
         """Cancels the task that reads ahead, where there is one."""
         self._waiting: deque[Any] = deque()

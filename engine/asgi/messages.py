@@ -1,4 +1,4 @@
-"""What servers and applications send each other, as the ASGI specification has it. Pure."""
+"""Messages that servers and applications send each other, as the ASGI specification has it. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def path_of(scope: Scope) -> str:
 
 
 def awaits_permission(scope: Scope) -> bool:
-    """Whether the client sends its body only when the application asks for it (`Expect: 100-continue`)."""
+    """Tell whether the client sends its body only when the application asks for it (`Expect: 100-continue`)."""
     return any(name == b"expect" for name, _ in scope.get("headers", ()))
 
 
@@ -50,7 +50,7 @@ def is_last(message: Message, *, trailers: bool) -> bool:
 
 
 def begins(message: Message) -> bool:
-    """Whether a response, or the talk of a websocket, begins with this message."""
+    """Tell whether a response, or the talk of a websocket, begins with this message."""
     kind = message["type"]
     return kind in ("http.response.start", "websocket.http.response.start", "websocket.accept", "websocket.close")
 

@@ -26,7 +26,7 @@ Priority = int | Callable[[Scope], int]
 
 @dataclass(frozen=True)
 class RequestStatistics:
-    """What has become of requests and websockets so far, excluded paths apart."""
+    """Counts of what became of requests and websockets so far, excluded paths apart."""
 
     active: int
     """Those being served now."""
@@ -87,7 +87,7 @@ _all: WeakSet[ScopeMiddleware] = WeakSet()
 
 
 def statistics() -> RequestStatistics:
-    """What has become of the requests of all `ScopeMiddleware` of this process.
+    """Count what became of the requests of all `ScopeMiddleware` of this process.
 
     >>> engine.asgi.statistics().active
     0
@@ -148,7 +148,7 @@ class ScopeMiddleware:
         _all.add(self)
 
     def statistics(self) -> RequestStatistics:
-        """What has become of its requests so far."""
+        """Count what became of its requests so far."""
         return self._counts.read()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

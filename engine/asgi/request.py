@@ -43,7 +43,7 @@ class End(Enum):
 
 
 class Request:
-    """What stands between the server and the application for one request, or one websocket.
+    """A go-between of the server and the application for one request, or one websocket.
 
     What a request that ends in its first step does not need is made in the second: the timer, and the task that reads
     ahead.
@@ -202,7 +202,7 @@ class Request:
 
 
 def _came_of_dropping(error: BaseException) -> bool:
-    """Whether an error is only what an interrupted application makes of it."""
+    """Tell whether an error is only what an interrupted application makes of it."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_came_of_dropping, error.exceptions))
     return isinstance(error, OpCancelledError | CancelledError)

@@ -28,9 +28,9 @@ class Work:
         self._in_flight = 0
         self._failures: dict[Failure, None] | None = None
         self._over = False
-        """Whether the last byte has gone out."""
+        """True if the last byte has gone out."""
         self._ended = False
-        """Whether the application has returned: it reads no further handle."""
+        """True if the application has returned: it reads no further handle."""
         self._refusal = ""
         """Why ops are refused; empty where they are not."""
 

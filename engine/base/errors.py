@@ -9,7 +9,7 @@ MAKE_ANOTHER = "make a new one, `async with engine.Executor(...):`; in a service
 
 
 def closed_message(op_name: str, state: str) -> str:
-    """What `ExecutorClosedError` says of an op that an executor in this state does not take."""
+    """The message of `ExecutorClosedError` for an op that an executor in this state does not take."""
     what_to_do = f": {MAKE_ANOTHER}" if state == "closed" else ""
     return f"{op_name!r} was dispatched to an executor that is {state}{what_to_do}"
 

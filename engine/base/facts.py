@@ -1,4 +1,4 @@
-"""What is known of NumPy's kernels: facts that planning needs, each kernel's in one row."""
+"""Facts about NumPy's kernels that planning needs, each kernel's in one row."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Kernel = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a kernel does, beyond its result."""
+    """Facts about a kernel, beyond its result."""
 
     exact: bool = False
-    """Whether each element has one right result, whatever the instructions that compute it."""
+    """True if each element has one right result, whatever the instructions that compute it."""
     minds_layout: bool = False
-    """Whether the last bits depend on how operands lie in memory: some layouts only have vector instructions."""
+    """True if the last bits depend on how operands lie in memory: some layouts only have vector instructions."""
     refuses: str = ""
     """The kinds of dtypes for which it may raise because of what elements are: a group with it may end half-way."""
     reduction: str | None = None

@@ -1,4 +1,4 @@
-"""What to use in place of a name that a module has not: the error of its `__getattr__` says so."""
+"""Hints: what to use in place of a name that a module has not: the error of its `__getattr__` says so."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Fusion:
     updates: bool = False
     """True if the result has the shape, the dtype and the layout of the first operand, for any others."""
     facts: Facts = NOTHING
-    """What is known of the kernel itself."""
+    """The facts known of the kernel itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 def is_engines(frame: FrameType) -> bool:
-    """Whether a frame is of the engine itself."""
+    """Tell whether a frame is of the engine itself."""
     return INTERNAL in frame.f_globals or is_placed(frame.f_code)
 
 

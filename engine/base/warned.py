@@ -52,7 +52,7 @@ _WORDS = _words_of_refusal()
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a kernel ended because it was to warn where `REFUSES` is."""
+    """Tell whether a kernel ended because it was to warn where `REFUSES` is."""
     return error.__class__ is TypeError and error.args == _WORDS
 
 
@@ -74,7 +74,7 @@ _CODE = _template.__code__
 
 
 def is_placed(code: CodeType) -> bool:
-    """Whether a frame of this code is one that `call_at` made."""
+    """Tell whether a frame of this code is one that `call_at` made."""
     return code.co_varnames == _CODE.co_varnames
 
 

@@ -96,7 +96,7 @@ def _check_integer(name: str, value: object) -> None:
 
 
 class Batched:
-    """What `engine.batched` gives: await its calls."""
+    """A batched function, as `engine.batched` makes it: await its calls."""
 
     __name__: str
     __qualname__: str
@@ -134,7 +134,7 @@ class Batched:
         return self._own.block(self._parameters, args, kwargs, _place(self.made, user_frame(1)))
 
     def statistics(self) -> BatchStatistics:
-        """What the function has done so far."""
+        """Count what the function has done so far."""
         return self._own.statistics()
 
     def bound(self, instance: Any) -> tuple[Batches, _Parameters]:
@@ -196,7 +196,7 @@ class BoundBatched:
         return batches.block(parameters, args, kwargs, _place(self.__func__.made, user_frame(1)))
 
     def statistics(self) -> BatchStatistics:
-        """What the method has done so far for this instance."""
+        """Count what the method has done so far for this instance."""
         return self.__func__.bound(self.__self__)[0].statistics()
 
 
@@ -232,7 +232,7 @@ class Batches:
         return batcher.alone(call) if isinstance(dispatcher, SyncDispatcher) else batcher.block(call)
 
     def statistics(self) -> BatchStatistics:
-        """What all of them have done so far."""
+        """Count what all of them have done so far."""
         return self._counts.read(sum(batcher.waiting() for batcher in list(self._batchers.values())))
 
     def _dispatcher(self) -> Dispatcher:
@@ -277,7 +277,7 @@ class Batches:
         )
 
     def _kind(self, value: Any) -> Hashable:
-        """What arguments have in common that may be stacked."""
+        """The key of arguments that may be stacked together."""
         if not isinstance(value, np.ndarray):
             return list
         if not -value.ndim - 1 <= self._axis <= value.ndim:
@@ -353,7 +353,7 @@ class _Parameters:
     def bind(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], tuple[str, ...], dict[str, Any]]:
-        """What is stacked, the names of the last of it, and the options."""
+        """The arguments to stack, the names of the last of it, and the options."""
         if not kwargs and self._least <= len(args) <= self._most:
             return args, (), {}
         names: tuple[str, ...] = ()

@@ -430,7 +430,7 @@ class Patience:
         self._grace = min(2 * self._grace + POLL, LONGEST_GRACE)
 
     def is_over(self) -> bool:
-        """Whether the time of `Config.operation_timeout_in_ms` is up."""
+        """Tell whether the time of `Config.operation_timeout_in_ms` is up."""
         return self._ends is not None and perf_counter() >= self._ends
 
 

@@ -37,11 +37,11 @@ class Call:
     """One call that is to become part of a batch."""
 
     args: tuple[Any, ...]
-    """What is stacked: arrays, and objects that a list is made of."""
+    """The arguments that are stacked: arrays, and objects that a list is made of."""
     names: tuple[str, ...]
     """The names of the last of them, which are passed by keyword."""
     options: dict[str, Any]
-    """What is passed as it is."""
+    """The arguments that are passed as they are."""
     key: Hashable
     """Calls of equal keys may be stacked."""
     caller: Hashable
@@ -188,7 +188,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What a batched function has done so far."""
+    """Counts of what a batched function has done so far."""
 
     calls: int
     """Calls, those that wait included."""
@@ -263,7 +263,7 @@ def _column(values: tuple[Any, ...], axis: int) -> Any:
 
 
 def parts(result: Any, count: int, axis: int) -> list[Any]:
-    """What each of so many calls gets of a result: a tuple or a dict of results is taken apart in its members.
+    """Divide a result among so many calls: a tuple or a dict of results is taken apart in its members.
 
     Raises `ValueError` for a result that has not one part for each call.
     """

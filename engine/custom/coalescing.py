@@ -48,7 +48,7 @@ class _Flight:
         return record_of(self.handles[0]._cell)
 
     def has(self, operands: Sequence[Any]) -> bool:
-        """Whether its operands are these, whose kinds are the same."""
+        """Tell whether its operands are these, whose kinds are the same."""
         return all(map(_is_same, self.args, operands))
 
 
@@ -156,7 +156,7 @@ def _cancel(record: Cell) -> None:
 
 
 def _kind(array: np.ndarray[Any, Any]) -> Hashable:
-    """What equal arrays have in common, from a few elements: results may depend on the layout, too."""
+    """A key that equal arrays have in common, from a few elements: results may depend on the layout, too."""
     step = max(1, array.size // SAMPLE)
     return array.shape, array.dtype, array.strides, array.flat[::step].tobytes()
 

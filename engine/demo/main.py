@@ -18,12 +18,12 @@ from engine.demo.terrain import InputError, Terrain, load
 from engine.demo.ways import PICTURES, STEPS, WAYS
 
 MOST_PIXELS = 64_000_000
-"""Of one picture; a way holds some fifteen of them, four bytes a pixel."""
+"""Bytes of one picture; a way holds some fifteen of them, four bytes a pixel."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     input: Path | None
     output: Path
@@ -97,7 +97,7 @@ def check(settings: Settings) -> tuple[Path, Terrain]:
 
 
 def title(path: Path, terrain: Terrain) -> str:
-    """What the picture shows."""
+    """The parts of the picture."""
     name = "The Jacksboro fault, Tennessee" if path.name == picture.SAMPLE else path.stem
     height, width = terrain.elevation.shape
     return f"{name}: {width * terrain.dx / 1000:.0f} by {height * terrain.dy / 1000:.0f} km"
@@ -191,7 +191,7 @@ def verdict(reports: dict[str, Report]) -> list[str]:
 
 
 def figures(report: Report) -> tuple[float, ...]:
-    """What ways are compared by; 0 where a figure is unknown."""
+    """The figures that ways are compared by; 0 where a figure is unknown."""
     return (report.seconds, report.lag_max, report.visit_p50, report.visit_max, float(report.peak_bytes or 0))
 
 

@@ -38,16 +38,16 @@ BEAT = 0.001
 VISIT = 0.02
 """Seconds between two tiny requests."""
 NUMBERS = np.arange(16.0)
-"""What a tiny request is about."""
+"""The numbers of a tiny request."""
 PARTS = 240
 """Parts of a run, of each of which the worst lag is reported."""
 SHOWN_STEP = 4
-"""Of the eight pictures the PNG shows every so many pixels."""
+"""The step in which the PNG shows every so many pixels."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one way took."""
+    """The figures of one way."""
 
     seconds: float
     lag_p50: float
@@ -70,12 +70,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of a way gave."""
+    """The results of one run of a way."""
 
     pictures: list[Array]
     seconds: float
     lags: list[float]
-    """Of each millisecond of the run."""
+    """One figure for each millisecond of the run."""
     visits: list[tuple[float, float]]
 
 

@@ -27,7 +27,7 @@ SAMPLE = "jacksboro_fault_dem.npz"
 COLOURS = ["#47664f", "#6d8a5c", "#a3ac76", "#cdbf8f", "#c9a87c", "#b08a6c", "#c6b8ab", "#e6dfd7"]
 PAPER, INK = "#f7f5f0", "#3a3732"
 SHADES = ("#b4552d", "#8a7a3c", "#2f6f5e")
-"""Of the ways, from the first to the last."""
+"""Colours of the ways, from the first to the last."""
 WIDTH = 13.0
 """Inches."""
 PANEL = 1.05
@@ -36,7 +36,7 @@ PANEL = 1.05
 
 @dataclass(frozen=True)
 class Panel:
-    """What is shown of one way."""
+    """The part of the picture that shows one way."""
 
     label: str
     seconds: float
@@ -47,7 +47,7 @@ class Panel:
 
 
 def available() -> bool:
-    """Whether matplotlib is installed."""
+    """Tell whether matplotlib is installed."""
     return cbook is not None
 
 

@@ -53,7 +53,7 @@ class Job:
     rows: Taps
     columns: Taps
     east: float
-    """What a slope of one metre per column counts, the exaggeration included."""
+    """The weight of a slope of one metre per column, the exaggeration included."""
     north: float
 
 

@@ -12,7 +12,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 METRES_PER_DEGREE = 111_200.0
-"""Of latitude; of longitude, times the cosine of the latitude."""
+"""Metres per degree of latitude; of longitude, times the cosine of the latitude."""
 
 
 class InputError(Exception):

@@ -1,4 +1,4 @@
-"""What a device is: a name that users see, and a backend that holds values and computes.
+"""Devices: a name that users see, and a backend that holds values and computes.
 
 The seam: the engine hands a backend records, a batch at a time, and is told what came of each. It asks for copies of
 values between the host and a device. Everything else, what waits for what and which record goes next, is the engine's.
@@ -76,7 +76,7 @@ class Device:
         return addresses.get(self)
 
     def covers(self, device: Device) -> bool:
-        """Whether it is that device, or stands for any of its kind."""
+        """Tell whether it is that device, or stands for any of its kind."""
         return self is device or (self.index == ANY and self.kind == device.kind)
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class Device:
 
 
 class Value(Protocol):
-    """What a backend holds for one array, of a class of its own. It is never written to once it was handed over."""
+    """A value that a backend holds for one array, of its own class. It is never written to once it was handed over."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,7 +145,7 @@ class Record(Protocol):
 
     @property
     def abandoned(self) -> bool:
-        """Whether the result is not wanted any more. Such a record may be ended at once, with anything."""
+        """Tell whether the result is not wanted any more. Such a record may be ended at once, with anything."""
 
     def call(self, *arrays: Any) -> Array | tuple[Array, ...]:
         """Call the kernel in this process, on arrays in place of the operands, as it would be called on the host.
@@ -166,7 +166,7 @@ V = TypeVar("V")
 
 
 class Backend(Protocol[V]):
-    """What the devices of one kind do; `V` is the class of its values, which have `shape` and `dtype`.
+    """A backend: what the devices of one kind do; `V` is the class of its values, which have `shape` and `dtype`.
 
     Subclass it, and write `submit`, `to_host` and `from_host`. An executor makes one backend for all its devices of a
     kind, when it is entered; a factory should be cheap, and start what is expensive when it is first needed.
@@ -176,7 +176,7 @@ class Backend(Protocol[V]):
     """
 
     on_host: bool = False
-    """Whether values are NumPy arrays in this process, on which the engine runs kernels itself: the CPU's are."""
+    """True if values are NumPy arrays in this process, on which the engine runs kernels itself: the CPU's are."""
 
     def count(self) -> int | None:
         """How many such devices there are; None (unless overridden) where there may be any number."""
@@ -191,7 +191,7 @@ class Backend(Protocol[V]):
         return 1
 
     def runs(self, name: str, kernel: Callable[..., Any]) -> bool:
-        """Whether it computes the op of this name: True unless overridden.
+        """Tell whether it computes the op of this name: True unless overridden.
 
         What it does not compute, a worker of the host computes with NumPy: operands come by `to_host`, results go by
         `from_host`. Async functions are never asked for: they run on the event loop, in the same way.

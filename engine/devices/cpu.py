@@ -78,7 +78,7 @@ HOST = CpuBackend()
 
 
 def holds_objects(dtype: np.dtype[Any]) -> bool:
-    """Whether elements are Python objects. Strings of any length are none: NumPy keeps them itself."""
+    """Tell whether elements are Python objects. Strings of any length are none: NumPy keeps them itself."""
     return dtype.hasobject and dtype.kind != "T"
 
 
@@ -192,7 +192,7 @@ _RULES = (
 
 @lru_cache(maxsize=256)
 def _has_rules_of_its_own(cls: Any) -> bool:
-    """Whether operators or NumPy's functions mean something else for a subclass of ndarray."""
+    """Tell whether operators or NumPy's functions mean something else for a subclass of ndarray."""
     return any(getattr(cls, name, None) is not getattr(np.ndarray, name, None) for name in _RULES)
 
 

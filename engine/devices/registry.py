@@ -112,7 +112,7 @@ def make_devices(config: Config) -> dict[Device, Backend[Any]]:
 
 
 def _cluster_factories(config: Config) -> dict[str, Factory]:
-    """What makes the backends of a cluster, which the devices of one executor share."""
+    """The maker of the backends of a cluster, which the devices of one executor share."""
     counts = config.device_count
     for kind in _OF_CLUSTERS:
         if counts.get(kind):
@@ -146,7 +146,7 @@ class Loser(Protocol):
 
     @property
     def backend(self) -> Backend[Any]:
-        """What serves it."""
+        """The backend that serves it."""
 
     def lose(self, reason: str) -> None:
         """The device is gone."""

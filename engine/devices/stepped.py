@@ -74,7 +74,7 @@ class SteppedBackend(Backend[SteppedValue]):
         self.batches: list[int] = []
         self.threads: set[int] = set()
         self.closed = False
-        """Whether its executor has closed."""
+        """True if its executor has closed."""
         self._lookahead = lookahead
         self._count = count
         self._without = frozenset(without)
@@ -96,7 +96,7 @@ class SteppedBackend(Backend[SteppedValue]):
         return self._lookahead
 
     def runs(self, name: str, kernel: object) -> bool:
-        """Whether it computes this op."""
+        """Tell whether it computes this op."""
         return name not in self._without
 
     def submit(self, device: Device, records: Sequence[Record]) -> None:

@@ -250,7 +250,7 @@ class Execution:
 
 
 def _noted_states(context: Context | None) -> dict[str, str]:
-    """What is to be noted and what ignored, in the error state of the dispatch."""
+    """The errors to note and those to ignore, in the error state of the dispatch."""
     states: Any = np.geterr() if context is None else context.copy().run(np.geterr)
     if not _PLAIN_STATES.issuperset(states.values()):
         raise Deviation
@@ -258,14 +258,14 @@ def _noted_states(context: Context | None) -> dict[str, str]:
 
 
 def _said_of(step: Step) -> str:
-    """What NumPy names in a warning of an op."""
+    """The name that NumPy has for an op in a warning."""
     if step.reduction is not None:
         return "reduce"
     return "cast" if step.op.fusion.block is not None else str(step.op.kernel.__name__)
 
 
 def _is_clear(step: Step, total: Any, partials: Sequence[Any]) -> bool:
-    """Whether any walk over the whole gives these bits.
+    """Tell whether any walk over the whole gives these bits.
 
     Where NaNs meet, or zeros of both signs in a maximum, the order of instructions decides which one it is. That the
     sum of infinities is no number, does not depend on it.

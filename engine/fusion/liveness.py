@@ -1,4 +1,4 @@
-"""What outlives a run: results that something else refers to, and operands that nothing else refers to. Pure.
+"""Liveness: results that something else refers to, and operands that nothing else refers to. Pure.
 
 A result that nobody refers to is never written to memory. An operand that nobody refers to but the run itself may
 become a result: each block is read before it is written over.
@@ -70,7 +70,7 @@ def _successor(run: Run, index: int, last_use: int) -> Step | None:
 
 
 def _dies(run: Run, index: int, mentions: Counter[int]) -> bool:
-    """Whether nothing refers to an operand but the records of the run, and it is the whole of its memory."""
+    """Tell whether nothing refers to an operand but the records of the run, and it is the whole of its memory."""
     holder: Any = _holder(run, index)
     array = run.inputs[index]
     if not is_whole(array):
@@ -81,7 +81,7 @@ def _dies(run: Run, index: int, mentions: Counter[int]) -> bool:
 
 
 def is_whole(array: Array) -> bool:
-    """Whether an array is all that refers to its memory, and no weak reference leads to the array."""
+    """Tell whether an array is all that refers to its memory, and no weak reference leads to the array."""
     lease = array.base
     alone = array.flags.owndata if lease is None else isinstance(lease, Lease) and not others(lease, 1)
     return alone and not getweakrefcount(array)

@@ -27,10 +27,10 @@ class Deviation(Exception):
 
 
 class Work(Protocol):
-    """What the threads that execute one group share."""
+    """The state that the threads that execute one group share."""
 
     error: BaseException | None
-    """What ends the work of all threads."""
+    """The error that ends the work of all threads."""
     partials: dict[int, list[Any]]
     """The results of reductions, for each block."""
 
@@ -209,7 +209,7 @@ def as_array(scalar: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def reducer(kind: str) -> Callable[..., Any]:
-    """What reduces one block."""
+    """The function that reduces one block."""
     if kind == "count":
         return np.count_nonzero
     return (np.add if kind == "mean" else getattr(np, kind)).reduce

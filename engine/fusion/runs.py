@@ -61,7 +61,7 @@ class Step:
     axes: tuple[int, ...] | None = None
     """The axes that are reduced, None for all of them."""
     keep: bool = True
-    """Whether anything outside the run refers to the result."""
+    """True if anything outside the run refers to the result."""
     over: int | None = None
     """The input whose memory becomes the result's."""
 
@@ -76,13 +76,13 @@ class Run:
     steps: list[Step] = field(default_factory=list)
     inputs: list[Array] = field(default_factory=list)
     entry: Any = None
-    """What the backlog keeps of the record that begins the run."""
+    """The backlog's entry of the record that begins the run."""
     whole: frozenset[int] = frozenset()
     """The axes that some step reduces, apart from others: blocks are not cut across them."""
 
     @property
     def overwrites(self) -> bool:
-        """Whether results are written over operands: such a run cannot be done again."""
+        """Tell whether results are written over operands: such a run cannot be done again."""
         return any(step.over is not None for step in self.steps)
 
     @property
@@ -91,7 +91,7 @@ class Run:
 
 
 def can_begin(op: Op) -> bool:
-    """Whether a run can begin with this op."""
+    """Tell whether a run can begin with this op."""
     return op.fusion.fusable or (op.known and op.fusion.facts.reduction is not None)
 
 
@@ -128,11 +128,11 @@ class Collector:
         self._steps: dict[Cell, int] = {}
         self._inputs: dict[int, int] = {}
         self._reduces = False
-        """Whether the run has a reduction: it is cut where NumPy's summation cuts it."""
+        """True if the run has a reduction: it is cut where NumPy's summation cuts it."""
         self._complex = False
-        """Whether the run has complex numbers: then every operand is one long row, cut between vectors."""
+        """True if the run has complex numbers: then every operand is one long row, cut between vectors."""
         self._one_row = False
-        """Whether every operand has to be one long row."""
+        """True if every operand has to be one long row."""
         self._context: Context | None = None
 
     def add(self, cell: Cell, *, head: bool = False) -> bool:
@@ -194,13 +194,13 @@ class Collector:
         return True
 
     def _walks_like(self, order: tuple[int, ...]) -> bool:
-        """Whether the result is laid out as the other results of the run: NumPy walks all of them in one order."""
+        """Tell whether the result is laid out as the other results of the run: NumPy walks all of them in one order."""
         assert self.run is not None
         shape, steps = self.run.shape, self.run.steps
         return not steps or strides_of(shape, order) == strides_of(shape, steps[0].order)
 
     def _keeps_loops(self, op: Op, types: list[Any], arrays: list[Array]) -> bool:
-        """Whether each element is computed by the loop that computes it in one call.
+        """Tell whether each element is computed by the loop that computes it in one call.
 
         NumPy multiplies complex numbers with other instructions at the end of a row than within it, and the bits
         differ. In one long row blocks end where whole vectors end; otherwise such an op has to run by itself. Some
@@ -268,7 +268,7 @@ class Collector:
         return True
 
     def _is_flat(self, more: list[Array]) -> bool:
-        """Whether all operands can be walked as one long row: then NumPy adds them up as one."""
+        """Tell whether all operands can be walked as one long row: then NumPy adds them up as one."""
         assert self.run is not None
         shape = self.run.shape
         strides = [broadcast_strides(array, shape) for array in (*self.run.inputs, *more)]
@@ -326,14 +326,14 @@ class Collector:
 
 
 def promoted_as(value: Any) -> Any:
-    """What decides the dtype of a result: a dtype, or the class of a Python scalar, which has none of its own."""
+    """The type that decides a result's dtype: a dtype, or the class of a Python scalar, which has none of its own."""
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype
     return np.dtype(bool) if value.__class__ is bool else value.__class__
 
 
 def _is_repeated(array: Array) -> bool:
-    """Whether an array is, or may be walked as, one element again and again."""
+    """Tell whether an array is, or may be walked as, one element again and again."""
     return array.size == 1 or 0 in array.strides
 
 
@@ -344,7 +344,7 @@ _HALF_MAX = 65_504
 
 
 def _computable(op: Op, dtype: np.dtype[Any], types: list[Any], operands: list[Any]) -> bool:
-    """Whether blocks give what NumPy gives for the whole, its warnings too.
+    """Tell whether blocks give what NumPy gives for the whole, its warnings too.
 
     What NumPy warns of apart from the op's own arithmetic, it would warn of for each block: that a Python scalar
     overflows in becoming an operand, that a cast drops imaginary parts.
@@ -377,12 +377,12 @@ _ERRSTATE = np._core.umath._extobj_contextvar  # type: ignore[attr-defined]
 
 
 def _errstate(context: Context | None) -> object:
-    """What `numpy.errstate` set; None for the default."""
+    """The error state that `numpy.errstate` set; None for the default."""
     return None if context is None else context.get(_ERRSTATE)
 
 
 def reduces_exactly(kind: str, dtype: np.dtype[Any]) -> bool:
-    """Whether reducing block by block gives NumPy's bits: it adds some in another dtype, in chunks of its own."""
+    """Tell whether reducing block by block gives NumPy's bits: it adds some in another dtype, in chunks of its own."""
     if not dtype.isnative:
         return False  # swapped bytes are cast, too
     if kind == "mean":

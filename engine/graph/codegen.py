@@ -217,7 +217,7 @@ def straight_line(
 
 
 def _one_by_one(plan: Plan, steps: Sequence[Step], values: dict[int, Any], outputs: Sequence[int]) -> Any:
-    """What the function returns: each step is called where the user wrote it, for warnings to say so."""
+    """Call the steps and return the results: each is called where the user wrote it, for warnings to say so."""
     for step in steps:
         read = [values[slot] if slot in values else plan.initial[slot] for slot in step.inputs]
         try:

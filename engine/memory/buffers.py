@@ -160,7 +160,7 @@ class BufferCache:
             self._cached = 0
 
     def statistics(self) -> BufferStatistics:
-        """What is cached at this moment, and how often it served."""
+        """Count what is cached at this moment, and how often it served."""
         with self._open():
             return BufferStatistics(self._cached, self._limit, self._hits, self._misses)
 
@@ -208,7 +208,7 @@ buffers = BufferCache(limit=256 << 20)
 
 
 def buffer_statistics() -> BufferStatistics:
-    """What the cache of large result buffers holds and how often it served."""
+    """Count what the cache of large result buffers holds and how often it served."""
     return buffers.statistics()
 
 

@@ -53,7 +53,7 @@ def copy_order(strides: Strides, ndim: int) -> tuple[int, ...]:
 
 
 def _comes_before(axis: int, other: int, operands: Sequence[Strides]) -> bool | None:
-    """Whether `axis` is faster than `other`, which is now faster; None when no operand tells."""
+    """Tell whether `axis` is faster than `other`, which is now faster; None when no operand tells."""
     verdict: bool | None = None
     for strides in operands:
         mine, others = abs(strides[axis]), abs(strides[other])
@@ -136,7 +136,7 @@ def strips(shape: Shape, axis: int, elements: int) -> list[tuple[slice, ...]]:
 
 
 def forwards(strides: Strides) -> tuple[slice, ...]:
-    """What turns an array of these strides so that it is walked forwards in memory; and what turns it back."""
+    """Find what turns an array of these strides so that it is walked forwards in memory; and what turns it back."""
     return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)
 
 

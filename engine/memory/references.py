@@ -21,7 +21,7 @@ HELD_BY_CELL = 1
 
 
 def others(thing: object, known: int) -> bool:
-    """Whether anything refers to a thing but `known` places and the one name that the caller has for it."""
+    """Tell whether anything refers to a thing but `known` places and the one name that the caller has for it."""
     return getrefcount(thing) > _OWN + known
 
 

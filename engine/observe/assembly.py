@@ -127,7 +127,7 @@ class Assembly:
             readers[raw[0]](raw)
 
     def record(self, draft: Draft) -> OpRecord:
-        """What is known of an op now."""
+        """The facts known of an op now."""
         facts = draft.facts
         said = facts if isinstance(facts, tuple) else (None if facts is None else "done", None, True, None)
         outcome, error, own, note = said

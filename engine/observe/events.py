@@ -1,4 +1,4 @@
-"""What observers are told: one frozen record for each op, and the class that they inherit from."""
+"""Events that observers are told: one frozen record for each op, and the class that they inherit from."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class OpRecord:
     held_bytes: int
     """Bytes of operands that were copied at dispatch."""
     source: str | None
-    """Of a transfer: the device that the value came from."""
+    """The source of a transfer: the device that the value came from."""
     error: str | None
     """Class and message of what it failed with."""
     root: bool
-    """Whether the failure is its own, and not that of an operand."""
+    """True if the failure is its own, and not that of an operand."""
     note: str | None
     """The note of the failure: op, device and place."""
     scope: int | None

@@ -13,7 +13,7 @@ def needed(library: str, what_for: str, *, distribution: str | None = None) -> N
 
 
 def is_there(library: str) -> bool:
-    """Whether a library can be imported."""
+    """Tell whether a library can be imported."""
     try:
         return find_spec(library) is not None
     except (ImportError, ValueError):

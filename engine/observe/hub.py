@@ -32,7 +32,7 @@ MOST_EVENTS = 200_000
 
 
 class Log(Protocol):
-    """What keeps events as they are, to read them later."""
+    """A keeper of events as they are, to read them later."""
 
     def keep(self, events: list[Raw]) -> None: ...
 
@@ -56,7 +56,7 @@ class Hub:
         self._delivering: int | None = None
         """The thread that hands events on now."""
         self._dropped = False
-        """Whether an observer raised meanwhile."""
+        """True if an observer raised meanwhile."""
 
     def _after_fork(self) -> None:
         """Threads stayed behind."""
@@ -130,7 +130,7 @@ class Hub:
                 self._recorder.scopes = listener
 
     def has_scope_listener(self) -> bool:
-        """Whether scopes have a listener."""
+        """Tell whether scopes have a listener."""
         return self._scope_listener is not None
 
     def clear(self) -> None:
@@ -192,7 +192,7 @@ class Hub:
                 self._switch()
 
     def _hand_on(self) -> None:
-        """What the monitor does at each tick."""
+        """Tick: called by the monitor."""
         recorder = self._recorder
         if recorder is not None and (self._observers or len(recorder.events) > MOST_EVENTS):
             self.deliver(0.0)

@@ -174,7 +174,7 @@ class Metrics(Quiet, Collector):
 
 
 def register(registry: CollectorRegistry | None) -> Metrics:
-    """What `engine.observe.prometheus` does."""
+    """Register the collector of `engine.observe.prometheus`."""
     chosen = REGISTRY if registry is None else registry
     if not isinstance(chosen, CollectorRegistry):
         raise TypeError(f"registry must be a prometheus_client.CollectorRegistry or None, but got {registry!r}")

@@ -35,7 +35,7 @@ def device_queues() -> list[DeviceQueue]:
 
 
 class Beat:
-    """What one loop is asked."""
+    """The watch of one loop."""
 
     def __init__(self, loop: AbstractEventLoop, number: int, recorder: Recorder) -> None:
         self.loop = loop

@@ -32,7 +32,7 @@ def ticks(seconds: float, about: int = 6) -> tuple[float, int]:
 
 
 def describe(bar: Bar) -> str:
-    """What a reader is told who points at a bar."""
+    """The text for a reader who points at a bar."""
     first, count = bar.ops[0], len(bar.ops)
     took = tables.duration(bar.end - bar.start)
     if count == 1:

@@ -66,7 +66,7 @@ class Profile:
         self.__exit__(kind, error, trace)
 
     def keep(self, events: list[Raw]) -> None:
-        """What the hub calls with what was recorded."""
+        """Take what was recorded, from the hub."""
         room = self._most_events - len(self._events)
         if len(events) > room:
             self._dropped += sum(raw[0] in (DISPATCHED, CALLED) for raw in events[room:])

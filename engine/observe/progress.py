@@ -25,11 +25,11 @@ REDRAWN = 0.1
 """Seconds between two drawings."""
 
 Progress = bool | str | type | None
-"""What `progress=` takes: True, a label, or a tqdm class."""
+"""The values of `progress=`: True, a label, or a tqdm class."""
 
 
 class Tqdm(Protocol):
-    """What is used of a bar."""
+    """A bar, as far as it is used."""
 
     total: Any
 

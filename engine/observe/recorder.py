@@ -34,7 +34,7 @@ TRANSFER = MOVE.name
 
 
 class ScopeListener(Protocol):
-    """What is told of scopes, at once, on the thread and in the context of the task that enters and leaves them."""
+    """A listener told of scopes at once, on the thread and in the context of the task that enters and leaves them."""
 
     def entered(self, scope: object) -> None: ...
 
@@ -56,7 +56,7 @@ class Recorder:
         self.scopes: ScopeListener | None = None
 
     def drained(self) -> list[Raw]:
-        """What was written down since, taken away."""
+        """Take away what was written down since."""
         take = self.events.popleft
         return [take() for _ in range(len(self.events))]
 
@@ -146,7 +146,7 @@ Failed = tuple[str, str, bool, str | None]
 
 
 def facts_of(record: Cell, outcome: Any) -> int | Failed:
-    """What is kept of an outcome: the bytes of a value, or what is to be said of a failure."""
+    """Reduce an outcome to what is kept of it: the bytes of a value, or what is to be said of a failure."""
     if isinstance(outcome, Failure):
         text = _words(outcome.error)
         own = outcome.record is None or outcome.record is record

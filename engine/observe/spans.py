@@ -41,7 +41,7 @@ class Open:
 
 
 class Spans(Quiet):
-    """What `engine.observe.opentelemetry()` returns; `close()` ends it."""
+    """The spans that `engine.observe.opentelemetry()` begins; `close()` ends it."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -135,7 +135,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def begin(tracer: Tracer | None) -> Spans:
-    """What `engine.observe.opentelemetry` does."""
+    """Begin the spans of `engine.observe.opentelemetry`."""
     chosen = trace.get_tracer("eagerloop") if tracer is None else tracer
     if not isinstance(chosen, Tracer):
         raise TypeError(f"tracer must be an opentelemetry.trace.Tracer or None, but got {tracer!r}")

@@ -94,7 +94,7 @@ def demanded(ops: Iterable[OpRecord]) -> list[tuple[str, int]]:
 def headline(
     ops: Sequence[OpRecord], lags: Sequence[Lag], stalls: Sequence[Stall], span: tuple[float, float], dropped: int
 ) -> list[str]:
-    """What is to be said first."""
+    """The lines that come first."""
     outcomes = Counter(op.outcome or "in flight" for op in ops)
     parts = [f"{count:,} {name}" for name, count in sorted(outcomes.items())]
     lines = [f"{len(ops):,} ops in {duration(span[1] - span[0])}" + (": " + ", ".join(parts) if parts else "")]

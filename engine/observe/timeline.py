@@ -25,7 +25,7 @@ class Bar:
     start: float
     end: float
     name: str
-    """Of the longest of them."""
+    """The end of the longest of them."""
     ops: list[OpRecord]
 
 
@@ -42,7 +42,7 @@ class Lane:
 
     @property
     def label(self) -> str:
-        """What stands beside it."""
+        """The text beside it."""
         more = f" ({self.number + 1})" if self.number else ""
         return f"{self.device} {self.thread}{more}"
 

@@ -69,6 +69,6 @@ def connect(assembly: Assembly, observers: tuple[Observer, ...], call: Call) -> 
 
 
 def _overrides(observer: Observer, name: str) -> bool:
-    """Whether its class has a method of its own of that name."""
+    """Tell whether its class has a method of its own of that name."""
     base = Quiet if hasattr(Quiet, name) and isinstance(observer, Quiet) else Observer
     return getattr(type(observer), name) is not getattr(base, name)

@@ -1,4 +1,4 @@
-"""What methods and attributes of arrays do that no function of NumPy does: views of the memory, and writes by them."""
+"""Methods and attributes of arrays that no function of NumPy stands for: views of the memory, and writes by them."""
 
 from __future__ import annotations
 

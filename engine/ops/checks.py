@@ -44,7 +44,7 @@ def integers(function: str, argument: str, value: Any) -> tuple[int, ...]:
 
 
 def _is_several(value: Any) -> bool:
-    """Whether this is a sequence, or an array that has dimensions."""
+    """Tell whether this is a sequence, or an array that has dimensions."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "shape", None) != ()
 
 

@@ -1,4 +1,4 @@
-"""What ops cost, in estimated nanoseconds: rough, to tell what is small from what is large."""
+"""Costs of ops in estimated nanoseconds: rough, to tell what is small from what is large."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def cubic(ns: float, fixed: float = 10_000.0) -> Cost:
 
 
 def product(values: Values, params: Params) -> float:
-    """Of a matrix product."""
+    """Estimate a matrix product."""
     x1, x2 = values
     columns = x2.shape[-1] if getattr(x2, "ndim", 0) > 1 else 1
     return 0.2 * float(getattr(x1, "size", 1)) * float(columns)
 
 
 def outer(values: Values, params: Params) -> float:
-    """Of what has an element for each pair of elements."""
+    """Estimate an op whose result has an element for each pair of elements."""
     return 1.0 * math.prod(value.size for value in values if isinstance(value, np.ndarray))
 
 
 def created(values: Values, params: Params) -> float:
-    """Of an array of the shape that a parameter says."""
+    """Estimate the making of an array of the shape that a parameter says."""
     return 1.0 * float(np.prod(params["shape"], dtype=np.float64))

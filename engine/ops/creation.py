@@ -275,7 +275,7 @@ def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
 
 
 def cast_dtype(source: np.dtype[Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What NumPy makes of a dtype in a cast: of "S" and "U" strings as long as the elements need.
+    """The dtype that NumPy casts to: of "S" and "U" strings as long as the elements need.
 
     Raises `UnknownShapeError` for dates without a unit from strings: the values say it.
     """

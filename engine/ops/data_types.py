@@ -116,5 +116,5 @@ def result_type(*arrays_and_dtypes: Any) -> np.dtype[Any]:
 
 
 def can_cast(from_: Any, to: Any, /) -> bool:
-    """Whether a dtype, or that of an array, can become another by the rules of promotion; never waits."""
+    """Tell whether a dtype, or that of an array, can become another by the rules of promotion; never waits."""
     return np.can_cast(_dtype(from_), np.dtype(to))

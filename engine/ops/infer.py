@@ -28,7 +28,7 @@ def dtype_of(operand: Any) -> np.dtype[Any]:
 
 
 def type_of(operand: Any) -> Any:
-    """What NumPy promotes with: dtypes, and the type itself of a Python scalar (NEP 50)."""
+    """The types that NumPy promotes with: dtypes, and the type itself of a Python scalar (NEP 50)."""
     if isinstance(operand, ShapeDtype):
         return operand.dtype
     return np.dtype(bool) if isinstance(operand, bool) else type(operand)
@@ -98,12 +98,12 @@ def described(operand: Any) -> Any:
 
 
 def same(x: Any, *_: Any, **__: Any) -> ShapeDtype:
-    """Of an op that keeps shape and dtype."""
+    """Infer an op that keeps shape and dtype."""
     return ShapeDtype(shape_of(x), dtype_of(x))
 
 
 def elementwise(ufunc: np.ufunc) -> Infer:
-    """Of a ufunc: the broadcast shape, and the dtypes that its type resolution gives."""
+    """Infer a ufunc: the broadcast shape, and the dtypes that its type resolution gives."""
     nothing = [None] * ufunc.nout
 
     def infer(*operands: Any, **params: Any) -> Any:
@@ -117,7 +117,7 @@ def elementwise(ufunc: np.ufunc) -> Infer:
 
 
 def of_core_dimensions(ufunc: np.ufunc) -> Infer:
-    """Of a ufunc of vectors and matrices: its signature names the last dimensions, those before them broadcast."""
+    """Infer a ufunc of vectors and matrices: its signature names the last dimensions, those before them broadcast."""
     given, _, gives = str(ufunc.signature).replace(" ", "").partition("->")
     operand_names = [part.strip("()").split(",") for part in given.split("),(")]
     result_names = [name for name in gives.strip("()").split(",") if name]
@@ -146,7 +146,7 @@ def of_core_dimensions(ufunc: np.ufunc) -> Infer:
 
 
 def typed(kernel: Callable[..., Any]) -> Infer:
-    """Of an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
+    """Infer an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
 
     def infer(x: Any, *_: Any, **__: Any) -> ShapeDtype:
         return ShapeDtype(shape_of(x), probe(kernel, dtype_of(x)))
@@ -192,7 +192,7 @@ def replaced(shape: Shape, axis: int, length: Dim) -> Shape:
 
 
 def reduced(kernel: Callable[..., Any]) -> Infer:
-    """Of a reduction: the axes are gone (or 1), the dtype is the one that NumPy gives for a tiny array."""
+    """Infer a reduction: the axes are gone (or 1), the dtype is the one that NumPy gives for a tiny array."""
 
     def infer(x: Any, *, axis: Any = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
         shape = shape_of(x)
@@ -203,7 +203,7 @@ def reduced(kernel: Callable[..., Any]) -> Infer:
 
 
 def viewed(kernel: Callable[..., Any]) -> Infer:
-    """Of an op that returns a view: do it to an array of that shape that takes no memory."""
+    """Infer an op that returns a view: do it to an array of that shape that takes no memory."""
 
     def infer(x: Any, **params: Any) -> ShapeDtype:
         shape, dtype = shape_of(x), dtype_of(x)

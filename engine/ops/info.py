@@ -14,7 +14,7 @@ DEFAULT_INTEGER = np.dtype(np.int_)
 
 
 class Info:
-    """What `__array_namespace_info__()` returns; asking starts nothing."""
+    """The answer of `__array_namespace_info__()`; asking starts nothing."""
 
     def capabilities(self) -> dict[str, Any]:
         """Which of the optional behaviours of the standard there are."""
@@ -54,5 +54,5 @@ class Info:
 
 
 def __array_namespace_info__() -> Info:
-    """What the namespace can do, on which devices, with which dtypes."""
+    """Tell what the namespace can do, on which devices, with which dtypes."""
     return Info()

@@ -33,7 +33,7 @@ from handles.base import Handle
 
 
 def matrix_product(x1: Any, x2: Any) -> ShapeDtype:
-    """Of `matmul`: stacks of matrices broadcast, vectors lose their dimension."""
+    """Infer `matmul`: stacks of matrices broadcast, vectors lose their dimension."""
     left, right = shape_of(x1), shape_of(x2)
     dtype = np.matmul.resolve_dtypes((dtype_of(x1), dtype_of(x2), None))[-1]
     if not left or not right:

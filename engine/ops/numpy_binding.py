@@ -21,7 +21,7 @@ class Parameters(NamedTuple):
 
     names: tuple[str, ...]
     any_number: bool
-    """Whether more arguments may follow by position, as the operands of `einsum` do."""
+    """True if more arguments may follow by position, as the operands of `einsum` do."""
 
 
 _UNTOLD: dict[str, str] = {

@@ -21,7 +21,7 @@ from handles.base import Handle
 _PLAIN = frozenset({str, int, bool})
 
 UNFIT: Any = object()
-"""What a kind makes of an argument that is not plain."""
+"""By kind, the function that converts an argument that is not plain."""
 
 Kind = Callable[[Any], Any]
 
@@ -166,7 +166,7 @@ class Form:
 
 
 def _is_default(value: Any, default: str) -> bool:
-    """Whether an argument is what NumPy takes where none is given."""
+    """Tell whether an argument is what NumPy takes where none is given."""
     return value.__class__ in _PLAIN and str(value) == default if default else value is None
 
 

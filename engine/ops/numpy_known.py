@@ -1,4 +1,4 @@
-"""What NumPy functions without a row cost, where that is known, so that small ones run in place."""
+"""Costs of NumPy functions without a row, where that is known, so that small ones run in place."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ COSTS: dict[Any, Estimate] = {
 
 
 def cost_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate | None:
-    """What this call costs; nothing where it has operands in lists, or parameters that only values tell."""
+    """The cost of this call; nothing where it has operands in lists, or parameters that only values tell."""
     found = COSTS.get(function)
     if found is None or "optimize" in kwargs:
         return None

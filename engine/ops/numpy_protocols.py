@@ -233,7 +233,7 @@ def _call_into(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
 
 
 def _rebound(out: Any, result: Any) -> Any:
-    """What the caller gets for an `out`: that very object, with its new value."""
+    """Give the caller its `out`: that very object, with its new value."""
     if not isinstance(out, Handle):
         return result
     return rebind(out, result if isinstance(result, Handle) else asarray(result))

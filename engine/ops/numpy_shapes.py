@@ -42,7 +42,7 @@ VALUE_PARAMETERS = frozenset(
 
 
 def decides(function: Function, name: str) -> bool:
-    """Whether the values of an argument decide the shape of the result."""
+    """Tell whether the values of an argument decide the shape of the result."""
     return name in VALUE_PARAMETERS or (name == "start" and function is np.rollaxis)
 
 
@@ -92,7 +92,7 @@ def filled(call: Any, operands: Sequence[Any]) -> Arguments:
 
 
 class Question:
-    """What is asked of a call: the function, its operands as shapes and dtypes, and its arguments with slots."""
+    """A question about a call: the function, its operands as shapes and dtypes, and its arguments with slots."""
 
     __slots__ = ("call", "function", "key", "operands", "result", "way")
 
@@ -133,7 +133,7 @@ Way = Callable[[Question], Facts]
 
 
 def inference(way: Way, function: Function, result: Several | None) -> Callable[..., Any]:
-    """What an op of a NumPy function has to tell the shape and dtype of its results."""
+    """The way in which an op of a NumPy function tells the shape and dtype of its results."""
 
     def infer(*operands: Any, call: Any) -> Any:
         question = Question(way, function, operands, call, result)
@@ -206,7 +206,7 @@ def _lengths_to_try(question: Question) -> list[int]:
 
 
 def _tried(question: Question, lengths: list[int]) -> list[Facts]:
-    """What the function gives where these are the unknown lengths; nothing where they do not fit."""
+    """The results of the function where these are the unknown lengths; nothing where they do not fit."""
     left = iter(lengths)
     operands = [
         ShapeDtype(tuple(next(left) if n is None else n for n in each.shape), each.dtype) for each in question.operands

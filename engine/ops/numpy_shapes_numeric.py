@@ -131,7 +131,7 @@ def tensorsolve_rule(a: Any, b: Any, axes: Any = None) -> ShapeDtype:
 
 
 def _single(*operands: ShapeDtype) -> bool:
-    """Whether LAPACK computes in single precision."""
+    """Tell whether LAPACK computes in single precision."""
     return all(each.dtype in (np.dtype(np.float32), np.dtype(np.complex64)) for each in operands)
 
 

@@ -194,6 +194,6 @@ WAYS: dict[Function, Way] = {
 
 
 def shape_of_call(function: Function, result: Several | None) -> Callable[..., Any] | None:
-    """What tells the shapes and dtypes of a call; None where only running it can."""
+    """The rule for the shapes and dtypes of a call; None where only running it can."""
     way = WAYS.get(function)
     return None if way is None else inference(way, function, result)

@@ -1,4 +1,4 @@
-"""What the rules for shapes are written in: arguments of calls as arrays, axes, dtypes."""
+"""Terms that the rules for shapes are written in: arguments of calls as arrays, axes, dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators of handles do that no function of the namespace does.
+"""Operators of handles that no function of the namespace stands for.
 
 NumPy's power, comparisons with any object, and in-place operators.
 """
@@ -181,7 +181,7 @@ def compared(name: str, x: Handle, other: Any) -> Any:
 
 
 def _answer_of(name: str, x: Handle, other: Any) -> Any:
-    """What an object that arrays defer to, by NumPy's rules, says of the comparison; missing where there is none."""
+    """Ask an object that arrays defer to, by NumPy's rules, for the comparison; missing where there is none."""
     ufunc = getattr(type(other), "__array_ufunc__", _MISSING)
     if ufunc is _MISSING and getattr(type(other), "__array_priority__", 0) <= 0:
         return _MISSING
@@ -196,7 +196,7 @@ def _answer_of(name: str, x: Handle, other: Any) -> Any:
 
 
 def updated(ufunc: str, handle: Handle, other: Any) -> Handle:
-    """What `handle op= other` makes of the handle: its dtype and shape stay. Raises what NumPy raises, when it runs."""
+    """Compute `handle op= other` for the handle: its dtype and shape stay. Raises what NumPy raises, when it runs."""
     return current().dispatch(_POWERED if ufunc == "power" else _in_place(ufunc), handle, other)
 
 

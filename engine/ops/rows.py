@@ -1,4 +1,4 @@
-"""What the rows of the op tables are made with: one function for each form that an op can have."""
+"""Makers of rows for the op tables: one function for each form that an op can have."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def check_operands(op: Op, *operands: Any, **params: Any) -> None:
 
 
 def name_of(function: object) -> str | None:
-    """What the namespace calls a ufunc of NumPy; None where it has none for it."""
+    """The name that the namespace has for a ufunc of NumPy; None where it has none for it."""
     ours = BY_NUMPY.get(function)
     return None if ours is None else ours.__name__
 

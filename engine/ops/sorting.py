@@ -271,5 +271,5 @@ _ISIN = Op("isin", np.isin, infer=_infer_isin, cost=costs.sorting(8))
 
 
 def isin(x1: Operand, x2: Operand, /, *, invert: bool = False) -> Handle:
-    """Whether each element of `x1` is among those of `x2` (or is not, with `invert`)."""
+    """Tell whether each element of `x1` is among those of `x2` (or is not, with `invert`)."""
     return current().dispatch(_ISIN, x1, x2, {"invert": checks.flag("isin", "invert", invert)})

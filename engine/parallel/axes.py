@@ -25,25 +25,25 @@ _PIECES = 4
 
 
 def along_axis(x: Array, params: Params) -> tuple[int, ...] | None:
-    """Of an op whose results along an axis depend on nothing but the elements along it."""
+    """Plan an op whose results along an axis depend on nothing but the elements along it."""
     axis = params["axis"]
     return None if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, x.ndim)
 
 
 def in_order(x: Array, params: Params) -> tuple[int, ...] | None:
-    """Of a sort, which may be turned round when it is done."""
+    """Plan a sort, which may be turned round when it is done."""
     return None if params["descending"] else along_axis(x, params)
 
 
 def of_finite(x: Array, params: Params) -> tuple[int, ...] | None:
-    """Of a transform: which NaN it gives depends on how many lanes it is given at once."""
+    """Plan a transform: which NaN it gives depends on how many lanes it is given at once."""
     with np.errstate(all="ignore"):
         finite = np.isfinite(x.sum())
     return along_axis(x, params) if finite else None
 
 
 def reducing(kernel: Callable[..., Any]) -> Lanes:
-    """Of a reduction, where NumPy adds without casting: else it goes by buffers, which begin where the array does."""
+    """Plan a reduction, where NumPy adds without casting: else it goes by buffers, which begin where the array does."""
     kind = facts_of(kernel).reduction or ("add" if kernel is np.prod else "mean")
 
     def lanes(x: Array, params: Params) -> tuple[int, ...] | None:

@@ -19,7 +19,7 @@ _SUM = Op("sum", np.sum)
 
 
 def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
-    """What `numpy.var` computes over all axes, in the same steps; None for what it treats in another way.
+    """Compute `numpy.var` over all axes, in the same steps; None for what it treats in another way.
 
     Two walks: the mean, then how far all is from that.
     """
@@ -41,18 +41,18 @@ def variance(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int
 
 
 def _is_plain(x: Array) -> bool:
-    """Whether NumPy adds the elements up where they are, as one row, and not by way of buffers."""
+    """Tell whether NumPy adds the elements up where they are, as one row, and not by way of buffers."""
     return x.dtype.isnative and x.flags.aligned and x.flags.c_contiguous
 
 
 def deviation(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
-    """What `numpy.std` computes over all axes: the root of the variance."""
+    """Compute `numpy.std` over all axes: the root of the variance."""
     result = variance(op, values, params, threads)
     return None if result is None else np.sqrt(result, out=result)
 
 
 def difference(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Array | None:
-    """What `numpy.diff` computes: each element less the one before it along an axis; None for more than that."""
+    """Compute `numpy.diff`: each element less the one before it along an axis; None for more than that."""
     x = values[0]
     if params["n"] != 1 or params["given"] or not isinstance(x, np.ndarray):
         return None

@@ -50,7 +50,7 @@ def is_plain(array: Array) -> bool:
 
 
 def _copies(result: Array, arrays: Sequence[Array], axis: int, threads: int) -> Iterator[Copy]:
-    """What to copy, and where: each array in pieces along the first axis."""
+    """The copies to make, and where to: each array in pieces along the first axis."""
     ends = accumulate(each.shape[axis] for each in arrays)
     for array, end in zip(arrays, ends, strict=True):
         place = result[(*[slice(None)] * axis, slice(end - array.shape[axis], end))]

@@ -141,7 +141,7 @@ def _call_in(context: Context | None, cell: Cell, kernel: Any, values: Sequence[
 
 
 def value_after(error: Exception, cell: Cell, values: Sequence[Any]) -> Any:
-    """What a known op of one result gives, or its failure, after calling `op.guarded` for it raised an error.
+    """The result of a known op of one result, or its failure, after calling `op.guarded` for it raised an error.
 
     Where the kernel was only to warn, it does so at the place of dispatch.
     """

@@ -29,7 +29,7 @@ class Listener(Protocol):
     """A listener that is told of records and of scopes."""
 
     never_raises: bool
-    """Whether its methods for ops may be called without a guard."""
+    """True if its methods for ops may be called without a guard."""
 
     def dispatched(self, record: Cell, operands: Sequence[Any]) -> None:
         """A record was put on its queue; in SYNC mode, is about to run. Operands that are results are cells."""

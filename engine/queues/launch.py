@@ -76,7 +76,7 @@ class Launched(Record):
         self.device = device
         self.cell = cell
         self.kept = True
-        """Whether anything but records of its batch reads the result: a handle, or a record that comes later."""
+        """True if anything but records of its batch reads the result: a handle, or a record that comes later."""
         self.skipped = False
         """True where it was never handed to the backend, as it was cancelled before."""
         self._context: Context | None = cell.rare.context if cell.rare is not None else None

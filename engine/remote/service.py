@@ -1,4 +1,4 @@
-"""What serves one client: a core of this engine, whose one device runs the client's programs as its own.
+"""The service of one client: a core of this engine, whose one device runs the client's programs as its own.
 
 Programs become records on the queue of that core, so they are fused, scheduled and cancelled as any are. A step that
 only others of its program read is a record that nothing else refers to: so it is never written to memory where it is
@@ -176,7 +176,7 @@ class Service:
     # On the thread of the loop
 
     def reply(self) -> Package | None:
-        """What there is to say; None where there is nothing."""
+        """The message that there is to send; None where there is nothing."""
         answers: dict[str, list[tuple[int, Any]]] = {"ended": [], "values": [], "refused": []}
         for _ in range(len(self._answers)):
             kind, number, what = self._answers.popleft()
@@ -189,7 +189,7 @@ class Service:
         return packed(Reply(failures, [*answers["ended"], *ended], answers["values"], answers["refused"]))
 
     def _failures(self, told: Sequence[Cell]) -> list[tuple[int, Any]]:
-        """What failed and was not told of yet; the ledger knows all but what was too much for it."""
+        """The failures that were not told of yet; the ledger knows all but what was too much for it."""
         failures = self._core.ledger.drain()
         for cell in told:
             if isinstance(cell.value, Failure) and not cell.value.seen:
@@ -198,7 +198,7 @@ class Service:
         return [(each.record.lasti, self._packed(each)) for each in failures if each.record is not None]
 
     def _facts(self, record: Cell) -> tuple[int, list[tuple[Any, ...]] | None]:
-        """What a step's end is told with: shape and dtype of each value, and small arrays themselves."""
+        """The report of a step's end: shape and dtype of each value, and small arrays themselves."""
         number = record.lasti
         self._running.pop(number, None)
         if number not in self._values:

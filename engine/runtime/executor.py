@@ -68,7 +68,7 @@ class Executor:
         return self._core.statistics()
 
     def _repr_html_(self) -> str:
-        """What a notebook shows; never waits."""
+        """The HTML that a notebook shows; never waits."""
         numbers = asdict(self.statistics())
         devices = " ".join(map(str, self.devices)) if self._core is not None else dict(self._config.device_count)
         facts: dict[str, object] = {"devices": devices, "mode": self._mode.name, "policy": self._policy.name}
@@ -152,7 +152,7 @@ class Executor:
 
 
 def in_force(executor: Executor) -> dict[str, object]:
-    """What is in force where ops go to this executor, which must be open."""
+    """The settings in force where ops go to this executor, which must be open."""
     core = executor._core
     if core is None or core.state is not State.OPEN:
         what_to_do = "enter it with `async with` or `with` first" if core is None else MAKE_ANOTHER
@@ -166,7 +166,7 @@ def options_given(executor: Executor) -> Options:
 
 
 def options_of(core: Core, mode: ExecutionMode, policy: DevicePolicy) -> dict[str, object]:
-    """What is in force where ops go to this core."""
+    """The settings in force where ops go to this core."""
     options: dict[str, object] = {"executor": core, "mode": mode, "policy": policy}
     return options | {"device": None, "group": None, "graph": None, "priority": 0}
 

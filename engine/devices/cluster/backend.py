@@ -32,7 +32,7 @@ class ClusterBackend(Backend[ClusterValue]):
         return 1
 
     def lookahead(self) -> int:
-        """What is pending together is one graph."""
+        """Hand over what is pending together as one graph."""
         return LOOKAHEAD
 
     def runs(self, name: str, kernel: Callable[..., Any]) -> bool:

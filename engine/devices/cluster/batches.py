@@ -151,7 +151,7 @@ def _watch(pending: list[_Pending], session: Session) -> None:
 
 
 def _error_of(future: Any, session: Session) -> BaseException:
-    """What failed in a chunk, with the worker's traceback as a note."""
+    """The error that failed in a chunk, with the worker's traceback as a note."""
     if future.status != "error":
         return DeviceLostError(f"the chunks of the array were lost: {session.lost or future.status}")
     error: BaseException = future.exception(timeout=10)

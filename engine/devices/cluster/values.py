@@ -23,6 +23,6 @@ class ClusterValue:
 
 
 def is_chunked(value: object) -> bool:
-    """Whether something is an array of Dask; asked without importing Dask."""
+    """Tell whether something is an array of Dask; asked without importing Dask."""
     cls = type(value)
     return cls.__name__ == "Array" and cls.__module__.startswith("dask.array")

@@ -74,7 +74,7 @@ class DaskBackend(Backend[RemoteValue]):
         self._lost = lost
 
     def lookahead(self) -> int:
-        """What is pending together is one program."""
+        """Send what is pending together as one program."""
         return LOOKAHEAD
 
     def runs(self, name: str, kernel: Callable[..., Any]) -> bool:

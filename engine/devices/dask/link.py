@@ -322,7 +322,7 @@ class Link:
 
 
 class _Ends:
-    """What a reply says of records: how they end."""
+    """The ends of records that a reply tells of."""
 
     def __init__(self) -> None:
         self.failed: list[tuple[QueuedRecord, BaseException]] = []
@@ -343,7 +343,7 @@ class _Flight:
         return number in self._told
 
     def is_full(self) -> bool:
-        """Whether nothing more is to be sent for now."""
+        """Tell whether nothing more is to be sent for now."""
         return len(self._told) >= MOST_STEPS or self._bytes >= MOST_BYTES
 
     def clear(self) -> None:
@@ -370,7 +370,7 @@ class _Flight:
             self._bytes += nbytes
 
     def take(self, reply: Reply) -> _Ends:
-        """What ends by a reply."""
+        """The records that end by a reply."""
         ends = _Ends()
         for number, error in reply.failures:
             self._fail(number, unpacked_error(error), ends)
@@ -426,7 +426,7 @@ def _without(bad: QueuedRecord, records: list[QueuedRecord]) -> list[QueuedRecor
 
 
 def _taken(queue: deque[Any]) -> list[Any]:
-    """What stands in a deque, to which other threads append."""
+    """The items of a deque, to which other threads append."""
     return [queue.popleft() for _ in range(len(queue))]
 
 

@@ -50,7 +50,7 @@ class Step(NamedTuple):
     operands: tuple[int, ...]
     params: dict[str, Any] | None
     errors: dict[str, Any] | None
-    """What `np.errstate` set where it was dispatched; None for NumPy's defaults."""
+    """The error state that `np.errstate` set where it was dispatched; None for NumPy's defaults."""
     fate: int
     """`KEPT`: its values stay on the worker; `TOLD`: they do not, and its end is told; `SILENT`: neither."""
 
@@ -59,7 +59,7 @@ SILENT, TOLD, KEPT = range(3)
 
 
 class Message(NamedTuple):
-    """What a worker is told at once: what to forget, what to give up, new ops, and a program."""
+    """A message to a worker: what to forget, what to give up, new ops, and a program."""
 
     drops: Sequence[int] = ()
     cancels: Sequence[int] = ()
@@ -76,7 +76,7 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a worker says at once."""
+    """A message from a worker."""
 
     failures: Sequence[tuple[int, Any]] = ()
     """Steps whose op failed, and how."""
@@ -100,7 +100,7 @@ class Package(NamedTuple):
         return len(self.head) + sum(buffer.raw().nbytes for buffer in self.buffers)
 
     def parts(self) -> list[bytes | memoryview]:
-        """What is to be written: the head, and the buffers as they are.
+        """The parts to write: the head, and the buffers as they are.
 
         Dask reads the first buffer of a message into one piece of memory with all before it, where it stands askew:
         so one comes first that is of no use. The others get memory of their own, which can be let go one by one.
@@ -236,7 +236,7 @@ _OPS_KEPT = 4_096
 
 
 def _definition(op: Any) -> dict[str, Any]:
-    """What makes the op anew on a worker: all but its limit, which this process sees to."""
+    """The recipe that makes the op anew on a worker: all but its limit, which this process sees to."""
     cost, memory, fusion = op.cost, op.memory, op.fusion
     return {
         "name": op.name,

@@ -59,7 +59,7 @@ class _Silence(logging.Filter):
             logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is logged."""
+        """Tell whether a record is logged."""
         return record.thread != self._thread
 
     def end(self) -> None:

@@ -35,7 +35,7 @@ class RemoteValue:
         self.keeper = keeper
         """The connection to the worker."""
         self.number = number
-        """What the worker knows it by."""
+        """The number that the worker knows it by."""
         self.shape = shape
         self.dtype = dtype
         self.array = array

@@ -1,4 +1,4 @@
-"""What has to be the same in this program and on its workers."""
+"""Versions that have to be the same in this program and on its workers."""
 
 from __future__ import annotations
 

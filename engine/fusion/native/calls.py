@@ -77,7 +77,7 @@ class NativeCall:
                 reduce(number, lambda step, number=number: self._place(step, number, scratch))  # type: ignore[misc]
 
     def _place(self, step: int, number: int, scratch: Array) -> Array:
-        """What a step reduces, of one block."""
+        """The part of one block that a step reduces."""
         ref = self.description.places[step]
         where = self._walk.where(number)
         home = self._code.stages.homes[ref.number] if ref.kind == "step" else Ref("array", ref.number)

@@ -37,7 +37,7 @@ from engine.fusion.native.structure import (
 from engine.fusion.native.writer import NAME, Writer
 
 Usable = Callable[[Instruction], bool]
-"""Whether the compiled form of an instruction gives NumPy's bits on this machine."""
+"""True if the compiled form of an instruction gives NumPy's bits on this machine."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Code:
 
 
 def is_available() -> bool:
-    """Whether there is a compiler, and a machine that the code is written for."""
+    """Tell whether there is a compiler, and a machine that the code is written for."""
     return find_spec("llvmlite") is not None and platform.machine().lower() in _FLAGS and math_library() is not None
 
 
@@ -81,7 +81,7 @@ class MathLibrary:
 
 @cache
 def math_library() -> MathLibrary | None:
-    """What compiled code calls of the C library; None where it cannot be found."""
+    """The functions of the C library that compiled code calls; None where it cannot be found."""
     for name in (None, "libm.so.6", "libm.dylib"):
         try:
             library = ctypes.CDLL(name)
@@ -182,7 +182,7 @@ class _Owner:
 
 
 _unused: deque[tuple[Any, Any]] = deque()
-"""What belonged to code that is not referred to any more, by any thread; LLVM is called by the compiling thread."""
+"""Engines of code that is not referred to any more, by any thread; LLVM is called by the compiling thread."""
 
 
 def dispose() -> None:

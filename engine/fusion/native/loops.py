@@ -16,7 +16,7 @@ _UNKNOWN = np.iinfo(np.intp).max
 
 
 class _CallInfo(ctypes.Structure):
-    """What NumPy puts into the capsule, as its documentation of `_get_strided_loop` says."""
+    """The struct that NumPy puts into the capsule, as its documentation of `_get_strided_loop` says."""
 
     _fields_ = [
         ("loop", ctypes.c_void_p),
@@ -40,9 +40,9 @@ class StridedLoop:
     context: int
     auxdata: int
     silent: bool
-    """Whether NumPy ignores the floating-point flags that the loop leaves."""
+    """True if NumPy ignores the floating-point flags that the loop leaves."""
     owner: object
-    """What the addresses belong to."""
+    """The objects that the addresses belong to."""
 
 
 def strided_loop(ufunc: np.ufunc, loop: Sequence[str], strides: Sequence[int | None]) -> StridedLoop | None:

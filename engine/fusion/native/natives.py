@@ -46,7 +46,7 @@ class FusionStatistics:
     """
 
     available: bool
-    """Whether groups are compiled: llvmlite is installed, and the machine is one that code is written for."""
+    """True if groups are compiled: llvmlite is installed, and the machine is one that code is written for."""
     cached: int
     """Structures whose code is there."""
     limit: int
@@ -82,7 +82,7 @@ class Natives:
         self._limit = limit
         self.enabled = enabled
         self._at_once = at_once
-        """Whether a group waits for its code, for tests."""
+        """True if a group waits for its code, for tests."""
         self._available: bool | None = None
         self._entries: OrderedDict[Structure, _Entry] = OrderedDict()
         self._counts = dict.fromkeys(
@@ -102,7 +102,7 @@ class Natives:
 
     @property
     def available(self) -> bool:
-        """Whether groups can be compiled here."""
+        """Tell whether groups can be compiled here."""
         if self._available is None:
             self._available = is_available()
         return self._available
@@ -215,7 +215,7 @@ class Natives:
             self._counts[what] += number
 
     def statistics(self) -> FusionStatistics:
-        """What was compiled, and how often it served."""
+        """Count what was compiled, and how often it served."""
         with self._lock:
             cached = sum(1 for entry in self._entries.values() if entry)
             return FusionStatistics(
@@ -272,7 +272,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def fusion_statistics() -> FusionStatistics:
-    """What native fusion has compiled in this process, and how often the code served.
+    """Count what native fusion has compiled in this process, and how often the code served.
 
     Example:
         >>> import engine

@@ -31,7 +31,7 @@ def primitive(ufunc: object, loop: Loop) -> Emit | None:
 
 
 def meets_nans(ufunc: object) -> bool:
-    """Whether the order of instructions decides which NaN is the result of two of them."""
+    """Tell whether the order of instructions decides which NaN is the result of two of them."""
     return ufunc in _MEETING
 
 
@@ -164,7 +164,7 @@ def _integer_compare(predicate: str) -> Emit:
 
 
 def truth(lanes: Lanes, code: str, value: str) -> str:
-    """Whether each element is not zero; a NaN is not."""
+    """Tell whether each element is not zero; a NaN is not."""
     if code == "b1":
         return value
     if code in FLOATS:

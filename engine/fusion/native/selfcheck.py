@@ -43,7 +43,7 @@ class SelfCheck:
         self._known: dict[tuple[Any, ...], bool] = {}
 
     def agrees(self, instruction: Instruction) -> bool:
-        """Whether the compiled form of an instruction has NumPy's bits; found out once."""
+        """Tell whether the compiled form of an instruction has NumPy's bits; found out once."""
         key = (instruction.op, instruction.loop)
         if key not in self._known:
             self._known[key] = True  # its own code is compiled now

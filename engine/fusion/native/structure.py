@@ -17,7 +17,7 @@ from engine.fusion.native.primitives import Loop, meets_nans
 CONTIGUOUS, REPEATED, STRIDED = "contiguous", "repeated", "strided"
 WHERE, CAST = "where", "cast"
 Computed = np.ufunc | str
-"""What an instruction computes: a ufunc, a choice, or a cast."""
+"""The operation of an instruction: a ufunc, a choice, or a cast."""
 
 
 class UnsupportedError(Exception):
@@ -41,7 +41,7 @@ class Instruction(NamedTuple):
     output: int | None = None
     """The array that the result is written to, where it is kept."""
     over: bool = False
-    """Whether that array has values that may still be needed."""
+    """True if that array has values that may still be needed."""
 
     @property
     def code(self) -> str:
@@ -57,7 +57,7 @@ class Reduction(NamedTuple):
 
 
 class ArrayKind(NamedTuple):
-    """What the code knows of an array."""
+    """The facts about an array that code depends on."""
 
     code: str
     inner: str
@@ -65,7 +65,7 @@ class ArrayKind(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """What is computed by one compiled function."""
+    """The structure of one compiled function."""
 
     ndim: int
     arrays: tuple[ArrayKind, ...]
@@ -75,9 +75,9 @@ class Structure(NamedTuple):
     awaited: tuple[int, ...] = ()
     """Instructions whose results have to be there when the block has been walked."""
     has_nan: bool = False
-    """Whether a scalar is not a number."""
+    """True if a scalar is not a number."""
     careful: bool = False
-    """Whether operands are expected to have NaNs: then it is looked at where two of them meet."""
+    """True if operands are expected to have NaNs: then it is looked at where two of them meet."""
 
     def code(self, ref: Ref) -> str:
         """The dtype of an operand."""
@@ -93,11 +93,11 @@ class Structure(NamedTuple):
 
     @property
     def minds_nans(self) -> bool:
-        """Whether two different NaNs may meet, where the order of instructions decides which one it becomes."""
+        """Tell whether two different NaNs may meet, where the order of instructions decides which one it becomes."""
         return any(map(self.meets, self.instructions))
 
     def meets(self, instruction: Instruction) -> bool:
-        """Whether two different NaNs may be the operands of an instruction that gives one of them."""
+        """Tell whether two different NaNs may be the operands of an instruction that gives one of them."""
         if instruction.code not in FLOATS or not meets_nans(instruction.op):
             return False
         may = {ref for ref in instruction.refs if ref.kind != "scalar" or self.has_nan}

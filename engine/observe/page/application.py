@@ -31,7 +31,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 
 class Page:
-    """What the addresses of the application answer."""
+    """The answers of the application, by address."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -71,7 +71,7 @@ class Page:
 
 
 def make() -> Starlette:
-    """What `engine.observe.dashboard` does."""
+    """Make the application of `engine.observe.dashboard`."""
     live = Live()
     page = Page(live)
     hub.add(live)

@@ -1,4 +1,4 @@
-"""What the live page shows: sums over all ops that have ended, and what runs at this moment."""
+"""Figures of the live page: sums over all ops that have ended, and what runs at this moment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Key = tuple[str, CodeType | None, int]
 
 
 class Sums:
-    """Of one op at one line."""
+    """Sums of one op at one line."""
 
     __slots__ = ("count", "failed", "longest", "nbytes", "seconds", "waited")
 
@@ -217,7 +217,7 @@ def _device(name: str) -> State:
 
 
 def _devices() -> tuple[dict[str, State], int]:
-    """What stands on the queues, by device, and the bytes of operands copied for it."""
+    """The records on the queues, by device, and the bytes of operands copied for it."""
     devices: dict[str, State] = {}
     held: dict[int, int] = {}
     for queue in device_queues():

@@ -22,14 +22,14 @@ _eagerloop_internal = True  # its frames are not the user's
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     script: Path
     arguments: tuple[str, ...]
     host: str
     port: int
     stay: bool
-    """Whether to serve the page when the program has ended, until an interrupt."""
+    """True if to serve the page when the program has ended, until an interrupt."""
 
 
 class Server:

@@ -247,7 +247,7 @@ PARAMETERS = {
 
 
 class Row(NamedTuple):
-    """What a row says of an op."""
+    """A row: the texts of one op."""
 
     numpy: str
     result: str
