@@ -21,7 +21,7 @@ HINTS: Mapping[str, str] = {
     "cancelled": "handle.cancel() says what it achieved, and the repr of a handle its state",
     "result_type": "use numpy.result_type(handle, ...)",
     "resize": f"{_IN_MEMORY}: use numpy.resize(handle, shape), or handle.reshape(shape)",
-    "setflags": _IN_MEMORY + ": an array of your own is `numpy.array({value})`",
+    "setflags": f"use numpy.array({{value}}), an array of your own: {_IN_MEMORY}",
     "setfield": f"{_IN_MEMORY}: write handle[key] = value",
     "cpu": 'use handle.to_device("CPU:0"), or read the value: {value}',
     "get": "read the value: {value}",

@@ -195,14 +195,13 @@ def test_the_config_documents_each_field() -> None:
 
 async def test_an_attribute_that_arrays_have_and_handles_lack(mode: engine.ExecutionMode) -> None:
     x = ops.ones((3, 3))
-    lacking = [name for name in dir(np.ndarray) if not name.startswith("_") and not hasattr(x, name)]
+    lacking = [name for name in dir(np.ndarray) if not name.startswith("_") and not hasattr(type(x), name)]
     for name in lacking:
         said = message(partial(getattr, x, name), AttributeError)
         assert said.startswith(f"{type(x).__name__!r} object has no attribute {name!r}: ")
         assert name not in dir(x)
-    said = message(lambda: x.ctypes, AttributeError)
-    assert ("(await handle).ctypes" if mode is engine.ASYNC else "handle.numpy().ctypes") in said
-    assert (await x).ctypes.shape[0] == 3
+    said = message(lambda: x.setflags, AttributeError)
+    assert ("await handle" if mode is engine.ASYNC else "handle.numpy()") in said
     assert "x.no_such" not in dir(x)
     assert "sum" in dir(x)
     assert "shape" in dir(x)
@@ -317,7 +316,7 @@ def test_devices_go_by_the_names_that_tensorflow_has(name: str | None, mode: eng
 def test_a_symbol_says_what_to_do_with_it() -> None:
     symbol = ops.add(1, 2)
     assert isinstance(symbol, handles.Handle)
-    assert "session.run(symbol).ctypes" in message(partial(getattr, symbol, "ctypes"), AttributeError)
+    assert "session.run(symbol)" in message(partial(getattr, symbol, "setflags"), AttributeError)
     with engine.Session() as session:
         assert session.run(symbol) == 3
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from types import FunctionType
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -207,12 +207,14 @@ def straight_line(
     source = [f"def kernel({given}):", " try:", *(f"  {line}" for line in lines)]
     source += [" except Exception as error:", f"  if is_refusal(error): return again({given})"]
     source += ["  explain(error)", "  raise"]
+    module = compile("\n".join(source), f"<engine.function {name}>", "exec")
+    code = next(each for each in module.co_consts if isinstance(each, CodeType))
     namespace = writer.constants
-    namespace["explain"] = lambda error: explain(error, namespace["kernel"], steps)
+    namespace["explain"] = lambda error: explain(error, code, steps)
     namespace["is_refusal"], namespace["__warningregistry__"] = is_refusal, REFUSES
     namespace["again"] = lambda *values: _one_by_one(plan, steps, dict(zip(inputs, values, strict=True)), outputs)
-    exec(compile("\n".join(source), f"<engine.function {name}>", "exec"), namespace)
-    kernel: Kernel = namespace["kernel"]
+    exec(module, namespace)
+    kernel: Kernel = namespace.pop("kernel")  # or it would be in a cycle, and keep what the plan holds
     return kernel
 
 
@@ -236,10 +238,10 @@ FIRST_LINE = 3
 """The line of the first step in the code."""
 
 
-def explain(error: Exception, kernel: FunctionType, steps: Sequence[Step]) -> None:
+def explain(error: Exception, code: CodeType, steps: Sequence[Step]) -> None:
     """Note which step of the code raised the error, and where the user wrote it."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code is not kernel.__code__:
+    while trace is not None and trace.tb_frame.f_code is not code:
         trace = trace.tb_next
     index = (trace.tb_lineno if trace is not None and trace.tb_lineno is not None else 0) - FIRST_LINE
     if 0 <= index < len(steps):

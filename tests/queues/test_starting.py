@@ -104,6 +104,12 @@ class Outcomes:
         self.waiting.append((entry, outcome))
 
 
+class Slice:
+    """Has dealt with no record that still stands on the queue."""
+
+    early: frozenset[int] = frozenset()
+
+
 class Queue:
     """What starting needs of a queue."""
 
@@ -120,6 +126,7 @@ class Queue:
         self.device: Any = self
         self.room = 10
         self.outcomes = Outcomes()
+        self.slice = Slice()
         self.calls = Slots(calls)
         self.launcher = Launcher(self)  # type: ignore[arg-type]
         self.starting = Starting(self, width=width, split=2, calls=self.calls)  # type: ignore[arg-type]
