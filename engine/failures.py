@@ -161,6 +161,8 @@ def _twin(error: BaseException) -> BaseException:
         twin = copy.copy(error)
         if type(twin) is not type(error) or twin.args != error.args or str(twin) != str(error):
             return error
+        # Of its own: copies that tblib makes, which Dask loads, share it with the error.
+        BaseException.__setattr__(twin, "__dict__", dict(vars(error)))
         twin.__cause__, twin.__context__ = error.__cause__, error.__context__
         twin.__suppress_context__ = error.__suppress_context__
         return twin.with_traceback(error.__traceback__)

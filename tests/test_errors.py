@@ -1,6 +1,7 @@
 """Errors: raised at the call or at sync points, with the place of dispatch, by every reader, and never lost."""
 
 import asyncio
+import copyreg
 import gc
 import inspect
 import linecache
@@ -406,6 +407,29 @@ async def test_an_async_kernel_that_awaits_a_failed_handle_keeps_the_place_of_th
     assert f"{__file__}:{where}" in of_reader.value.__notes__[0]
     assert len(of_reader.value.__notes__) == 2
     assert len(of_root.value.__notes__) == 1
+
+
+def test_an_error_that_is_copied_with_its_attributes_shared_has_notes_of_its_own(
+    mode: engine.ExecutionMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shared(Exception):
+        pass
+
+    def restored(attributes: dict[str, Any]) -> Shared:  # as tblib does, once a library has installed it
+        twin = Shared()
+        twin.__dict__ = attributes
+        return twin
+
+    monkeypatch.setitem(copyreg.dispatch_table, Shared, lambda error: (restored, (error.__dict__,)))
+    mine = Shared()
+
+    @engine.op
+    def raises(x: np.ndarray) -> np.ndarray:
+        raise mine
+
+    first, second = outcome(lambda: raises(np.ones(1))), outcome(lambda: raises(np.ones(2)))
+    assert (len(first.__notes__), len(second.__notes__)) == (1, 1)
+    assert first is not second
 
 
 def test_one_exception_object_raised_by_two_ops_has_a_place_for_each(mode: engine.ExecutionMode) -> None:
