@@ -1,6 +1,7 @@
 """Every test starts from a fresh process state; async tests run on each event loop, behaviour tests in each mode."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
@@ -11,6 +12,10 @@ import engine
 import engine.testing
 from engine.queues import forking
 from engine.testing import GateOp
+
+os.environ["SCIPY_ARRAY_API"] = (
+    "1"  # read when SciPy is imported, which is when the first test that needs it is collected
+)
 
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,

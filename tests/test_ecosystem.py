@@ -1,7 +1,6 @@
 """Other libraries on handles of ASYNC mode: the real packages, and how many syncs each call needs."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,6 @@ from engine import ops
 from engine.queues.poll import Poll
 from engine.testing import GateOp
 from handles import Handle
-
-os.environ["SCIPY_ARRAY_API"] = "1"  # read when SciPy is imported, which is further down
 
 array_api_compat = pytest.importorskip("array_api_compat")
 array_api_extra = pytest.importorskip("array_api_extra")
