@@ -125,6 +125,7 @@ class Session:
 
     def _new_link(self, device: Device, lost: Callable[[str], None]) -> Link:
         address = self._worker(device)
+        self._devices[device] = addresses[device] = address  # the worker may have come after the client
         self._install(device, address)
         link = Link(device, address, self._loop, lost)
         there: Future[None] = Future()
