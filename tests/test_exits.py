@@ -279,7 +279,8 @@ def test_ctrl_c_ends_a_blocking_wait_at_once(wait: str) -> None:
             print(float(behind))
         """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted False\n2.0\n", "")
+    assert (done.returncode, done.stdout) == (0, "interrupted False\n2.0\n")
+    assert LEFT.fullmatch(done.stderr), done.stderr  # an op that no handle is kept of may not have run at the end
 
 
 def test_ctrl_c_ends_a_wait_of_sync_mode_at_once() -> None:
