@@ -150,11 +150,12 @@ class Slice:
         if self._backlog.arrived:
             moved = True
             self._look_at_arrived()
-        if queue.demands.can_walk(before_start=queue.starting.wanted):
+        starts = queue.starting.wanted  # read once: where it comes after the walk, what is demanded is not known yet
+        if queue.demands.can_walk(before_start=starts):
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
-            queue.starting.wanted = True  # what was demanded may be the next now
-        if queue.starting.wanted and (queue.on_host or queue.starting.is_worthwhile()):
+            queue.starting.wanted = starts = True  # what was demanded may be the next now
+        if starts and (queue.on_host or queue.starting.is_worthwhile()):
             moved = queue.starting.start_ready(jobs) or moved
         return moved
 
