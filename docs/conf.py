@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-from sphinx.application import Sphinx
-
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "site")]
 
@@ -53,15 +51,3 @@ autodoc_preserve_defaults = True
 autodoc_type_aliases = {
     name: name for name in ("Array", "Axes", "Axis", "Lengths", "Norm", "Number", "Operand", "Order", "Place", "Size")
 }
-
-
-def leave_out_unwritten(app: Sphinx, page: str, content: list[str]) -> None:
-    """Take the pages that the index marks with a star, and that are not written yet, out of its lists."""
-    if page == root_doc:
-        lines = content[0].splitlines()
-        content[0] = "\n".join(line for line in lines if not line.endswith("*") or any(DOCS.glob(f"{line}.md")))
-
-
-def setup(app: Sphinx) -> None:
-    """Connect what this file adds to Sphinx."""
-    app.connect("source-read", leave_out_unwritten)

@@ -83,7 +83,6 @@ class Core:
         self.calls = Slots(lambda: min(32, core_count() + 4))
         """Slots of users' functions."""
         self.queues: dict[Device, DeviceQueue] = {}
-        self._spread = Spread(self.queues)
         self.flow = FlowControl(config, self.queues)
         self.admission = self.flow.admission
         width, split = config.inter_op_parallelism_threads, config.intra_op_parallelism_threads or core_count()
