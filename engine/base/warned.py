@@ -18,13 +18,14 @@ The two caches are only ever read and replaced as a whole or by one item, so thr
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections import UserDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from handles.display import line_of
@@ -60,6 +61,38 @@ def forget_refusal(error: BaseException) -> None:
     """Take a refusal out of the context of an error that the second call raised."""
     if error.__context__ is not None and is_refusal(error.__context__):
         error.__context__ = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels whose warnings cannot be refused
+
+
+def says_warn(kernel: object) -> bool:
+    """Tell whether Python code of NumPy that a kernel may call warns: from frames of its own, where nothing refuses it.
+
+    The code is read, not run: the functions that it names, and those that they name.
+    """
+    seen: set[CodeType] = set()
+    left = [kernel]
+    while left:
+        function = inspect.unwrap(left.pop())  # type: ignore[arg-type]
+        if function.__class__ is not FunctionType or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        if "warn" in function.__code__.co_names:
+            return True
+        left += _named_in(function)
+    return False
+
+
+def _named_in(function: FunctionType) -> list[object]:
+    """What a function names: functions of its module, attributes of the modules there, what it closes over."""
+    around = function.__globals__
+    names = function.__code__.co_names
+    found = [around[name] for name in names if name in around]
+    modules = [each for each in found if isinstance(each, ModuleType) and each.__name__.startswith("numpy")]
+    found += [vars(module).get(name) for module in modules for name in names]
+    return found + [cell.cell_contents for cell in function.__closure__ or ()]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from engine.ops.infer import (
     dtype_of,
     normalize_axes,
     normalize_axis,
+    outline,
     replaced,
     same,
     shape_of,
@@ -72,8 +73,25 @@ _RESHAPE = Op("reshape", _reshape, infer=_infer_reshape, cost=_cost_of_reshape, 
 _PERMUTE = Op("permute_dims", np.transpose, infer=viewed(np.transpose), ns=0.001, view=True)
 _MATRIX_TRANSPOSE = Op("matrix_transpose", np.matrix_transpose, infer=viewed(np.matrix_transpose), ns=0.001, view=True)
 _EXPAND = Op("expand_dims", np.expand_dims, infer=viewed(np.expand_dims), ns=0.001, view=True)
-_SQUEEZE = Op("squeeze", np.squeeze, infer=viewed(np.squeeze), ns=0.001, view=True)
-_BROADCAST = Op("broadcast_to", np.broadcast_to, infer=viewed(np.broadcast_to), ns=0.001, view=True)
+
+
+def _infer_squeeze(x: object, *, axis: Axis = None) -> ShapeDtype:
+    """What has an axis taken away has the length 1 there, also where that is not known yet."""
+    shape = shape_of(x)
+    if axis is not None:
+        axes = normalize_axes(axis, len(shape))
+        shape = tuple(1 if n is None and place in axes else n for place, n in enumerate(shape))
+    return _VIEW_SQUEEZE(ShapeDtype(shape, dtype_of(x)), axis=axis)
+
+
+def _infer_broadcast_to(x: object, *, shape: tuple[int, ...]) -> ShapeDtype:
+    """The shape that was asked for; what is known of the operand's has to fit."""
+    return ShapeDtype(np.broadcast_to(outline(shape_of(x), dtype_of(x), 1), shape).shape, dtype_of(x))
+
+
+_VIEW_SQUEEZE: Callable[..., ShapeDtype] = viewed(np.squeeze)
+_SQUEEZE = Op("squeeze", np.squeeze, infer=_infer_squeeze, ns=0.001, view=True)
+_BROADCAST = Op("broadcast_to", np.broadcast_to, infer=_infer_broadcast_to, ns=0.001, view=True)
 _FLIP = Op("flip", np.flip, infer=viewed(np.flip), ns=0.001, view=True)
 _MOVE = Op("moveaxis", np.moveaxis, infer=viewed(np.moveaxis), ns=0.001, view=True)
 

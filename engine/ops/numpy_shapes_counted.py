@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.lengths import Facts
 from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, Shape, broadcast, replaced
-from engine.ops.numpy_shapes import Facts, Rule, Undecided
+from engine.ops.numpy_shapes import Rule, Undecided
 from engine.ops.numpy_shapes_terms import FLOAT, INTP, one_axis, operand, promoted
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.lengths import Facts
 from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, probe, size_of, total
-from engine.ops.numpy_shapes import Facts, Function, Rule, Undecided
+from engine.ops.numpy_shapes import Function, Rule, Undecided
 from engine.ops.numpy_shapes_terms import FLOAT, operand, promoted
 
 
