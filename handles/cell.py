@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from handles.namespace import Namespace
+
 
 class Undescribed(ValueError):
     """The shape or dtype of a result is not known yet. Any other error of `infer` is one that the op will fail with."""
@@ -147,7 +149,7 @@ class Home(Protocol):
         """Tell whether values are in the memory of the host, so that reading them takes no time."""
 
     @property
-    def namespace(self) -> Any:
+    def namespace(self) -> Namespace:
         """The array API namespace of the engine."""
 
     def poll(self, cell: Cell) -> bool:

@@ -13,7 +13,7 @@ from engine.memory.buffers import Lease
 from engine.memory.layout import forwards
 from engine.memory.references import HELD_BY_ADOPTERS, HELD_BY_CELL, others
 from engine.threads.pool import workers
-from handles.methods import MASKED
+from handles.operands import MASKED
 
 
 class HostRecord(Record, Protocol):

@@ -42,9 +42,8 @@ from engine.ops.numpy_writes import (
 from engine.ops.rows import BY_NUMPY
 from engine.runtime.current import current
 from handles.base import Handle
-from handles.operators import rebind
 from handles.symbol import Symbol
-from handles.views import refresh
+from handles.views import rebind, refresh
 
 # ---------------------------------------------------------------------------------------------------------------------
 # __array_ufunc__
@@ -405,11 +404,20 @@ def _answer_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return _describe(function, args, kwargs)
 
 
+def _answer_path(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The order of a contraction depends on lengths; where one is not known yet, on the values."""
+    operands: list[Any] = []
+    take((args, kwargs), operands)
+    known = all(None not in each.shape for each in operands if isinstance(each, Handle))
+    return (_describe if known else _answer)(function, args, kwargs)
+
+
 Special = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 SPECIAL: dict[Any, Special] = {
     np.shape: _answer_shape,
     np.size: _answer_shape,
+    np.einsum_path: _answer_path,
     **dict.fromkeys(
         (np.can_cast, np.common_type, np.iscomplexobj, np.isrealobj, np.ndim, np.result_type),
         _describe,
@@ -419,7 +427,6 @@ SPECIAL: dict[Any, Special] = {
             np.array2string,
             np.array_repr,
             np.array_str,
-            np.einsum_path,
             np.may_share_memory,
             np.min_scalar_type,
             np.save,

@@ -18,7 +18,7 @@ from engine.base.pytree import fill, take
 from engine.ops.numpy_binding import Arguments, first_name, without
 from engine.runtime.current import current
 from handles.base import Handle
-from handles.operators import rebind
+from handles.views import rebind
 
 Array = np.ndarray[Any, Any]
 
