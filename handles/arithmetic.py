@@ -10,7 +10,7 @@ from handles.holder import Holder
 from handles.operands import OURS, with_text_or_dates
 
 if TYPE_CHECKING:
-    from handles.base import Handle
+    from handles import Handle
 
 
 class Arithmetic(Holder):

@@ -8,7 +8,7 @@ from handles.holder import Holder
 from handles.operands import NUMBERS
 
 if TYPE_CHECKING:
-    from handles.base import Handle
+    from handles import Handle
 
 
 class Comparisons(Holder):

@@ -13,7 +13,7 @@ from handles.views import refresh
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
-    from handles.base import Handle
+    from handles import Handle
     from handles.types import Order, Out
 
 

@@ -18,7 +18,7 @@ from handles.views import forget, owner_of, rebind, refresh
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
-    from handles.base import Handle
+    from handles import Handle
     from handles.types import Index, Lengths
 
 builtin_type = type

@@ -12,7 +12,7 @@ import numpy as np
 from handles.holder import Holder
 
 if TYPE_CHECKING:
-    from handles.base import Handle
+    from handles import Handle
 
 NUMBERS = (Holder, int, float, complex)
 """Classes of the operands that nearly every comparison has; any other object is looked at more closely."""

@@ -12,7 +12,7 @@ from handles.operands import NOT_GIVEN, call
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from handles.base import Handle
+    from handles import Handle
     from handles.types import Axis, Out, Start, Where
 
 

@@ -17,7 +17,7 @@ from handles.views import rebind, refresh
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from handles.base import Handle
+    from handles import Handle
     from handles.types import Fields, Mode, Out
 
 

@@ -11,7 +11,7 @@ from handles.operands import call
 from handles.views import forget
 
 if TYPE_CHECKING:
-    from handles.base import Handle
+    from handles import Handle
     from handles.types import Axis, Lengths, Order
 
 
