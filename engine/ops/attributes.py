@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from engine.ops.numpy_writes import mutate, mutator_op
 from engine.ops.rows import dispatch_view
 from engine.runtime.current import current
 from handles.base import Handle
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 Array = np.ndarray[Any, Any]
 
@@ -48,7 +51,7 @@ def _reinterpreted(length: Dim, old: int, new: int) -> Dim:
 _VIEW = Op("view", _view, infer=_infer_view, ns=1e-6, view=True)
 
 
-def view(x: Handle, dtype: Any = None) -> Handle:
+def view(x: Handle, dtype: DTypeLike | None = None) -> Handle:
     """The same memory, its bytes read as elements of another dtype."""
     return dispatch_view(_VIEW, x, {"dtype": x.dtype if dtype is None else checks.dtype("view", dtype)})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from engine.settings.libraries import meet_libraries
 from engine.settings.scope import device as device_scope
 from handles.base import Handle
 from handles.views import Call, link
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 Place = str | Device | None
 """A device, by name or itself; None for that of the scopes in force."""
@@ -51,7 +54,7 @@ def _infer_filled(*operands: Any, shape: tuple[int, ...], dtype: Any) -> ShapeDt
     return ShapeDtype(shape, dtype)
 
 
-def _full(value: Any, *, shape: Any, dtype: Any) -> Any:
+def _full(value: Any, *, shape: Any, dtype: np.dtype[Any]) -> Any:
     return np.full(shape, value, dtype=dtype)
 
 
@@ -67,13 +70,13 @@ Lengths = int | tuple[int, ...]
 class FilledRow(Protocol):
     """A function that makes an array of a shape."""
 
-    def __call__(self, shape: Lengths, *, dtype: Any = None, device: Place = None) -> Handle: ...
+    def __call__(self, shape: Lengths, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle: ...
 
 
 class FilledLikeRow(Protocol):
     """A function that makes an array of the shape of another."""
 
-    def __call__(self, x: Operand, /, *, dtype: Any = None, device: Place = None) -> Handle: ...
+    def __call__(self, x: Operand, /, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle: ...
 
 
 def _shape_and_dtype(name: str, shape: Any, dtype: Any) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def _shape_and_dtype(name: str, shape: Any, dtype: Any) -> dict[str, Any]:
 def _filled(op: Op, doc: str) -> FilledRow:
     """A row: an array of a shape, all of one value."""
 
-    def function(shape: Lengths, *, dtype: Any = None, device: Place = None) -> Handle:
+    def function(shape: Lengths, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
         return on_device(device, op, (), _shape_and_dtype(op.name, shape, dtype))
 
     return named(function, op.name, doc)
@@ -97,7 +100,7 @@ zeros = _filled(_ZEROS, "An array of zeros, float64 when no dtype is given.")
 ones = _filled(_ONES, "An array of ones, float64 when no dtype is given.")
 
 
-def full(shape: Lengths, fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
+def full(shape: Lengths, fill_value: Operand, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """An array of one value, of its dtype when none is given."""
     return on_device(device, _FULL, (fill_value,), _shape_and_dtype("full", shape, dtype))
 
@@ -110,7 +113,7 @@ def _like(name: str, kernel: Callable[..., Any], doc: str) -> FilledLikeRow:
     """A row: an array of the shape of another, all of one value."""
     op = Op(name, kernel, infer=_infer_like, ns=1.0)
 
-    def function(x: Operand, /, *, dtype: Any = None, device: Place = None) -> Handle:
+    def function(x: Operand, /, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
         return on_device(device, op, (x,), {"dtype": checks.dtype_or_none(name, dtype)})
 
     return named(function, name, doc)
@@ -125,23 +128,25 @@ ones_like = _like("ones_like", np.ones_like, "An array of ones of the shape and 
 _FULL_LIKE = Op("full_like", np.full_like, infer=_infer_like, ns=1.0)
 
 
-def full_like(x: Operand, /, fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
+def full_like(x: Operand, /, fill_value: Operand, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """An array of one value, of the shape and dtype of another."""
     return on_device(device, _FULL_LIKE, (x, fill_value), {"dtype": checks.dtype_or_none("full_like", dtype)})
 
 
-def _infer_eye(*, rows: int, columns: int, k: int, dtype: Any) -> ShapeDtype:
+def _infer_eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> ShapeDtype:
     return ShapeDtype((rows, columns), dtype or np.dtype(np.float64))
 
 
-def _eye(*, rows: int, columns: int, k: int, dtype: Any) -> Any:
+def _eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> Any:
     return np.eye(rows, columns, k, dtype=float if dtype is None else dtype)
 
 
 _EYE = Op("eye", _eye, infer=_infer_eye, cost=lambda values, params: 1.0 * float(params["rows"]) * params["columns"])
 
 
-def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Place = None) -> Handle:
+def eye(
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DTypeLike | None = None, device: Place = None
+) -> Handle:
     """A matrix with ones on a diagonal: the main one, one above (`k` > 0), or one below; zeros elsewhere."""
     rows = checks.integer("eye", "n_rows", n_rows)
     columns = rows if n_cols is None else checks.integer("eye", "n_cols", n_cols)
@@ -160,11 +165,11 @@ def _range_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 2.0 * float(params["length"])
 
 
-def _arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> Any:
+def _arange(*, start: Any, stop: Any, step: Any, dtype: np.dtype[Any] | None, length: int) -> Any:
     return np.arange(start, stop, step, dtype=dtype)
 
 
-def _infer_arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> ShapeDtype:
+def _infer_arange(*, start: Any, stop: Any, step: Any, dtype: np.dtype[Any] | None, length: int) -> ShapeDtype:
     if dtype is None:
         # NumPy looks at the types of all three, not at what they are.
         dtype = np.arange(type(start)(0), type(stop)(0), type(step)(1)).dtype
@@ -175,7 +180,7 @@ _ARANGE = Op("arange", _arange, infer=_infer_arange, cost=_range_cost)
 
 
 def arange(
-    start: float, /, stop: float | None = None, step: float = 1, *, dtype: Any = None, device: Place = None
+    start: float, /, stop: float | None = None, step: float = 1, *, dtype: DTypeLike | None = None, device: Place = None
 ) -> Handle:
     """Evenly spaced values from `start` up to, not including, `stop`; from 0 to `start` when only that is given."""
     if stop is None:
@@ -193,11 +198,11 @@ def arange(
     return on_device(device, _ARANGE, (), {**bounds, "dtype": checks.dtype_or_none("arange", dtype), "length": length})
 
 
-def _linspace(start: Any, stop: Any, *, length: int, dtype: Any, endpoint: bool) -> Any:
+def _linspace(start: Any, stop: Any, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool) -> Any:
     return np.linspace(start, stop, length, dtype=dtype, endpoint=endpoint)
 
 
-def _infer_linspace(start: Any, stop: Any, *, length: int, dtype: Any, endpoint: bool) -> ShapeDtype:
+def _infer_linspace(start: Any, stop: Any, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool) -> ShapeDtype:
     shape = broadcast(shape_of(start), shape_of(stop))
     if dtype is None:
         dtype = np.result_type(dtype_of(start), dtype_of(stop), float(length))
@@ -209,7 +214,14 @@ _LINSPACE = Op("linspace", _linspace, infer=_infer_linspace, cost=_range_cost)
 
 
 def linspace(
-    start: complex, stop: complex, /, num: int, *, dtype: Any = None, device: Place = None, endpoint: bool = True
+    start: complex,
+    stop: complex,
+    /,
+    num: int,
+    *,
+    dtype: DTypeLike | None = None,
+    device: Place = None,
+    endpoint: bool = True,
 ) -> Handle:
     """`num` evenly spaced values from `start` to `stop`, which is included unless `endpoint` is False."""
     num = checks.integer("linspace", "num", num)
@@ -266,7 +278,7 @@ def triu(x: Operand, /, *, k: int = 0) -> Handle:
     return current().dispatch(_TRIU, x, params={"k": checks.integer("triu", "k", k)})
 
 
-def _cast(x: Any, *, dtype: Any, copy: bool) -> Any:
+def _cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> Any:
     return np.asarray(x).astype(dtype, copy=copy)
 
 
@@ -291,7 +303,7 @@ _COPY = Op("asarray", np.array, infer=same, block=cast)
 _ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True, block=cast)
 
 
-def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool | None = None) -> Handle:
+def asarray(obj: Any, /, *, dtype: DTypeLike | None = None, device: Place = None, copy: bool | None = None) -> Handle:
     """A handle of an array, a scalar, a nested sequence (of handles, too), another handle, or an array of Dask.
 
     An ndarray is snapshotted; with `copy=False` it is not, and the caller promises not to write into it. `device`

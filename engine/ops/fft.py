@@ -20,6 +20,9 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 Norm = Literal["backward", "ortho", "forward"] | None
 """None is `backward`, as in NumPy."""
 NORMS = ("backward", "ortho", "forward")
@@ -209,12 +212,12 @@ def _frequency_params(name: str, n: int, d: float, dtype: Any) -> dict[str, Any]
     return {"n": n, "d": d, "dtype": wanted}
 
 
-def fftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: Place = None) -> Handle:
+def fftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """The frequencies that belong to `fft` of `n` samples at distance `d`, in cycles per unit of `d`."""
     return on_device(device, _FFTFREQ, (), _frequency_params("fft.fftfreq", n, d, dtype))
 
 
-def rfftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: Place = None) -> Handle:
+def rfftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """The frequencies that belong to `rfft` of `n` samples at distance `d`, in cycles per unit of `d`."""
     return on_device(device, _RFFTFREQ, (), _frequency_params("fft.rfftfreq", n, d, dtype))
 

@@ -28,6 +28,9 @@ from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, dispatch_vi
 from engine.runtime.current import current
 from handles.base import Handle
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Products
 
@@ -338,14 +341,14 @@ def diagonal(x: Operand, /, *, offset: int = 0) -> Handle:
     return dispatch_view(_DIAGONAL, x, {"offset": checks.integer("linalg.diagonal", "offset", offset)}, read_only=True)
 
 
-def _infer_trace(x: Any, *, offset: int, dtype: Any) -> ShapeDtype:
+def _infer_trace(x: Any, *, offset: int, dtype: np.dtype[Any] | None) -> ShapeDtype:
     return ShapeDtype(_matrix(x)[:-2], dtype or probe(np.linalg.trace, dtype_of(x), ndim=2))
 
 
 _TRACE = Op("linalg.trace", np.linalg.trace, infer=_infer_trace, ns=1)
 
 
-def trace(x: Operand, /, *, offset: int = 0, dtype: Any = None) -> Handle:
+def trace(x: Operand, /, *, offset: int = 0, dtype: DTypeLike | None = None) -> Handle:
     """The sum of a diagonal of each matrix."""
     params = {
         "offset": checks.integer("linalg.trace", "offset", offset),

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from engine.runtime.current import current
 from handles.base import Handle
 from handles.symbol import Symbol
 from handles.views import rebind, refresh
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 # ---------------------------------------------------------------------------------------------------------------------
 # __array_ufunc__
@@ -186,7 +189,9 @@ def _outer_shape(a: Any, b: Any, **kwargs: Any) -> Any:
     return (*shape_of(a), *shape_of(b))
 
 
-def _reduce_shape(a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False, **_: Any) -> Any:
+def _reduce_shape(
+    a: Any, axis: Any = 0, dtype: DTypeLike | None = None, out: Any = None, keepdims: bool = False, **_: Any
+) -> Any:
     shape = shape_of(a)
     return without_axes(shape, normalize_axes(axis, len(shape)), keepdims=keepdims)
 

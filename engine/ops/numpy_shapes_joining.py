@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, Shape, probe, replaced, size_of, total
 from engine.ops.numpy_shapes import Function, Rule, Undecided
 from engine.ops.numpy_shapes_terms import flat_or_along, one_axis, operand, parts_of
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 def _joined(shapes: Sequence[Shape], axis: int) -> Shape:
@@ -45,7 +48,7 @@ def stacked_rule(ndim: int, axis: int | None) -> Rule:
     """Arrays of so many dimensions at least, joined along an axis (of vectors, along the only one)."""
     at_least = _at_least(ndim)
 
-    def rule(tup: Any, dtype: Any = None, casting: str = "same_kind") -> ShapeDtype:
+    def rule(tup: Any, dtype: DTypeLike | None = None, casting: str = "same_kind") -> ShapeDtype:
         parts = parts_of(tup)
         if not parts:
             raise ValueError("need at least one array to concatenate")

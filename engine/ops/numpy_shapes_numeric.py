@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, probe, size_of, total
 from engine.ops.numpy_shapes import Function, Rule, Undecided
 from engine.ops.numpy_shapes_terms import FLOAT, operand, promoted
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 def _convolved(a: Any, v: Any, mode: Any = None, default: str = "full") -> ShapeDtype:
@@ -49,7 +52,9 @@ def kron_rule(a: Any, b: Any) -> ShapeDtype:
 
 
 def covariance_rule(function: Function) -> Rule:
-    def rule(m: Any = None, y: Any = None, rowvar: Any = True, *, dtype: Any = None, x: Any = None, **_: Any) -> Any:
+    def rule(
+        m: Any = None, y: Any = None, rowvar: Any = True, *, dtype: DTypeLike | None = None, x: Any = None, **_: Any
+    ) -> Any:
         m = operand(x if m is None else m)
         if len(m.shape) > 2:
             raise ValueError("m has more than 2 dimensions")

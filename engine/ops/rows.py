@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,17 @@ from engine.settings.scope import NOTHING, scope_var
 from handles.base import Handle
 from handles.views import Call, link
 
-Operand = Any
-"""A handle, an array, a Python scalar, or a nested sequence of them."""
+Operand: TypeAlias = "ArrayLike | date | timedelta"
+"""A handle, an array, a Python scalar, or a nested sequence of them; text and dates where the op takes them."""
 Axis = int | tuple[int, ...] | None
 
 BY_NUMPY: dict[Any, Callable[..., Any]] = {}
 """The function of the namespace for a ufunc."""
+
+if TYPE_CHECKING:
+    from datetime import date, timedelta
+
+    from numpy.typing import ArrayLike, DTypeLike
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +61,9 @@ class ReductionRow(Protocol):
 class TypedReductionRow(Protocol):
     """A reduction over axes, in a dtype that may be given."""
 
-    def __call__(self, x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle: ...
+    def __call__(
+        self, x: Operand, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False
+    ) -> Handle: ...
 
 
 class SpreadRow(Protocol):
@@ -71,7 +78,7 @@ class CumulativeRow(Protocol):
     """A running reduction along an axis."""
 
     def __call__(
-        self, x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+        self, x: Operand, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False
     ) -> Handle: ...
 
 
@@ -123,7 +130,7 @@ def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: floa
     """A row: a reduction over axes, in a dtype that may be given."""
     op = Op(name, kernel, infer=reduced(kernel), ns=ns, parallel=in_lanes(reducing(kernel)))
 
-    def function(x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle:
+    def function(x: Operand, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False or dtype is not None:
             axis, keepdims = checks.axes(name, axis), checks.flag(name, "keepdims", keepdims)
             dtype = checks.dtype_or_none(name, dtype)

@@ -155,7 +155,7 @@ def nonzero(x: Operand, /) -> tuple[Handle, ...]:
 
     Raises `ValueError` at the call for an array of no dimensions.
     """
-    ndim = x.ndim if isinstance(x, Handle) else np.ndim(x)
+    ndim = len(x.shape if isinstance(x, Handle) else np.shape(x))  # type: ignore[arg-type]
     if ndim == 0:
         raise ValueError("nonzero: x must have at least one dimension")
     return current().dispatch_several(_nonzero(ndim), (x,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from engine.parallel.composed import deviation, difference, variance
 from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 sum = typed_reduction("sum", np.sum, "Sum of the elements over the axes.")
 prod = typed_reduction("prod", np.prod, "Product of the elements over the axes.")
@@ -60,7 +63,7 @@ var = _spread("var", np.var, "Variance over the axes; `correction` is taken from
 
 
 def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRow:
-    def infer(x: Any, *, axis: int | None, dtype: Any, include_initial: bool) -> ShapeDtype:
+    def infer(x: Any, *, axis: int | None, dtype: np.dtype[Any] | None, include_initial: bool) -> ShapeDtype:
         shape = shape_of(x) or (1,)
         if axis is None and len(shape) > 1:
             raise ValueError(f"For arrays which have more than one dimension ``axis`` argument is required: {shape}")
@@ -70,7 +73,9 @@ def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRo
 
     op = Op(name, kernel, infer=infer, ns=3, into=kernel, parallel=in_lanes(along_axis))
 
-    def function(x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Handle:
+    def function(
+        x: Operand, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False
+    ) -> Handle:
         params = {
             "axis": checks.axis_or_none(name, axis),
             "dtype": checks.dtype_or_none(name, dtype),
