@@ -48,13 +48,13 @@ def on_device(device: Place, op: Op, args: tuple[Any, ...], params: dict[str, An
 # Arrays of a given shape
 
 
-def _infer_filled(*operands: Any, shape: tuple[int, ...], dtype: Any) -> ShapeDtype:
+def _infer_filled(*operands: object, shape: tuple[int, ...], dtype: Any) -> ShapeDtype:
     if dtype is None:
         dtype = dtype_of(operands[0]) if operands else np.dtype(np.float64)
     return ShapeDtype(shape, dtype)
 
 
-def _full(value: Any, *, shape: Any, dtype: np.dtype[Any]) -> Any:
+def _full(value: Any, *, shape: Any, dtype: np.dtype[Any]) -> object:
     return np.full(shape, value, dtype=dtype)
 
 
@@ -79,7 +79,7 @@ class FilledLikeRow(Protocol):
     def __call__(self, x: Operand, /, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle: ...
 
 
-def _shape_and_dtype(name: str, shape: Any, dtype: Any) -> dict[str, Any]:
+def _shape_and_dtype(name: str, shape: object, dtype: object) -> dict[str, object]:
     lengths = checks.integers(name, "shape", shape)
     if any(length < 0 for length in lengths):
         raise ValueError(f"{name}: shape must have no negative lengths, but got {shape!r}")
@@ -105,11 +105,11 @@ def full(shape: Lengths, fill_value: Operand, *, dtype: DTypeLike | None = None,
     return on_device(device, _FULL, (fill_value,), _shape_and_dtype("full", shape, dtype))
 
 
-def _infer_like(x: Any, *fill: Any, dtype: Any) -> ShapeDtype:
+def _infer_like(x: Any, *fill: object, dtype: Any) -> ShapeDtype:
     return ShapeDtype(shape_of(x), dtype_of(x) if dtype is None else dtype)
 
 
-def _like(name: str, kernel: Callable[..., Any], doc: str) -> FilledLikeRow:
+def _like(name: str, kernel: Callable[..., object], doc: str) -> FilledLikeRow:
     """A row: an array of the shape of another, all of one value."""
     op = Op(name, kernel, infer=_infer_like, ns=1.0)
 
@@ -137,7 +137,7 @@ def _infer_eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) 
     return ShapeDtype((rows, columns), dtype or np.dtype(np.float64))
 
 
-def _eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> Any:
+def _eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> object:
     return np.eye(rows, columns, k, dtype=float if dtype is None else dtype)
 
 
@@ -161,11 +161,11 @@ def eye(
 # Ranges
 
 
-def _range_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _range_cost(values: Sequence[object], params: dict[str, Any]) -> float:
     return 2.0 * float(params["length"])
 
 
-def _arange(*, start: Any, stop: Any, step: Any, dtype: np.dtype[Any] | None, length: int) -> Any:
+def _arange(*, start: Any, stop: Any, step: Any, dtype: np.dtype[Any] | None, length: int) -> object:
     return np.arange(start, stop, step, dtype=dtype)
 
 
@@ -198,11 +198,13 @@ def arange(
     return on_device(device, _ARANGE, (), {**bounds, "dtype": checks.dtype_or_none("arange", dtype), "length": length})
 
 
-def _linspace(start: Any, stop: Any, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool) -> Any:
+def _linspace(start: Any, stop: Any, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool) -> object:
     return np.linspace(start, stop, length, dtype=dtype, endpoint=endpoint)
 
 
-def _infer_linspace(start: Any, stop: Any, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool) -> ShapeDtype:
+def _infer_linspace(
+    start: object, stop: object, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool
+) -> ShapeDtype:
     shape = broadcast(shape_of(start), shape_of(stop))
     if dtype is None:
         dtype = np.result_type(dtype_of(start), dtype_of(stop), float(length))
@@ -239,11 +241,11 @@ def linspace(
 # From other arrays
 
 
-def _meshgrid(*arrays: Any, indexing: Literal["xy", "ij"]) -> Any:
+def _meshgrid(*arrays: object, indexing: Literal["xy", "ij"]) -> object:
     return tuple(np.meshgrid(*arrays, indexing=indexing))
 
 
-def _infer_meshgrid(*arrays: Any, indexing: str) -> Any:
+def _infer_meshgrid(*arrays: object, indexing: str) -> object:
     lengths = [size_of(shape_of(array)) for array in arrays]
     if indexing == "xy" and len(lengths) > 1:
         lengths[:2] = lengths[1], lengths[0]
@@ -259,7 +261,7 @@ def meshgrid(*arrays: Operand, indexing: Literal["xy", "ij"] = "xy") -> tuple[Ha
     return current().dispatch_several(op, arrays, {"indexing": indexing})
 
 
-def _infer_triangle(x: Any, *, k: int) -> ShapeDtype:
+def _infer_triangle(x: object, *, k: int) -> ShapeDtype:
     shape = shape_of(x)
     return ShapeDtype(shape * 2 if len(shape) == 1 else shape, dtype_of(x))
 
@@ -278,11 +280,11 @@ def triu(x: Operand, /, *, k: int = 0) -> Handle:
     return current().dispatch(_TRIU, x, params={"k": checks.integer("triu", "k", k)})
 
 
-def _cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> Any:
+def _cast(x: object, *, dtype: np.dtype[Any], copy: bool) -> object:
     return np.asarray(x).astype(dtype, copy=copy)
 
 
-def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
+def _infer_cast(x: object, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
     return ShapeDtype(shape_of(x), cast_dtype(dtype_of(x), dtype))
 
 
@@ -338,7 +340,7 @@ def _infer_chunked(*, dask_array: Any) -> ShapeDtype:
 _CHUNKED = Op("asarray", np.asarray, infer=_infer_chunked, view=True)
 
 
-def _of_chunked(obj: Any, dtype: np.dtype[Any] | None, device: Place) -> Handle:
+def _of_chunked(obj: object, dtype: np.dtype[Any] | None, device: Place) -> Handle:
     """A handle of an array of Dask, on the cluster as it is; it is copied where another device is asked for."""
     cluster = next((each for each in list_devices() if each.kind == "CLUSTER"), None)
     if cluster is None:
@@ -356,7 +358,7 @@ def _of_handle(obj: Handle, dtype: np.dtype[Any] | None, device: Place, copy: bo
     return on_device(device, _COPY, (handle,), {}) if copy else handle
 
 
-def from_dlpack(x: Any, /, *, device: Place = None, copy: bool | None = None) -> Handle:
+def from_dlpack(x: object, /, *, device: Place = None, copy: bool | None = None) -> Handle:
     """A handle of an array of any library that has `__dlpack__`; a snapshot, unless `copy` is False."""
     if isinstance(x, Handle):
         return asarray(x, device=device, copy=copy)

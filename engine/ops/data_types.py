@@ -72,7 +72,7 @@ def _dtype(value: Any) -> np.dtype[Any]:
     return value.dtype if isinstance(value, Handle | np.ndarray | np.generic) else np.dtype(value)
 
 
-def finfo(type: Any, /) -> FloatInfo:
+def finfo(type: object, /) -> FloatInfo:
     """The limits of a floating-point dtype, or of the dtype of an array. Raises `ValueError` for other dtypes."""
     info = np.finfo(_dtype(type))
     return FloatInfo(

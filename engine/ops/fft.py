@@ -166,7 +166,7 @@ rfftn = _several("rfftn", np.fft.rfftn, "The transform of a real signal along se
 irfftn = _several("irfftn", np.fft.irfftn, "The inverse of `rfftn`.", _double)
 
 
-def _infer_shift(x: Any, *, axes: Any) -> ShapeDtype:
+def _infer_shift(x: object, *, axes: object) -> ShapeDtype:
     normalize_axes(axes, len(shape_of(x)), repeated=True)
     return same(x)
 
@@ -200,7 +200,7 @@ _FFTFREQ = _frequencies("fft.fftfreq", np.fft.fftfreq, lambda n: n)
 _RFFTFREQ = _frequencies("fft.rfftfreq", np.fft.rfftfreq, lambda n: n // 2 + 1)
 
 
-def _frequency_params(name: str, n: int, d: float, dtype: Any) -> dict[str, Any]:
+def _frequency_params(name: str, n: int, d: float, dtype: object) -> dict[str, object]:
     n = checks.integer(name, "n", n)
     if n < 1:
         raise ValueError(f"{name}: n must be 1 or more, but got {n}")

@@ -14,7 +14,14 @@ from handles.base import Handle
 
 Dim = int | None
 Shape = tuple[Dim, ...]
-Infer = Callable[..., Any]
+Facts = ShapeDtype | tuple[ShapeDtype, ...]
+"""What is known of the result of an op, or of each of several."""
+
+Infer = Callable[..., Facts]
+"""A shape rule: called as the kernel, with a `ShapeDtype` in place of each array."""
+
+InferOne = Callable[..., ShapeDtype]
+"""A shape rule of an op with one result."""
 
 
 def shape_of(operand: Any) -> Shape:
@@ -62,7 +69,7 @@ def total(lengths: Sequence[Dim]) -> Dim:
     return None if None in lengths else sum(length or 0 for length in lengths)
 
 
-def sample(operand: Any) -> Any:
+def sample(operand: object) -> Any:
     """A tiny array (or the scalar) that stands for an operand where only its dtype matters."""
     return np.ones((1,) * len(operand.shape), operand.dtype) if isinstance(operand, ShapeDtype) else operand
 
@@ -83,7 +90,7 @@ def probe(kernel: Callable[..., Any], *dtypes: np.dtype[Any], ndim: int = 1, **p
     return _probe(kernel, dtypes, ndim, tuple(sorted(params.items())))
 
 
-def described(operand: Any) -> Any:
+def described(operand: object) -> Any:
     """An operand as inference sees it; None where its shape is not known yet. Never waits."""
     if isinstance(operand, Handle):
         try:
@@ -97,7 +104,7 @@ def described(operand: Any) -> Any:
     return ShapeDtype(array.shape, array.dtype)
 
 
-def same(x: Any, *_: Any, **__: Any) -> ShapeDtype:
+def same(x: object, *_: object, **__: object) -> ShapeDtype:
     """Infer an op that keeps shape and dtype."""
     return ShapeDtype(shape_of(x), dtype_of(x))
 
@@ -116,7 +123,7 @@ def elementwise(ufunc: np.ufunc) -> Infer:
     return infer
 
 
-def of_core_dimensions(ufunc: np.ufunc) -> Infer:
+def of_core_dimensions(ufunc: np.ufunc) -> InferOne:
     """Infer a ufunc of vectors and matrices: its signature names the last dimensions, those before them broadcast."""
     given, _, gives = str(ufunc.signature).replace(" ", "").partition("->")
     operand_names = [part.strip("()").split(",") for part in given.split("),(")]
@@ -145,7 +152,7 @@ def of_core_dimensions(ufunc: np.ufunc) -> Infer:
     return infer
 
 
-def typed(kernel: Callable[..., Any]) -> Infer:
+def typed(kernel: Callable[..., Any]) -> InferOne:
     """Infer an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
 
     def infer(x: Any, *_: Any, **__: Any) -> ShapeDtype:
@@ -169,7 +176,7 @@ def axis_of_scalar(shape: Shape) -> Shape:
     return shape or (1,)
 
 
-def reduced_axes(axis: Any, ndim: int) -> tuple[int, ...]:
+def reduced_axes(axis: object, ndim: int) -> tuple[int, ...]:
     """The axes of a reduction; of an array of no dimensions, NumPy's reductions take axis 0 and -1 for none."""
     return () if ndim == 0 and axis in (0, -1) else normalize_axes(axis, ndim)
 
@@ -191,7 +198,7 @@ def replaced(shape: Shape, axis: int, length: Dim) -> Shape:
     return (*shape[:axis], length, *shape[axis + 1 :])
 
 
-def reduced(kernel: Callable[..., Any]) -> Infer:
+def reduced(kernel: Callable[..., Any]) -> InferOne:
     """Infer a reduction: the axes are gone (or 1), the dtype is the one that NumPy gives for a tiny array."""
 
     def infer(x: Any, *, axis: Any = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
@@ -202,7 +209,7 @@ def reduced(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def viewed(kernel: Callable[..., Any]) -> Infer:
+def viewed(kernel: Callable[..., Any]) -> InferOne:
     """Infer an op that returns a view: do it to an array of that shape that takes no memory."""
 
     def infer(x: Any, **params: Any) -> ShapeDtype:

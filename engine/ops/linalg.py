@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Products
 
 
-def matrix_product(x1: Any, x2: Any) -> ShapeDtype:
+def matrix_product(x1: object, x2: object) -> ShapeDtype:
     """Infer `matmul`: stacks of matrices broadcast, vectors lose their dimension."""
     left, right = shape_of(x1), shape_of(x2)
     dtype = np.matmul.resolve_dtypes((dtype_of(x1), dtype_of(x2), None))[-1]
@@ -59,7 +59,7 @@ def matmul(x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(MATMUL, x1, x2)
 
 
-def _product_dtype(x1: Any, x2: Any) -> np.dtype[Any]:
+def _product_dtype(x1: object, x2: object) -> np.dtype[Any]:
     return np.result_type(dtype_of(x1), dtype_of(x2))
 
 
@@ -77,7 +77,7 @@ def _infer_tensordot(x1: Any, x2: Any, *, axes: Any) -> ShapeDtype:
     return ShapeDtype(shape, probe(np.dot, dtype_of(x1), dtype_of(x2)))
 
 
-def _tensordot_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _tensordot_cost(values: Sequence[object], params: dict[str, object]) -> float:
     return float(10_000.0 + costs.elements(values) ** 1.5)
 
 
@@ -86,7 +86,7 @@ _TENSORDOT = Op("tensordot", np.tensordot, infer=_infer_tensordot, cost=_tensord
 
 def tensordot(x1: Operand, x2: Operand, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Handle:
     """The product summed over the last `axes` axes of `x1` and the first ones of `x2`, or over two lists of axes."""
-    pair: Any
+    pair: object
     if isinstance(axes, tuple | list):
         if len(axes) != 2:
             raise ValueError(f"tensordot: axes must be an integer or two sequences of them, but got {axes!r}")
@@ -98,11 +98,11 @@ def tensordot(x1: Operand, x2: Operand, /, *, axes: int | tuple[Sequence[int], S
     return current().dispatch(_TENSORDOT, x1, x2, {"axes": pair})
 
 
-def _vecdot(x1: Any, x2: Any, *, axis: int) -> Any:
+def _vecdot(x1: object, x2: object, *, axis: int) -> object:
     return np.vecdot(x1, x2, axis=axis)  # type: ignore[call-overload]
 
 
-def _infer_vecdot(x1: Any, x2: Any, *, axis: int) -> ShapeDtype:
+def _infer_vecdot(x1: object, x2: object, *, axis: int) -> ShapeDtype:
     shapes = []
     lengths = []
     for operand in (x1, x2):
@@ -126,7 +126,7 @@ def vecdot(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
     return current().dispatch(_VECDOT, x1, x2, {"axis": axis})
 
 
-def _infer_outer(x1: Any, x2: Any) -> ShapeDtype:
+def _infer_outer(x1: object, x2: object) -> ShapeDtype:
     if len(shape_of(x1)) != 1 or len(shape_of(x2)) != 1:
         raise ValueError("Input arrays must be one-dimensional")
     dtype = np.multiply.resolve_dtypes((dtype_of(x1), dtype_of(x2), None))[-1]
@@ -141,7 +141,7 @@ def outer(x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(_OUTER, x1, x2)
 
 
-def _infer_cross(x1: Any, x2: Any, *, axis: int) -> ShapeDtype:
+def _infer_cross(x1: object, x2: object, *, axis: int) -> ShapeDtype:
     shapes = []
     for operand in (x1, x2):
         shape = shape_of(operand)
@@ -167,7 +167,7 @@ def cross(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
 # Matrices
 
 
-def _matrix(x: Any) -> Shape:
+def _matrix(x: object) -> Shape:
     shape = shape_of(x)
     if len(shape) < 2:
         raise np.linalg.LinAlgError(f"{len(shape)}-dimensional array given. Array must be at least two-dimensional")
@@ -181,7 +181,7 @@ def _square(x: Any) -> Shape:
     return shape
 
 
-def _probe(kernel: Callable[..., Any], x: Any) -> Any:
+def _probe(kernel: Callable[..., object], x: Any) -> Any:
     return probe(kernel, dtype_of(x), ndim=2)
 
 
@@ -207,11 +207,11 @@ def _of_matrix(
     return named(function, name, doc)
 
 
-def _stack_of(x: Any) -> Shape:
+def _stack_of(x: object) -> Shape:
     return _square(x)[:-2]
 
 
-def _eigenvalues(x: Any) -> Shape:
+def _eigenvalues(x: object) -> Shape:
     return _square(x)[:-1]
 
 
@@ -222,12 +222,12 @@ def _least(shape: Shape) -> int | None:
     return min(rows, columns)
 
 
-def _singular_values(x: Any) -> Shape:
+def _singular_values(x: object) -> Shape:
     shape = _matrix(x)
     return (*shape[:-2], _least(shape))
 
 
-def _eigvals(x: Any) -> Any:
+def _eigvals(x: Any) -> object:
     # NumPy gives real eigenvalues where all happen to be; here the dtype must not depend on values.
     values = np.linalg.eigvals(x)
     return values if values.dtype.kind == "c" else values.astype(np.result_type(values.dtype, np.complex64))
@@ -296,7 +296,7 @@ def _matrix_rank(x: Any, *rtol: Any) -> Any:
     return np.linalg.matrix_rank(x, rtol=rtol[0] if rtol else None)  # of a vector: whether it has an element not 0
 
 
-def _infer_rank(x: Any, *rtol: Any) -> ShapeDtype:
+def _infer_rank(x: object, *rtol: object) -> ShapeDtype:
     shape = shape_of(x)
     batch = shape[:-2]
     return ShapeDtype(broadcast(batch, *map(shape_of, rtol)) if batch else batch, np.dtype(np.intp))
@@ -314,7 +314,7 @@ def _pinv(x: Any, *rtol: Any) -> Any:
     return np.linalg.pinv(x, rtol=rtol[0]) if rtol else np.linalg.pinv(x)
 
 
-def _infer_pinv(x: Any, *rtol: Any) -> ShapeDtype:
+def _infer_pinv(x: Any, *rtol: object) -> ShapeDtype:
     *batch, rows, columns = _matrix(x)
     shape = (*batch, columns, rows)
     # NumPy keeps the dtype of matrices without elements.
@@ -329,7 +329,7 @@ def pinv(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     return current().dispatch_any(_PINV, (x,) if rtol is None else (x, rtol))
 
 
-def _diagonal(x: Any, *, offset: int) -> Any:
+def _diagonal(x: Any, *, offset: int) -> object:
     return np.linalg.diagonal(x, offset=offset)
 
 
@@ -361,7 +361,7 @@ def trace(x: Operand, /, *, offset: int = 0, dtype: DTypeLike | None = None) -> 
 # Norms
 
 
-def _infer_vector_norm(x: Any, *, axis: Any, keepdims: bool, ord: Any) -> ShapeDtype:
+def _infer_vector_norm(x: object, *, axis: Any, keepdims: bool, ord: object) -> ShapeDtype:
     shape = shape_of(x)
     dtype = probe(np.linalg.vector_norm, dtype_of(x), ord=ord)
     return ShapeDtype(without(shape, normalize_axes(axis, len(shape)), keepdims=keepdims), dtype)
@@ -379,7 +379,7 @@ def vector_norm(x: Operand, /, *, axis: Axis = None, keepdims: bool = False, ord
     return current().dispatch(_VECTOR_NORM, x, params=params)
 
 
-def _infer_matrix_norm(x: Any, *, keepdims: bool, ord: Any) -> ShapeDtype:
+def _infer_matrix_norm(x: object, *, keepdims: bool, ord: object) -> ShapeDtype:
     shape = _matrix(x)
     dtype = probe(np.linalg.matrix_norm, dtype_of(x), ndim=2, ord=ord)
     return ShapeDtype(without(shape, (len(shape) - 2, len(shape) - 1), keepdims=keepdims), dtype)
@@ -445,7 +445,7 @@ def _infer_eig(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def _eig(x: Any) -> Any:
+def _eig(x: Any) -> object:
     values, vectors = np.linalg.eig(x)
     if values.dtype.kind != "c":
         dtype = np.result_type(values.dtype, np.complex64)

@@ -55,7 +55,7 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 
 @functools.cache
-def parameters(function: Callable[..., Any]) -> Parameters:
+def parameters(function: Callable[..., object]) -> Parameters:
     """The parameters of a function that can be given by position, in order."""
     try:
         told = inspect.signature(function).parameters.values()

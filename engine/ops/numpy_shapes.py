@@ -64,7 +64,7 @@ class Constant:
         self.array.setflags(write=False)
 
 
-def with_constants(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def with_constants(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> Arguments:
     """The same call with constants in place of the small arrays of integers that decide the shape."""
     names = parameters(function).names
     return (
@@ -76,7 +76,7 @@ def with_constants(function: Function, args: tuple[Any, ...], kwargs: dict[str, 
     )
 
 
-def _constant(value: Any) -> Any:
+def _constant(value: object) -> object:
     if value.__class__ is np.ndarray and value.dtype.kind in "iub" and value.size <= _FEW:
         return Constant(value)
     return value
@@ -97,7 +97,7 @@ class Question:
     __slots__ = ("call", "function", "key", "operands", "result", "way")
 
     def __init__(
-        self, way: Way, function: Function, operands: Sequence[ShapeDtype], call: Any, result: Several | None
+        self, way: Way, function: Function, operands: Sequence[ShapeDtype], call: Arguments, result: Several | None
     ) -> None:
         self.way = way
         self.function = function
@@ -121,7 +121,7 @@ class Question:
         """The name of the function."""
         return str(self.function.__name__)
 
-    def filled(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def filled(self, operands: Sequence[object]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The arguments with these in place of the operands."""
         return filled(self.call, operands)
 
@@ -136,7 +136,7 @@ Way = Callable[[Question], Facts]
 """How to tell what the results look like, where all lengths of the operands are known."""
 
 
-def inference(way: Way, function: Function, result: Several | None) -> Callable[..., Any]:
+def inference(way: Way, function: Function, result: Several | None) -> Callable[..., object]:
     """The way in which an op of a NumPy function tells the shape and dtype of its results."""
 
     def infer(*operands: Any, call: Any) -> Any:
@@ -199,7 +199,7 @@ def _answered(question: Question) -> Facts:
     return facts
 
 
-def numbers(value: Any) -> set[int]:
+def numbers(value: object) -> set[int]:
     """The lengths that shapes and arguments speak of: their integers, and how long sequences are."""
     if isinstance(value, dict):
         return numbers(list(value.values()))
@@ -285,11 +285,11 @@ class _Deciding:
     """Stands for an operand."""
 
 
-def _holds(value: Any, what: object) -> bool:
+def _holds(value: object, what: object) -> bool:
     return value is what or (isinstance(value, list | tuple) and any(_holds(each, what) for each in value))
 
 
-def _called(question: Question, call: Any, arrays: Sequence[Any]) -> Facts:
+def _called(question: Question, call: object, arrays: Sequence[object]) -> Facts:
     args, kwargs = filled(call, arrays)
     with np.errstate(all="ignore"):
         value = question.function(*args, **kwargs)

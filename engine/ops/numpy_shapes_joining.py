@@ -48,7 +48,7 @@ def stacked_rule(ndim: int, axis: int | None) -> Rule:
     """Arrays of so many dimensions at least, joined along an axis (of vectors, along the only one)."""
     at_least = _at_least(ndim)
 
-    def rule(tup: Any, dtype: DTypeLike | None = None, casting: str = "same_kind") -> ShapeDtype:
+    def rule(tup: object, dtype: DTypeLike | None = None, casting: str = "same_kind") -> ShapeDtype:
         parts = parts_of(tup)
         if not parts:
             raise ValueError("need at least one array to concatenate")
@@ -60,17 +60,17 @@ def stacked_rule(ndim: int, axis: int | None) -> Rule:
     return rule
 
 
-def column_stack_rule(tup: Any) -> ShapeDtype:
+def column_stack_rule(tup: object) -> ShapeDtype:
     parts = parts_of(tup)
     shapes = [(*part.shape, 1)[:2] if len(part.shape) == 1 else (part.shape or (1, 1)) for part in parts]
     return ShapeDtype(_joined(shapes, 1), np.result_type(*(part.dtype for part in parts)))
 
 
-def block_rule(arrays: Any) -> ShapeDtype:
-    def depth(value: Any) -> int:
+def block_rule(arrays: object) -> ShapeDtype:
+    def depth(value: object) -> int:
         return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 
-    def leaves(value: Any) -> list[ShapeDtype]:
+    def leaves(value: object) -> list[ShapeDtype]:
         return [leaf for each in value for leaf in leaves(each)] if isinstance(value, list) else [operand(value)]
 
     deep = depth(arrays)
@@ -85,7 +85,7 @@ def block_rule(arrays: Any) -> ShapeDtype:
     return ShapeDtype(shape(arrays, deep), np.result_type(*(leaf.dtype for leaf in leaves(arrays))))
 
 
-def append_rule(arr: Any, values: Any, axis: Any = None) -> ShapeDtype:
+def append_rule(arr: object, values: object, axis: Any = None) -> ShapeDtype:
     parts = [operand(arr), operand(values)]
     dtype = np.result_type(*(part.dtype for part in parts))
     if axis is None:
@@ -93,14 +93,14 @@ def append_rule(arr: Any, values: Any, axis: Any = None) -> ShapeDtype:
     return ShapeDtype(_joined([part.shape for part in parts], axis), dtype)
 
 
-def ediff1d_rule(ary: Any, to_end: Any = None, to_begin: Any = None) -> ShapeDtype:
+def ediff1d_rule(ary: object, to_end: object = None, to_begin: object = None) -> ShapeDtype:
     ary = operand(ary)
     size = size_of(ary.shape)
     ends = [size_of(operand(each).shape) for each in (to_begin, to_end) if each is not None]
     return ShapeDtype((total([None if size is None else max(size - 1, 0), *ends]),), ary.dtype)
 
 
-def insert_rule(arr: Any, obj: Any, values: Any, axis: Any = None) -> ShapeDtype:
+def insert_rule(arr: object, obj: Any, values: object, axis: object = None) -> ShapeDtype:
     arr, its = operand(arr), operand(values).shape
     shape, where = flat_or_along(arr, axis)
     if len(its) > len(shape):
@@ -115,7 +115,7 @@ def insert_rule(arr: Any, obj: Any, values: Any, axis: Any = None) -> ShapeDtype
     return ShapeDtype(replaced(shape, where, total([shape[where], count])), arr.dtype)
 
 
-def _places(obj: Any, length: Dim) -> Dim:
+def _places(obj: object, length: Dim) -> Dim:
     """How many places of an axis an argument stands for: a slice, a mask, or indices."""
     if isinstance(obj, ShapeDtype):
         return None if obj.dtype == np.bool_ else size_of(obj.shape)
@@ -125,7 +125,7 @@ def _places(obj: Any, length: Dim) -> Dim:
     return int(np.count_nonzero(array)) if array.dtype == np.bool_ else array.size
 
 
-def delete_rule(arr: Any, obj: Any, axis: Any = None) -> ShapeDtype:
+def delete_rule(arr: object, obj: Any, axis: object = None) -> ShapeDtype:
     arr = operand(arr)
     shape, where = flat_or_along(arr, axis)
     length, left = shape[where], None
@@ -134,7 +134,7 @@ def delete_rule(arr: Any, obj: Any, axis: Any = None) -> ShapeDtype:
     return ShapeDtype(replaced(shape, where, left), arr.dtype)
 
 
-def pad_rule(array: Any, pad_width: Any, mode: Any = "constant", **_: Any) -> ShapeDtype:
+def pad_rule(array: object, pad_width: object, mode: object = "constant", **_: object) -> ShapeDtype:
     array = operand(array)
     ndim = len(array.shape)
     if isinstance(pad_width, dict):
@@ -147,12 +147,12 @@ def pad_rule(array: Any, pad_width: Any, mode: Any = "constant", **_: Any) -> Sh
     return ShapeDtype(tuple(lengths), array.dtype)
 
 
-def resize_rule(a: Any, new_shape: Any) -> ShapeDtype:
+def resize_rule(a: object, new_shape: Any) -> ShapeDtype:
     lengths = (new_shape,) if isinstance(new_shape, int | np.integer) else tuple(new_shape)
     return ShapeDtype(tuple(map(int, lengths)), operand(a).dtype)
 
 
-def packbits_rule(a: Any, axis: Any = None, bitorder: str = "big") -> ShapeDtype:
+def packbits_rule(a: object, axis: object = None, bitorder: str = "big") -> ShapeDtype:
     return _bits(a, axis, lambda n: -(-n // 8))
 
 
@@ -163,7 +163,7 @@ def unpackbits_rule(a: Any, axis: Any = None, count: Any = None, bitorder: str =
     return _bits(a, axis, bits)
 
 
-def _bits(a: Any, axis: Any, lengths: Callable[[int], int]) -> ShapeDtype:
+def _bits(a: object, axis: object, lengths: Callable[[int], int]) -> ShapeDtype:
     a = operand(a)
     shape: Shape = (size_of(a.shape),) if axis is None else a.shape
     where = one_axis(0 if axis is None else axis, len(shape))
@@ -194,16 +194,16 @@ def _square(length: Dim, dtype: np.dtype[Any]) -> ShapeDtype:
     return ShapeDtype((length, length), dtype)
 
 
-def flat_rule(a: Any, order: Any = "C") -> ShapeDtype:
+def flat_rule(a: object, order: object = "C") -> ShapeDtype:
     a = operand(a)
     return ShapeDtype((size_of(a.shape),), a.dtype)
 
 
-def copy_rule(a: Any, **_: Any) -> ShapeDtype:
+def copy_rule(a: object, **_: object) -> ShapeDtype:
     return operand(a)
 
 
-def piecewise_rule(x: Any, condlist: Any, funclist: Any, *_: Any, **__: Any) -> ShapeDtype:
+def piecewise_rule(x: object, condlist: object, funclist: object, *_: object, **__: object) -> ShapeDtype:
     return operand(x)
 
 

@@ -31,11 +31,11 @@ def _convolved(a: Any, v: Any, mode: Any = None, default: str = "full") -> Shape
     return ShapeDtype((lengths[mode],), probe(np.convolve, a.dtype, v.dtype))
 
 
-def convolve_rule(a: Any, v: Any, mode: Any = "full") -> ShapeDtype:
+def convolve_rule(a: object, v: object, mode: object = "full") -> ShapeDtype:
     return _convolved(a, v, mode)
 
 
-def correlate_rule(a: Any, v: Any, mode: Any = "valid") -> ShapeDtype:
+def correlate_rule(a: object, v: object, mode: object = "valid") -> ShapeDtype:
     return _convolved(a, v, mode, "valid")
 
 
@@ -44,7 +44,7 @@ def outer_rule(a: Any, b: Any) -> ShapeDtype:
     return ShapeDtype((size_of(a.shape), size_of(b.shape)), probe(np.outer, a.dtype, b.dtype))
 
 
-def kron_rule(a: Any, b: Any) -> ShapeDtype:
+def kron_rule(a: object, b: object) -> ShapeDtype:
     a, b = operand(a), operand(b)
     ndim = max(len(a.shape), len(b.shape))
     pairs = zip(*((1,) * (ndim - len(each.shape)) + each.shape for each in (a, b)), strict=True)
@@ -53,7 +53,13 @@ def kron_rule(a: Any, b: Any) -> ShapeDtype:
 
 def covariance_rule(function: Function) -> Rule:
     def rule(
-        m: Any = None, y: Any = None, rowvar: Any = True, *, dtype: DTypeLike | None = None, x: Any = None, **_: Any
+        m: object = None,
+        y: object = None,
+        rowvar: object = True,
+        *,
+        dtype: DTypeLike | None = None,
+        x: object = None,
+        **_: object,
     ) -> Any:
         m = operand(x if m is None else m)
         if len(m.shape) > 2:
@@ -70,7 +76,7 @@ def covariance_rule(function: Function) -> Rule:
     return rule
 
 
-def _variables(m: ShapeDtype, rowvar: Any) -> Dim:
+def _variables(m: ShapeDtype, rowvar: object) -> Dim:
     """How many variables an array of observations has."""
     if len(m.shape) < 2:
         return 1
@@ -89,7 +95,7 @@ def polysub_rule(a1: Any, a2: Any) -> ShapeDtype:
 
 
 def polyfit_rule(
-    x: Any, y: Any, deg: Any, rcond: Any = None, full: Any = False, w: Any = None, cov: Any = False
+    x: object, y: object, deg: object, rcond: object = None, full: object = False, w: object = None, cov: object = False
 ) -> Any:
     x, y = operand(x), operand(y)
     if not isinstance(deg, int | np.integer):
@@ -125,7 +131,7 @@ def tensorinv_rule(a: Any, ind: Any = 2) -> ShapeDtype:
     return ShapeDtype(a.shape[ind:] + a.shape[:ind], probe(np.linalg.inv, a.dtype, ndim=2))
 
 
-def tensorsolve_rule(a: Any, b: Any, axes: Any = None) -> ShapeDtype:
+def tensorsolve_rule(a: object, b: object, axes: Any = None) -> ShapeDtype:
     a, b = operand(a), operand(b)
     if axes is not None:
         order = list(range(len(a.shape)))
@@ -141,7 +147,7 @@ def _single(*operands: ShapeDtype) -> bool:
     return all(each.dtype in (np.dtype(np.float32), np.dtype(np.complex64)) for each in operands)
 
 
-def lstsq_rule(a: Any, b: Any, rcond: Any = None) -> Facts:
+def lstsq_rule(a: object, b: object, rcond: object = None) -> Facts:
     a, b = operand(a), operand(b)
     n, m = a.shape
     dtype = np.result_type(a.dtype, b.dtype, np.float32 if _single(a, b) else FLOAT)
@@ -155,12 +161,12 @@ def lstsq_rule(a: Any, b: Any, rcond: Any = None) -> Facts:
     )
 
 
-def eigenvalues_rule(a: Any) -> ShapeDtype:
+def eigenvalues_rule(a: object) -> ShapeDtype:
     a = operand(a)
     if a.dtype.kind != "c":
         raise Undecided("the values decide whether it is complex")
     return ShapeDtype(a.shape[:-1], a.dtype)
 
 
-def eig_rule(a: Any) -> Facts:
+def eig_rule(a: object) -> Facts:
     return eigenvalues_rule(a), operand(a)

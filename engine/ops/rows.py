@@ -27,7 +27,7 @@ Operand: TypeAlias = "ArrayLike | date | timedelta"
 """A handle, an array, a Python scalar, or a nested sequence of them; text and dates where the op takes them."""
 Axis = int | tuple[int, ...] | None
 
-BY_NUMPY: dict[Any, Callable[..., Any]] = {}
+BY_NUMPY: dict[object, Callable[..., object]] = {}
 """The function of the namespace for a ufunc."""
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def op_of_several(
     return Op(name, only, infer=infer_only, **facts)
 
 
-def dispatch_view(op: Op, x: Operand, params: dict[str, Any] | None = None, *, read_only: bool = False) -> Handle:
+def dispatch_view(op: Op, x: Operand, params: dict[str, object] | None = None, *, read_only: bool = False) -> Handle:
     """Dispatch an op whose result NumPy may give as a view of its operand: what is written into it reaches that."""
     handle = current().dispatch(op, x, params=params)
     if isinstance(x, Handle):
@@ -164,7 +164,7 @@ def dispatch_view(op: Op, x: Operand, params: dict[str, Any] | None = None, *, r
     return handle
 
 
-def dispatch_views(op: Op, x: Operand, params: dict[str, Any]) -> tuple[Handle, ...]:
+def dispatch_views(op: Op, x: Operand, params: dict[str, object]) -> tuple[Handle, ...]:
     """The same for an op of several results."""
     handles = current().dispatch_several(op, (x,), params)
     if isinstance(x, Handle):
@@ -173,7 +173,7 @@ def dispatch_views(op: Op, x: Operand, params: dict[str, Any]) -> tuple[Handle, 
     return handles
 
 
-def check_operands(op: Op, *operands: Any, **params: Any) -> None:
+def check_operands(op: Op, *operands: object, **params: object) -> None:
     """Off the loop, in ASYNC mode, raise at the call what the op would raise for operands that do not fit.
 
     Code off the loop may block, so it is that of libraries, which expect an error where NumPy raises it. Nobody waits

@@ -29,16 +29,16 @@ all = reduction("all", np.all, "Whether all elements over the axes are true.")
 any = reduction("any", np.any, "Whether any element over the axes is true.")
 
 
-def _spread(name: str, kernel: Callable[..., Any], doc: str, over_all: Parallel) -> SpreadRow:
+def _spread(name: str, kernel: Callable[..., object], doc: str, over_all: Parallel) -> SpreadRow:
     inferred, along_axes = reduced(kernel), in_lanes(reducing(kernel))
 
-    def run(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
+    def run(x: object, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return kernel(x, axis=axis, ddof=correction, keepdims=keepdims)
 
     def infer(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return inferred(x, axis=axis, keepdims=keepdims, ddof=0)
 
-    def parallel(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Any:
+    def parallel(op: Op, values: Sequence[object], params: dict[str, object], threads: int) -> Any:
         return (over_all if params["axis"] is None else along_axes)(op, values, params, threads)
 
     op = Op(name, run, infer=infer, ns=4, parallel=parallel)
@@ -96,11 +96,11 @@ cumulative_prod = _cumulative(
 )
 
 
-def _diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -> Any:
+def _diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -> object:
     return np.diff(x, n=n, axis=axis, **dict(zip(given, ends, strict=True)))
 
 
-def _infer_diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -> ShapeDtype:
+def _infer_diff(x: object, *ends: object, axis: int, n: int, given: tuple[str, ...]) -> ShapeDtype:
     shape = shape_of(x)
     if n == 0:
         return ShapeDtype(shape, dtype_of(x))
