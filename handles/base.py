@@ -58,7 +58,7 @@ class Handle(Facts, Operators, Methods, Scalars, Export, Memory):
 
     # Waiting
 
-    def __await__(self) -> Generator[Any, None, Value]:
+    def __await__(self) -> Generator[object, None, Value]:
         cell = self._cell
         home = cell.home
         if cell.value is PENDING and not home.poll(cell):
@@ -180,7 +180,7 @@ class _Wait:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[object, None, None]:
         yield from self.cell.home.wait(self.cell)
 
 

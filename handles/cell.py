@@ -15,6 +15,10 @@ from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from contextvars import Context
+    from weakref import WeakValueDictionary
+
     import numpy as np
 
     from handles.namespace import Namespace
@@ -99,7 +103,7 @@ class Rare:
 
     def __init__(self) -> None:
         self.running = False
-        self.context: Any = None
+        self.context: Context | None = None
         """The contextvars of the dispatch, where the kernel needs them."""
         self.outputs: tuple[Cell, ...] = ()
         """The cells of a record with several results."""
@@ -109,7 +113,7 @@ class Rare:
         """The record that settles this cell, where that is another one."""
         self.inferred: Any = None
         """Shape and dtype, once somebody asked."""
-        self.copies: Any = None
+        self.copies: WeakValueDictionary[Hashable, Cell] | None = None
         """Copies on other devices, as long as they live."""
         self.host: Cell | None = None
         """The copy on the host of a device's value, once a reader asked."""
@@ -119,7 +123,7 @@ class Rare:
         """Bytes of snapshotted operands, counted against the high-water mark."""
         self.node: Any = None
         """The step that this is in a graph."""
-        self.task: Any = None
+        self.task: Callable[[], object] | None = None
         """The function that cancels the running coroutine of an async op."""
 
 
@@ -155,7 +159,7 @@ class Home(Protocol):
     def poll(self, cell: Cell) -> bool:
         """Settle the cell here and now, if that takes no time: `await` does this first."""
 
-    def wait(self, cell: Cell) -> Generator[Any, None, None]:
+    def wait(self, cell: Cell) -> Generator[object, None, None]:
         """Suspend until the cell is settled: `await` does this where polling was not enough."""
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
@@ -232,7 +236,12 @@ class Cell:
 
 
 def pending_cell(
-    op: Any, args: tuple[Any, ...], params: dict[str, Any] | None, home: Home, code: CodeType | None, lasti: int
+    op: Any,
+    args: tuple[object, ...],
+    params: dict[str, object] | None,
+    home: Home,
+    code: CodeType | None,
+    lasti: int,
 ) -> Cell:
     """A cell that waits for its value. A function, because a class with an `__init__` is slower to call without it."""
     cell = Cell()

@@ -36,11 +36,11 @@ class PendingValue(Coroutine[Any, Any, Value]):
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
-        self._steps: Generator[Any, None, Value] | None = None
+        self._steps: Generator[object, None, Value] | None = None
         self._told = False
         """True if an error has said already that the value is to be awaited."""
 
-    def __await__(self) -> Generator[Any, None, Value]:
+    def __await__(self) -> Generator[object, None, Value]:
         return self._taken().__await__()
 
     def _taken(self) -> Handle:
@@ -53,7 +53,7 @@ class PendingValue(Coroutine[Any, Any, Value]):
 
     # A coroutine, for those who take nothing else
 
-    def send(self, value: None) -> Any:
+    def send(self, value: None) -> object:
         """Go on as a coroutine does; a task calls this."""
         if self._steps is None:
             self._steps = self._taken().__await__()
@@ -116,7 +116,7 @@ _REFUSED = (
 )
 
 
-def _refuse(self: PendingValue, *args: Any, **kwargs: Any) -> NoReturn:
+def _refuse(self: PendingValue, *args: object, **kwargs: object) -> NoReturn:
     self._told = True
     raise TypeError(f"{_NO_VALUE}: value = await handle.numpy()")
 

@@ -91,7 +91,7 @@ def op(
     return _make(function, name, num_outputs, shape, limit, coalesce)
 
 
-def _refuse_generator(function: Any) -> None:
+def _refuse_generator(function: object) -> None:
     called = function
     while isinstance(called, functools.partial):
         called = called.func
@@ -136,7 +136,7 @@ def _make(
     flights = Flights(row) if coalesce else None
 
     @functools.wraps(function)
-    def dispatch(*args: Any, **kwargs: Any) -> Any:
+    def dispatch(*args: object, **kwargs: object) -> Any:
         if signature is not None:
             try:
                 signature.bind(*args, **kwargs)

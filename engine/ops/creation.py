@@ -28,6 +28,8 @@ from engine.settings.scope import device as device_scope
 from handles.base import Handle
 from handles.views import Call, link
 
+Array = np.ndarray[Any, Any]
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 

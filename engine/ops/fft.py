@@ -20,6 +20,8 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
@@ -77,7 +79,7 @@ def _writing(kernel: Callable[..., Any]) -> Callable[..., Any] | None:
     if kernel not in (np.fft.fft, np.fft.ifft):
         return kernel
 
-    def transform(x: Any, *, out: Any, **params: Any) -> Any:
+    def transform(x: Array, *, out: Array, **params: Any) -> Any:
         if x.dtype.kind in "fiub":  # NumPy makes it complex first of all, in fresh memory
             operand = buffers.array(x.shape, out.dtype)
             np.copyto(operand, x)

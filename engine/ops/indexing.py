@@ -34,6 +34,8 @@ from engine.runtime.current import current
 from handles.base import Handle
 from handles.views import Key, link, link_above, ndim_of
 
+Array = np.ndarray[Any, Any]
+
 
 def _split_key(x: Handle, key: object) -> tuple[object, list[Any]]:
     """The key with slots in place of arrays, and the arrays. Raises `IndexError` for what cannot be an index."""
@@ -88,7 +90,7 @@ def fill_key(key: Any, operands: Sequence[Any]) -> Any:
     return operands[key.number] if isinstance(key, Slot) else key
 
 
-def _getitem(x: Any, *operands: Any, key: Any) -> Any:
+def _getitem(x: Array, *operands: Any, key: Any) -> Any:
     part = x[fill_key(key, operands)]
     # A string that is an element is as long as it is: the array's dtype says how long it may be.
     return np.array(part, x.dtype) if part.__class__ in _TEXT else part
@@ -97,13 +99,13 @@ def _getitem(x: Any, *operands: Any, key: Any) -> Any:
 _TEXT: frozenset[object] = frozenset({str, np.str_, np.bytes_})
 
 
-def _setitem(x: Any, value: object, *operands: object, key: object) -> object:
+def _setitem(x: Array, value: object, *operands: object, key: object) -> object:
     result = x.copy(order="K")
     result[fill_key(key, operands)] = value
     return result
 
 
-def _overwrite(x: Any, value: Any, *operands: Any, key: Any) -> object:
+def _overwrite(x: Array, value: Any, *operands: Any, key: Any) -> object:
     """`setitem` in place, where nobody else refers to `x`."""
     x[fill_key(key, operands)] = value
     return x
@@ -280,7 +282,7 @@ def _infer_take(x: object, indices: object, *, axis: int | None) -> ShapeDtype:
     return ShapeDtype((*shape[:where], *taken, *shape[where + 1 :]), dtype_of(x))
 
 
-def _take(x: Any, indices: Any, *, axis: int | None) -> object:
+def _take(x: Array, indices: Any, *, axis: int | None) -> object:
     return np.take(x, indices, axis=axis)
 
 

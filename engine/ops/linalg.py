@@ -28,6 +28,8 @@ from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, dispatch_vi
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
@@ -181,7 +183,7 @@ def _square(x: Any) -> Shape:
     return shape
 
 
-def _probe(kernel: Callable[..., object], x: Any) -> Any:
+def _probe(kernel: Callable[..., object], x: object) -> Any:
     return probe(kernel, dtype_of(x), ndim=2)
 
 
@@ -227,7 +229,7 @@ def _singular_values(x: object) -> Shape:
     return (*shape[:-2], _least(shape))
 
 
-def _eigvals(x: Any) -> object:
+def _eigvals(x: Array) -> object:
     # NumPy gives real eigenvalues where all happen to be; here the dtype must not depend on values.
     values = np.linalg.eigvals(x)
     return values if values.dtype.kind == "c" else values.astype(np.result_type(values.dtype, np.complex64))
@@ -292,7 +294,7 @@ def matrix_power(x: Operand, n: int, /) -> Handle:
     return current().dispatch(_MATRIX_POWER, x, params={"n": checks.integer("linalg.matrix_power", "n", n)})
 
 
-def _matrix_rank(x: Any, *rtol: Any) -> Any:
+def _matrix_rank(x: Array, *rtol: Any) -> Any:
     return np.linalg.matrix_rank(x, rtol=rtol[0] if rtol else None)  # of a vector: whether it has an element not 0
 
 
@@ -310,7 +312,7 @@ def matrix_rank(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     return current().dispatch_any(_MATRIX_RANK, (x,) if rtol is None else (x, rtol))
 
 
-def _pinv(x: Any, *rtol: Any) -> Any:
+def _pinv(x: Array, *rtol: Any) -> Any:
     return np.linalg.pinv(x, rtol=rtol[0]) if rtol else np.linalg.pinv(x)
 
 
@@ -329,7 +331,7 @@ def pinv(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     return current().dispatch_any(_PINV, (x,) if rtol is None else (x, rtol))
 
 
-def _diagonal(x: Any, *, offset: int) -> object:
+def _diagonal(x: Array, *, offset: int) -> object:
     return np.linalg.diagonal(x, offset=offset)
 
 
@@ -445,7 +447,7 @@ def _infer_eig(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def _eig(x: Any) -> object:
+def _eig(x: Array) -> object:
     values, vectors = np.linalg.eig(x)
     if values.dtype.kind != "c":
         dtype = np.result_type(values.dtype, np.complex64)

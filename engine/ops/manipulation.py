@@ -33,6 +33,8 @@ from engine.parallel.moves import repeated, rolled, tiled
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 Axes = int | tuple[int, ...]
 
 
@@ -49,7 +51,7 @@ def shape_now(x: Any) -> tuple[int | None, ...]:
 # Shapes and axes: no copies
 
 
-def _reshape(x: Any, *, shape: Any, copy: bool | None) -> object:
+def _reshape(x: Array, *, shape: Any, copy: bool | None) -> object:
     return np.reshape(x, shape, copy=copy)
 
 
@@ -165,7 +167,7 @@ def broadcast_shapes(*shapes: tuple[int | None, ...]) -> tuple[int | None, ...]:
     return broadcast(*shapes)
 
 
-def _broadcast_arrays(*arrays: Any) -> Any:
+def _broadcast_arrays(*arrays: Array) -> Any:
     shape = np.broadcast_shapes(*map(np.shape, arrays))
     return tuple(np.broadcast_to(array, shape) for array in arrays)
 
@@ -219,7 +221,7 @@ def _repeated_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 1.0 * costs.elements(values) * float(np.prod(params["reps"], dtype=np.float64))
 
 
-def _tile(x: Any, *, reps: tuple[int, ...]) -> object:
+def _tile(x: Array, *, reps: tuple[int, ...]) -> object:
     return np.tile(x, reps)
 
 
@@ -231,7 +233,7 @@ def tile(x: Operand, repetitions: int | tuple[int, ...], /) -> Handle:
     return current().dispatch(_TILE, x, params={"reps": checks.integers("tile", "repetitions", repetitions)})
 
 
-def _repeat(x: Any, *repeats: Any, axis: Any, reps: Any, length: int | None) -> object:
+def _repeat(x: Array, *repeats: Any, axis: Any, reps: Any, length: int | None) -> object:
     return np.repeat(x, repeats[0] if repeats else reps, axis=axis)
 
 
@@ -280,7 +282,7 @@ def repeat(x: Operand, repeats: int | Operand, /, *, axis: int | None = None) ->
 # Joining and splitting
 
 
-def _concat(*arrays: Any, axis: int | None) -> object:
+def _concat(*arrays: Array, axis: int | None) -> object:
     return np.concatenate(arrays, axis=axis)
 
 
@@ -305,7 +307,7 @@ def _infer_concat(*arrays: object, axis: int | None) -> ShapeDtype:
     return ShapeDtype(tuple(result), dtype)
 
 
-def _stack(*arrays: Any, axis: int) -> object:
+def _stack(*arrays: Array, axis: int) -> object:
     return np.stack(arrays, axis=axis)
 
 
@@ -339,7 +341,7 @@ def stack(arrays: Sequence[Operand], /, *, axis: int = 0) -> Handle:
     return current().dispatch_any(_STACK, checks.sequence("stack", "arrays", arrays), params)
 
 
-def _split(x: Any, *, cuts: tuple[int, ...], axis: int) -> object:
+def _split(x: Array, *, cuts: tuple[int, ...], axis: int) -> object:
     return tuple(np.split(x, cuts, axis=axis))
 
 
@@ -372,7 +374,7 @@ def split(x: Operand, indices_or_sections: int | Sequence[int], /, axis: int = 0
     return dispatch_views(op, x, {"cuts": cuts, "axis": axis})
 
 
-def _unstack(x: Any, *, axis: int) -> Any:
+def _unstack(x: Array, *, axis: int) -> Any:
     return tuple(np.moveaxis(x, axis, 0))
 
 

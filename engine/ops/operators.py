@@ -81,7 +81,7 @@ def _infer_conjugate(x: object) -> ShapeDtype:
     return ShapeDtype(shape_of(x), dtype_of(x))
 
 
-def _conjugate(x: Any) -> object:
+def _conjugate(x: Array) -> object:
     return x.conj()
 
 
@@ -153,7 +153,7 @@ def _with_objects(name: str) -> Op:
     """The comparison with an array of Python objects, by the operators of its elements: code of any cost."""
     function = _COMPARISONS[name][0]
 
-    def kernel(x: Any, *, other: Any) -> Any:
+    def kernel(x: Array, *, other: Any) -> Any:
         return function(x, other)
 
     def infer(x: Any, *, other: Any) -> ShapeDtype:
@@ -210,7 +210,7 @@ def _in_place(name: str) -> Op:
     def into(x1: object, x2: object, *, out: object) -> Any:
         return ufunc(x1, x2, out=out)
 
-    def kernel(x1: Any, x2: Any) -> Any:
+    def kernel(x1: Array, x2: Array) -> Any:
         result = _laid_out_as(x1)
         if x1.size != 1:
             return ufunc(x1, x2, out=result)
@@ -230,7 +230,7 @@ def _in_place(name: str) -> Op:
     )
 
 
-def _laid_out_as(x: Any) -> Any:
+def _laid_out_as(x: Array) -> Any:
     """Memory for what an array becomes, which is walked in the directions in which the array is."""
     if min(x.strides, default=0) >= 0:
         return np.empty_like(x)
@@ -238,7 +238,7 @@ def _laid_out_as(x: Any) -> Any:
     return np.empty_like(x[turned])[turned]
 
 
-def _powered(x1: Any, x2: Any) -> object:
+def _powered(x1: Array, x2: Array) -> object:
     result = _laid_out_as(x1)
     result[...] = x1
     result **= x2

@@ -26,6 +26,8 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 INTP = np.dtype(np.intp)
 
 
@@ -42,7 +44,7 @@ def _sorted(x: Any, axis: int, out: Any, *, stable: bool | None = None) -> Any:
     return out
 
 
-def _sorted_stably(x: Any, axis: int, out: Any) -> Any:
+def _sorted_stably(x: Array, axis: int, out: Array) -> Any:
     """`np.sort(x, axis, stable=True)`, by the sort that is not stable and many times as fast.
 
     Whether a sort of values is stable can be seen only where equal elements differ in their bits: zeros of either sign,
@@ -66,7 +68,7 @@ def _sorted_stably(x: Any, axis: int, out: Any) -> Any:
     return result
 
 
-def _argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
+def _argsort(x: Array, *, axis: int, descending: bool, stable: bool) -> Any:
     if not descending:
         return np.argsort(x, axis=axis, stable=stable)
     # Flipped before and after, so that equal elements keep their order.
@@ -168,7 +170,7 @@ def _nonzero(ndim: int) -> Op:
     return op_of_several("nonzero", np.nonzero, ndim, infer=infer, ns=5)
 
 
-def _searchsorted(x1: Any, x2: Any, *sorter: Any, side: Literal["left", "right"]) -> object:
+def _searchsorted(x1: Array, x2: Array, *sorter: Array, side: Literal["left", "right"]) -> object:
     return np.searchsorted(x1, x2, side=side, sorter=sorter[0] if sorter else None)
 
 

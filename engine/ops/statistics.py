@@ -17,6 +17,8 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
@@ -96,7 +98,7 @@ cumulative_prod = _cumulative(
 )
 
 
-def _diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -> object:
+def _diff(x: Array, *ends: Array, axis: int, n: int, given: tuple[str, ...]) -> object:
     return np.diff(x, n=n, axis=axis, **dict(zip(given, ends, strict=True)))
 
 
