@@ -28,7 +28,7 @@ class Facts:
 NOTHING = Facts()
 _EXACT = Facts(exact=True)
 
-_TABLE: dict[Any, Facts] = {
+_TABLE: dict[object, Facts] = {
     **dict.fromkeys((np.add, np.subtract, np.multiply, np.divide, np.floor_divide, np.remainder), _EXACT),
     **dict.fromkeys((np.absolute, np.negative, np.positive, np.conjugate, np.sign, np.reciprocal), _EXACT),
     **dict.fromkeys((np.sqrt, np.square, np.ceil, np.floor, np.rint, np.trunc, np.copysign), _EXACT),

@@ -32,7 +32,7 @@ from handles.display import line_of
 
 Globals = dict[str, Any]
 
-REFUSES: Any = UserDict()
+REFUSES: object = UserDict()
 """Stands for the registry of warnings in globals. It is empty, and what tidies registries up may clear it."""
 
 REGISTRY = "__warningregistry__"
@@ -119,9 +119,9 @@ _frames: dict[tuple[int, int], tuple[CodeType | None, FunctionType]] = {}
 def call_at(
     code: CodeType | None,
     lasti: int,
-    kernel: Callable[..., Any],
-    values: Sequence[Any],
-    params: dict[str, Any],
+    kernel: Callable[..., object],
+    values: Sequence[object],
+    params: dict[str, object],
     module: Globals | None = None,
 ) -> Any:
     """Call a kernel so that its warnings name the instruction `lasti` of `code`, in a module of these globals.
@@ -186,7 +186,7 @@ _guarded: dict[str, Globals] = {}
 _complete = False
 
 
-def guarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(kernel: Callable[..., object]) -> Callable[..., object]:
     """The twin of a function of the engine whose own warnings are refused; any other kernel as it is."""
     if not _is_engines(kernel) or _WORDS is None:
         return kernel
@@ -209,7 +209,7 @@ def guard_modules() -> None:
         around[REGISTRY] = REFUSES
 
 
-def _is_engines(kernel: Callable[..., Any]) -> bool:
+def _is_engines(kernel: Callable[..., object]) -> bool:
     return kernel.__class__ is FunctionType and kernel.__globals__.get("__name__", "").startswith("engine.")
 
 
