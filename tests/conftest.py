@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 import engine
 import engine.testing
@@ -23,6 +24,9 @@ os.environ["SCIPY_ARRAY_API"] = (
 
 ended: weakref.WeakSet[DeviceQueue] = weakref.WeakSet()
 """Queues of closed executors that were found whole and empty; they live until the collector comes by."""
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # a test asserts no time, and machines are slow at times
 
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
