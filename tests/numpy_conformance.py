@@ -32,6 +32,7 @@ ANSWERS: dict[Callable[..., Any], tuple[str, str]] = {
     numpy_protocols.SPECIAL[np.array_equal]: ("answered at once, by the value: a sync point", "no handle"),
     numpy_protocols.SPECIAL[np.ndim]: ("answered at once, by shape and dtype", "no handle"),
     numpy_protocols.SPECIAL[np.shape]: ("answered at once, by shape and dtype", "no handle"),
+    numpy_protocols.SPECIAL[np.einsum_path]: ("answered at once, by the lengths", "no handle"),
 }
 
 DIFFERENT: dict[Any, str] = {

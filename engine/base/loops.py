@@ -16,7 +16,7 @@ from asyncio import (
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType, coroutine
-from typing import Any, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 __all__ = [
     "AbstractEventLoop",

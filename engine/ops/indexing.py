@@ -90,7 +90,7 @@ def fill_key(key: Any, operands: Sequence[Any]) -> Any:
     return operands[key.number] if isinstance(key, Slot) else key
 
 
-def _getitem(x: Array, *operands: Any, key: Any) -> Any:
+def _getitem(x: Array, *operands: Any, key: Any) -> object:
     part = x[fill_key(key, operands)]
     # A string that is an element is as long as it is: the array's dtype says how long it may be.
     return np.array(part, x.dtype) if part.__class__ in _TEXT else part

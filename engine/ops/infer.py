@@ -24,17 +24,17 @@ InferOne = Callable[..., ShapeDtype]
 """A shape rule of an op with one result."""
 
 
-def shape_of(operand: Any) -> Shape:
+def shape_of(operand: object) -> Shape:
     """The shape of an operand; that of a Python scalar is ()."""
     return operand.shape if isinstance(operand, ShapeDtype) else ()
 
 
-def dtype_of(operand: Any) -> np.dtype[Any]:
+def dtype_of(operand: object) -> np.dtype[Any]:
     """The dtype of an operand; that of a Python scalar is the default one of its kind."""
     return operand.dtype if isinstance(operand, ShapeDtype) else np.asarray(operand).dtype
 
 
-def type_of(operand: Any) -> Any:
+def type_of(operand: object) -> np.dtype[Any] | type:
     """The types that NumPy promotes with: dtypes, and the type itself of a Python scalar (NEP 50)."""
     if isinstance(operand, ShapeDtype):
         return operand.dtype
@@ -75,7 +75,9 @@ def sample(operand: object) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _probe(kernel: Callable[..., Any], dtypes: tuple[np.dtype[Any], ...], ndim: int, params: Any) -> Any:
+def _probe(
+    kernel: Callable[..., Any], dtypes: tuple[np.dtype[Any], ...], ndim: int, params: tuple[tuple[str, object], ...]
+) -> Any:
     arrays = [np.ones((1,) * ndim, dtype) for dtype in dtypes]
     with np.errstate(all="ignore"):
         result = kernel(*arrays, **dict(params))
@@ -113,7 +115,7 @@ def elementwise(ufunc: np.ufunc) -> Infer:
     """Infer a ufunc: the broadcast shape, and the dtypes that its type resolution gives."""
     nothing = [None] * ufunc.nout
 
-    def infer(*operands: Any, **params: Any) -> Any:
+    def infer(*operands: object, **params: object) -> Facts:
         shape = broadcast(*map(shape_of, operands))
         types = (*map(type_of, operands), *nothing)
         dtypes = ufunc.resolve_dtypes(types)[ufunc.nin :]
@@ -130,7 +132,7 @@ def of_core_dimensions(ufunc: np.ufunc) -> InferOne:
     result_names = [name for name in gives.strip("()").split(",") if name]
     nothing = [None] * ufunc.nout
 
-    def infer(*operands: Any) -> ShapeDtype:
+    def infer(*operands: object) -> ShapeDtype:
         lengths: dict[str, Dim] = {}
         loops: list[Shape] = []
         for operand, names in zip(operands, operand_names, strict=True):
@@ -155,20 +157,20 @@ def of_core_dimensions(ufunc: np.ufunc) -> InferOne:
 def typed(kernel: Callable[..., Any]) -> InferOne:
     """Infer an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
 
-    def infer(x: Any, *_: Any, **__: Any) -> ShapeDtype:
+    def infer(x: object, *_: object, **__: object) -> ShapeDtype:
         return ShapeDtype(shape_of(x), probe(kernel, dtype_of(x)))
 
     return infer
 
 
-def normalize_axes(axis: Any, ndim: int, *, repeated: bool = False) -> tuple[int, ...]:
+def normalize_axes(axis: object, ndim: int, *, repeated: bool = False) -> tuple[int, ...]:
     """The axes as non-negative numbers; all of them for None.
 
     Raises `AxisError` (a `ValueError`) out of range, and `ValueError` for an axis given twice where it must not be.
     """
     if axis is None:
         return tuple(range(ndim))
-    return np.lib.array_utils.normalize_axis_tuple(axis, ndim, allow_duplicate=repeated)
+    return np.lib.array_utils.normalize_axis_tuple(axis, ndim, allow_duplicate=repeated)  # type: ignore[arg-type]
 
 
 def axis_of_scalar(shape: Shape) -> Shape:
@@ -201,7 +203,7 @@ def replaced(shape: Shape, axis: int, length: Dim) -> Shape:
 def reduced(kernel: Callable[..., Any]) -> InferOne:
     """Infer a reduction: the axes are gone (or 1), the dtype is the one that NumPy gives for a tiny array."""
 
-    def infer(x: Any, *, axis: Any = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
+    def infer(x: object, *, axis: object = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
         shape = shape_of(x)
         axes = reduced_axes(axis, len(shape))
         return ShapeDtype(without(shape, axes, keepdims=keepdims), probe(kernel, dtype_of(x), **params))
@@ -212,7 +214,7 @@ def reduced(kernel: Callable[..., Any]) -> InferOne:
 def viewed(kernel: Callable[..., Any]) -> InferOne:
     """Infer an op that returns a view: do it to an array of that shape that takes no memory."""
 
-    def infer(x: Any, **params: Any) -> ShapeDtype:
+    def infer(x: object, **params: object) -> ShapeDtype:
         shape, dtype = shape_of(x), dtype_of(x)
         result = kernel(outline(shape, dtype, 1), **params).shape
         if None not in shape:

@@ -11,6 +11,7 @@ from engine.base.hints import raise_missing
 from engine.base.op import Op, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import (
+    Facts,
     Infer,
     Shape,
     broadcast,
@@ -65,7 +66,7 @@ def _product_dtype(x1: object, x2: object) -> np.dtype[Any]:
     return np.result_type(dtype_of(x1), dtype_of(x2))
 
 
-def _infer_tensordot(x1: Any, x2: Any, *, axes: Any) -> ShapeDtype:
+def _infer_tensordot(x1: object, x2: object, *, axes: Any) -> ShapeDtype:
     left, right = shape_of(x1), shape_of(x2)
     if isinstance(axes, int):
         mine, theirs = tuple(range(len(left) - axes, len(left))), tuple(range(axes))
@@ -176,7 +177,7 @@ def _matrix(x: object) -> Shape:
     return shape
 
 
-def _square(x: Any) -> Shape:
+def _square(x: object) -> Shape:
     shape = _matrix(x)
     if None not in shape[-2:] and shape[-1] != shape[-2]:
         raise np.linalg.LinAlgError("Last 2 dimensions of the array must be square")
@@ -194,11 +195,11 @@ class MatrixRow(Protocol):
 
 
 def _of_matrix(
-    name: str, kernel: Callable[..., Any], doc: str, shape: Callable[[Any], Shape], ns: float = 1.0
+    name: str, kernel: Callable[..., Any], doc: str, shape: Callable[[object], Shape], ns: float = 1.0
 ) -> MatrixRow:
     """A row: an op of one stack of matrices, whose result has the shape that `shape` says."""
 
-    def infer(x: Any) -> ShapeDtype:
+    def infer(x: object) -> ShapeDtype:
         return ShapeDtype(shape(x), _probe(kernel, x))
 
     op = Op(f"linalg.{name}", kernel, infer=infer, cost=costs.cubic(ns), blas=True)
@@ -257,7 +258,7 @@ def cholesky(x: Operand, /, *, upper: bool = False) -> Handle:
     return current().dispatch(_CHOLESKY, x, params={"upper": checks.flag("linalg.cholesky", "upper", upper)})
 
 
-def _infer_solve(x1: Any, x2: Any) -> ShapeDtype:
+def _infer_solve(x1: object, x2: object) -> ShapeDtype:
     left, right = _square(x1), shape_of(x2)
     dtype = probe(np.linalg.solve, dtype_of(x1), dtype_of(x2), ndim=2)
     if len(right) == 1:
@@ -273,7 +274,7 @@ def solve(x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(_SOLVE, x1, x2)
 
 
-def _infer_power(x: Any, *, n: int) -> ShapeDtype:
+def _infer_power(x: object, *, n: int) -> ShapeDtype:
     dtype = dtype_of(x)
     if n < 0:
         dtype = _probe(np.linalg.inv, x)
@@ -294,7 +295,7 @@ def matrix_power(x: Operand, n: int, /) -> Handle:
     return current().dispatch(_MATRIX_POWER, x, params={"n": checks.integer("linalg.matrix_power", "n", n)})
 
 
-def _matrix_rank(x: Array, *rtol: Any) -> Any:
+def _matrix_rank(x: Array, *rtol: Array) -> object:
     return np.linalg.matrix_rank(x, rtol=rtol[0] if rtol else None)  # of a vector: whether it has an element not 0
 
 
@@ -312,11 +313,11 @@ def matrix_rank(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     return current().dispatch_any(_MATRIX_RANK, (x,) if rtol is None else (x, rtol))
 
 
-def _pinv(x: Array, *rtol: Any) -> Any:
+def _pinv(x: Array, *rtol: Array) -> object:
     return np.linalg.pinv(x, rtol=rtol[0]) if rtol else np.linalg.pinv(x)
 
 
-def _infer_pinv(x: Any, *rtol: object) -> ShapeDtype:
+def _infer_pinv(x: object, *rtol: object) -> ShapeDtype:
     *batch, rows, columns = _matrix(x)
     shape = (*batch, columns, rows)
     # NumPy keeps the dtype of matrices without elements.
@@ -343,7 +344,7 @@ def diagonal(x: Operand, /, *, offset: int = 0) -> Handle:
     return dispatch_view(_DIAGONAL, x, {"offset": checks.integer("linalg.diagonal", "offset", offset)}, read_only=True)
 
 
-def _infer_trace(x: Any, *, offset: int, dtype: np.dtype[Any] | None) -> ShapeDtype:
+def _infer_trace(x: object, *, offset: int, dtype: np.dtype[Any] | None) -> ShapeDtype:
     return ShapeDtype(_matrix(x)[:-2], dtype or probe(np.linalg.trace, dtype_of(x), ndim=2))
 
 
@@ -363,7 +364,7 @@ def trace(x: Operand, /, *, offset: int = 0, dtype: DTypeLike | None = None) -> 
 # Norms
 
 
-def _infer_vector_norm(x: object, *, axis: Any, keepdims: bool, ord: object) -> ShapeDtype:
+def _infer_vector_norm(x: object, *, axis: Axis, keepdims: bool, ord: object) -> ShapeDtype:
     shape = shape_of(x)
     dtype = probe(np.linalg.vector_norm, dtype_of(x), ord=ord)
     return ShapeDtype(without(shape, normalize_axes(axis, len(shape)), keepdims=keepdims), dtype)
@@ -439,7 +440,7 @@ class SVDResult(NamedTuple):
 
 
 def _infer_eig(kernel: Callable[..., Any]) -> Infer:
-    def infer(x: Any) -> Any:
+    def infer(x: object) -> Facts:
         shape = _square(x)
         values, vectors = _probe(kernel, x)
         return ShapeDtype(shape[:-1], values), ShapeDtype(shape, vectors)
@@ -469,7 +470,7 @@ def eigh(x: Operand, /) -> EighResult:
     return EighResult(*current().dispatch_several(_EIGH, (x,)))
 
 
-def _infer_slogdet(x: Any) -> Any:
+def _infer_slogdet(x: object) -> Facts:
     shape = _stack_of(x)
     return tuple(ShapeDtype(shape, dtype) for dtype in _probe(np.linalg.slogdet, x))
 
@@ -482,7 +483,7 @@ def slogdet(x: Operand, /) -> SlogdetResult:
     return SlogdetResult(*current().dispatch_several(_SLOGDET, (x,)))
 
 
-def _infer_qr(x: Any, *, mode: str) -> Any:
+def _infer_qr(x: object, *, mode: str) -> Facts:
     *batch, rows, columns = _matrix(x)
     inner = _least((rows, columns)) if mode == "reduced" else rows
     q, r = _probe(np.linalg.qr, x)
@@ -498,7 +499,7 @@ def qr(x: Operand, /, *, mode: Literal["reduced", "complete"] = "reduced") -> QR
     return QRResult(*current().dispatch_several(_QR, (x,), {"mode": mode}))
 
 
-def _infer_svd(x: Any, *, full_matrices: bool) -> Any:
+def _infer_svd(x: object, *, full_matrices: bool) -> Facts:
     *batch, rows, columns = shape = _matrix(x)
     least = _least(shape)
     shapes = [

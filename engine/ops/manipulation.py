@@ -167,7 +167,7 @@ def broadcast_shapes(*shapes: tuple[int | None, ...]) -> tuple[int | None, ...]:
     return broadcast(*shapes)
 
 
-def _broadcast_arrays(*arrays: Array) -> Any:
+def _broadcast_arrays(*arrays: Array) -> object:
     shape = np.broadcast_shapes(*map(np.shape, arrays))
     return tuple(np.broadcast_to(array, shape) for array in arrays)
 
@@ -374,7 +374,7 @@ def split(x: Operand, indices_or_sections: int | Sequence[int], /, axis: int = 0
     return dispatch_views(op, x, {"cuts": cuts, "axis": axis})
 
 
-def _unstack(x: Array, *, axis: int) -> Any:
+def _unstack(x: Array, *, axis: int) -> object:
     return tuple(np.moveaxis(x, axis, 0))
 
 

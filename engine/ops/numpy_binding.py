@@ -103,6 +103,6 @@ def without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
 
 
-def first_name(function: Callable[..., Any]) -> str:
+def first_name(function: Callable[..., object]) -> str:
     """The name of the first parameter of a function."""
     return parameters(function).names[0]

@@ -27,7 +27,7 @@ from engine.ops.numpy_binding import bind, first_name, named, parameters, withou
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_known import cost_of_call
 from engine.ops.numpy_results import Several, several
-from engine.ops.numpy_shapes import filled, with_constants
+from engine.ops.numpy_shapes import Function, filled, with_constants
 from engine.ops.numpy_shapes_table import shape_of_call
 from engine.ops.numpy_writes import (
     IGNORES_OUT,
@@ -274,14 +274,14 @@ def call_function(function: Callable[..., object], args: tuple[object, ...], kwa
     return dispatched(function, args, kwargs)
 
 
-def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def dispatched(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """Dispatch a call of a NumPy function as an op of its own. An `out` is written to."""
     args, kwargs = named(function, args, kwargs, "out")
     if kwargs.get("out") is not None:
         if function not in IGNORES_OUT:
             return function_into(function, args, kwargs)
         kwargs = without(kwargs, "out")
-    operands: list[Any] = []
+    operands: list[object] = []
     result = several(function, args, kwargs)
     if result is not None and not result.arrays:
         return result.build(())
@@ -320,7 +320,7 @@ def _opaque(function: Callable[..., object], result: Several | None) -> Callable
 # Functions that may write to what they read
 
 
-def _nan_to_num(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _nan_to_num(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`copy=False` rebinds the handle: its value may be read by others, and is not written to."""
     args, kwargs = named(function, args, kwargs, "copy")
     if kwargs.get("copy", True):
@@ -329,10 +329,10 @@ def _nan_to_num(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if isinstance(target, Handle):
         refresh(target)
     result = dispatched(function, args, without(kwargs, "copy"))
-    return rebind(target, result) if isinstance(target, Handle) else result
+    return rebind(target, result) if isinstance(target, Handle) and isinstance(result, Handle) else result
 
 
-def _keeping_its_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _keeping_its_input(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """`overwrite_input=True` allows NumPy to write to the operand, and does not ask for it."""
     args, kwargs = named(function, args, kwargs, "overwrite_input")
     return dispatched(function, args, without(kwargs, "overwrite_input"))
@@ -342,7 +342,7 @@ _WRITTEN = {np.apply_along_axis: "arr", np.apply_over_axes: "a", np.rot90: "k"}
 """The argument that is written to: by the function that is called back, or, in `rot90`, by NumPy itself."""
 
 
-def _with_a_copy_to_write_to(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+def _with_a_copy_to_write_to(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     place = parameters(function).names.index(_WRITTEN[function])
     written = args[place] if len(args) > place else kwargs.get(_WRITTEN[function])
     return dispatched(function if isinstance(written, int | None) else _copying(function), args, kwargs)
@@ -353,7 +353,7 @@ def _copy(value: object) -> object:
 
 
 @functools.cache
-def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
+def _copying(function: Function) -> Function:
     """A function that hands a copy of the argument that is written to on to the wrapped one."""
     name = _WRITTEN[function]
     place = parameters(function).names.index(name)
@@ -372,19 +372,19 @@ def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
 # Functions that return no array
 
 
-def _answer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _answer(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args, kwargs = host((args, kwargs), f"np.{name_of(function)}()")
     return function(*args, **kwargs)
 
 
-def _answer_in_eager_code(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+def _answer_in_eager_code(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """A plain bool, as NumPy's; in a graph, where there is no value yet, a symbol."""
     if any(isinstance(each, Symbol) for each in (*args, *kwargs.values())):
         return dispatched(function, args, kwargs)
     return _answer(function, args, kwargs)
 
 
-def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+def _describe(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """An answer that depends on shapes and dtypes only: nobody waits."""
     operands: list[object] = []
     call = take((args, kwargs), operands)
@@ -398,7 +398,7 @@ def _outline(handle: Handle) -> object:
     return np.broadcast_to(np.zeros((), handle.dtype), lengths)
 
 
-def _answer_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _answer_shape(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = bind(function, args, kwargs) or {}
     a = given.get("a")
     if isinstance(a, Handle) and None in a.shape:
@@ -410,7 +410,7 @@ def _answer_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return _describe(function, args, kwargs)
 
 
-def _answer_path(function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+def _answer_path(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """The order of a contraction depends on lengths; where one is not known yet, on the values."""
     operands: list[object] = []
     take((args, kwargs), operands)
@@ -418,7 +418,7 @@ def _answer_path(function: object, args: tuple[object, ...], kwargs: dict[str, o
     return (_describe if known else _answer)(function, args, kwargs)
 
 
-Special = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+Special = Callable[[Function, tuple[Any, ...], dict[str, Any]], object]
 
 SPECIAL: dict[object, Special] = {
     np.shape: _answer_shape,

@@ -211,7 +211,7 @@ if hasattr(np, "unstack"):
     COUNTS[np.unstack] = _unstack
 
 
-def several(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Several | None:
+def several(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Several | None:
     """How the result of this call is made of several arrays; None where it is one."""
     counter = COUNTS.get(function)
     count = None if counter is None else counter(*args, **kwargs)

@@ -313,7 +313,7 @@ def _size(shape: Shape) -> int:
     return size
 
 
-def _with_sizes(question: Question) -> tuple[Any, dict[str, int]]:
+def _with_sizes(question: Question) -> tuple[object, dict[str, int]]:
     """The arguments by name where one of them is a large length of the result, and these lengths."""
     args, kwargs = question.call
     given = bind(question.function, args, kwargs)

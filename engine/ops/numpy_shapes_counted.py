@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,11 @@ def edges_rule(a: object, bins: object = 10, range: object = None, weights: obje
 
 
 def histogramdd_rule(
-    sample: Any, bins: object = 10, range: object = None, density: object = None, weights: object = None
+    sample: ShapeDtype | Sequence[object],
+    bins: object = 10,
+    range: object = None,
+    density: object = None,
+    weights: object = None,
 ) -> Facts:
     if isinstance(sample, ShapeDtype):
         ndim: Dim = sample.shape[1] if len(sample.shape) > 1 else 1
@@ -94,7 +99,7 @@ def triangle_rule(*, upper: bool) -> Rule:
 def some_rule(dtype: np.dtype[Any] | None = None) -> Rule:
     """One dimension of an unknown length."""
 
-    def rule(*args: object, **given: Any) -> ShapeDtype:
+    def rule(*args: object, **given: object) -> ShapeDtype:
         first = next(iter(given.values()))
         return ShapeDtype((None,), dtype or operand(first).dtype)
 
@@ -105,7 +110,7 @@ def argwhere_rule(a: object) -> ShapeDtype:
     return ShapeDtype((None, len(operand(a).shape)), INTP)
 
 
-def where_rule(condition: object, x: object = None, y: object = None) -> Any:
+def where_rule(condition: object, x: object = None, y: object = None) -> ShapeDtype | Facts:
     if x is None and y is None:
         ndim = len(operand(condition).shape)
         return (ShapeDtype((None,), INTP),) * max(ndim, 1)
@@ -128,7 +133,9 @@ def extract_rule(condition: object, arr: object) -> ShapeDtype:
     return ShapeDtype((None,), operand(arr).dtype)
 
 
-def joined_sets_rule(ar1: Any, ar2: Any, *_: Any, return_indices: Any = False, **__: Any) -> Any:
+def joined_sets_rule(
+    ar1: object, ar2: object, *_: object, return_indices: object = False, **__: object
+) -> ShapeDtype | Facts:
     common = ShapeDtype((None,), np.result_type(operand(ar1).dtype, operand(ar2).dtype))
     return (common, *(ShapeDtype((None,), INTP),) * 2) if return_indices else common
 
@@ -144,7 +151,7 @@ def unique_rule(
     return_counts: object = False,
     axis: object = None,
     **_: object,
-) -> Any:
+) -> ShapeDtype | Facts:
     ar = operand(ar)
     shape: Shape = (None,) if axis is None else replaced(ar.shape, one_axis(axis, len(ar.shape)), None)
     facts = [ShapeDtype(shape, ar.dtype)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def block_rule(arrays: object) -> ShapeDtype:
     deep = depth(arrays)
     ndim = max(deep, max(len(leaf.shape) for leaf in leaves(arrays)))
 
-    def shape(value: Any, level: int) -> Shape:
+    def shape(value: object, level: int) -> Shape:
         if not isinstance(value, list):
             lengths = operand(value).shape
             return (1,) * (ndim - len(lengths)) + lengths
@@ -85,7 +85,7 @@ def block_rule(arrays: object) -> ShapeDtype:
     return ShapeDtype(shape(arrays, deep), np.result_type(*(leaf.dtype for leaf in leaves(arrays))))
 
 
-def append_rule(arr: object, values: object, axis: Any = None) -> ShapeDtype:
+def append_rule(arr: object, values: object, axis: int | None = None) -> ShapeDtype:
     parts = [operand(arr), operand(values)]
     dtype = np.result_type(*(part.dtype for part in parts))
     if axis is None:
@@ -115,7 +115,7 @@ def insert_rule(arr: object, obj: Any, values: object, axis: object = None) -> S
     return ShapeDtype(replaced(shape, where, total([shape[where], count])), arr.dtype)
 
 
-def _places(obj: object, length: Dim) -> Dim:
+def _places(obj: Any, length: Dim) -> Dim:
     """How many places of an axis an argument stands for: a slice, a mask, or indices."""
     if isinstance(obj, ShapeDtype):
         return None if obj.dtype == np.bool_ else size_of(obj.shape)
@@ -134,7 +134,7 @@ def delete_rule(arr: object, obj: Any, axis: object = None) -> ShapeDtype:
     return ShapeDtype(replaced(shape, where, left), arr.dtype)
 
 
-def pad_rule(array: object, pad_width: object, mode: object = "constant", **_: object) -> ShapeDtype:
+def pad_rule(array: object, pad_width: Any, mode: object = "constant", **_: object) -> ShapeDtype:
     array = operand(array)
     ndim = len(array.shape)
     if isinstance(pad_width, dict):
@@ -147,8 +147,8 @@ def pad_rule(array: object, pad_width: object, mode: object = "constant", **_: o
     return ShapeDtype(tuple(lengths), array.dtype)
 
 
-def resize_rule(a: object, new_shape: Any) -> ShapeDtype:
-    lengths = (new_shape,) if isinstance(new_shape, int | np.integer) else tuple(new_shape)
+def resize_rule(a: object, new_shape: SupportsInt | Iterable[SupportsInt]) -> ShapeDtype:
+    lengths = tuple(new_shape) if isinstance(new_shape, Iterable) else (new_shape,)
     return ShapeDtype(tuple(map(int, lengths)), operand(a).dtype)
 
 
@@ -156,7 +156,7 @@ def packbits_rule(a: object, axis: object = None, bitorder: str = "big") -> Shap
     return _bits(a, axis, lambda n: -(-n // 8))
 
 
-def unpackbits_rule(a: Any, axis: Any = None, count: Any = None, bitorder: str = "big") -> ShapeDtype:
+def unpackbits_rule(a: object, axis: object = None, count: int | None = None, bitorder: str = "big") -> ShapeDtype:
     def bits(n: int) -> int:
         return 8 * n if count is None else count if count >= 0 else 8 * n + count
 
@@ -171,7 +171,7 @@ def _bits(a: object, axis: object, lengths: Callable[[int], int]) -> ShapeDtype:
     return ShapeDtype(replaced(shape, where, None if length is None else lengths(length)), np.dtype(np.uint8))
 
 
-def diag_rule(v: Any, k: Any = 0) -> ShapeDtype:
+def diag_rule(v: object, k: int = 0) -> ShapeDtype:
     v = operand(v)
     k = int(k)
     if len(v.shape) == 1:
@@ -184,7 +184,7 @@ def diag_rule(v: Any, k: Any = 0) -> ShapeDtype:
     return ShapeDtype((max(0, min(n, m - k) if k >= 0 else min(n + k, m)),), v.dtype)
 
 
-def diagflat_rule(v: Any, k: Any = 0) -> ShapeDtype:
+def diagflat_rule(v: object, k: int = 0) -> ShapeDtype:
     v = operand(v)
     size = size_of(v.shape)
     return _square(None if size is None else size + abs(int(k)), v.dtype)
@@ -211,7 +211,7 @@ def along_rule(function: Function, dtype: np.dtype[Any] | None = None, *, last: 
     """A function along an axis that keeps the shape; without an axis it flattens."""
     name = "x" if function in (np.sort_complex,) else "a"
 
-    def rule(axis: Any = -1 if last else None, **given: Any) -> ShapeDtype:
+    def rule(axis: object = -1 if last else None, **given: Any) -> ShapeDtype:
         x, asked = operand(given[name]), given.get("dtype")
         shape: Shape = (size_of(x.shape),) if axis is None else x.shape
         if axis is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 
-def _convolved(a: Any, v: Any, mode: Any = None, default: str = "full") -> ShapeDtype:
+def _convolved(a: object, v: object, mode: int | str | None = None, default: str = "full") -> ShapeDtype:
     a, v = operand(a), operand(v)
     n, m = (size_of(each.shape) for each in (a, v))
-    mode = {0: "valid", 1: "same", 2: "full"}.get(mode, default if mode is None else mode)
+    if not isinstance(mode, str):
+        mode = default if mode is None else {0: "valid", 1: "same", 2: "full"}.get(mode, str(mode))
     if n is None or m is None:
         raise Undecided("a length is not known")
     if not n or not m:
@@ -31,15 +33,15 @@ def _convolved(a: Any, v: Any, mode: Any = None, default: str = "full") -> Shape
     return ShapeDtype((lengths[mode],), probe(np.convolve, a.dtype, v.dtype))
 
 
-def convolve_rule(a: object, v: object, mode: object = "full") -> ShapeDtype:
+def convolve_rule(a: object, v: object, mode: int | str = "full") -> ShapeDtype:
     return _convolved(a, v, mode)
 
 
-def correlate_rule(a: object, v: object, mode: object = "valid") -> ShapeDtype:
+def correlate_rule(a: object, v: object, mode: int | str = "valid") -> ShapeDtype:
     return _convolved(a, v, mode, "valid")
 
 
-def outer_rule(a: Any, b: Any) -> ShapeDtype:
+def outer_rule(a: object, b: object) -> ShapeDtype:
     a, b = operand(a), operand(b)
     return ShapeDtype((size_of(a.shape), size_of(b.shape)), probe(np.outer, a.dtype, b.dtype))
 
@@ -60,7 +62,7 @@ def covariance_rule(function: Function) -> Rule:
         dtype: DTypeLike | None = None,
         x: object = None,
         **_: object,
-    ) -> Any:
+    ) -> ShapeDtype | Facts:
         m = operand(x if m is None else m)
         if len(m.shape) > 2:
             raise ValueError("m has more than 2 dimensions")
@@ -83,20 +85,20 @@ def _variables(m: ShapeDtype, rowvar: object) -> Dim:
     return m.shape[0] if rowvar else m.shape[1]
 
 
-def polyadd_rule(a1: Any, a2: Any) -> ShapeDtype:
+def polyadd_rule(a1: object, a2: object) -> ShapeDtype:
     a1, a2 = operand(a1), operand(a2)
     sizes = [size_of(each.shape) for each in (a1, a2)]
     length = None if None in sizes else max(size or 0 for size in sizes)
     return ShapeDtype((length,), probe(np.add, a1.dtype, a2.dtype))
 
 
-def polysub_rule(a1: Any, a2: Any) -> ShapeDtype:
+def polysub_rule(a1: object, a2: object) -> ShapeDtype:
     return polyadd_rule(a1, a2)._replace(dtype=probe(np.subtract, operand(a1).dtype, operand(a2).dtype))
 
 
 def polyfit_rule(
     x: object, y: object, deg: object, rcond: object = None, full: object = False, w: object = None, cov: object = False
-) -> Any:
+) -> ShapeDtype | Facts:
     x, y = operand(x), operand(y)
     if not isinstance(deg, int | np.integer):
         raise Undecided("deg is an array")
@@ -110,28 +112,28 @@ def polyfit_rule(
     return (fit, ShapeDtype((order, order, *y.shape[1:]), FLOAT)) if cov else fit
 
 
-def polyint_rule(p: Any, m: Any = 1, k: Any = None) -> ShapeDtype:
+def polyint_rule(p: object, m: SupportsInt = 1, k: object = None) -> ShapeDtype:
     p = operand(p)
     if k is not None and not isinstance(k, int | float):
         raise Undecided("k is an array")
     dtype = probe(np.polyint, p.dtype)
-    return ShapeDtype((total([size_of(p.shape), int(m)]),), p.dtype if not m else dtype)
+    return ShapeDtype((total([size_of(p.shape), int(m)]),), p.dtype if not int(m) else dtype)
 
 
-def polyder_rule(p: Any, m: Any = 1) -> ShapeDtype:
+def polyder_rule(p: object, m: SupportsInt = 1) -> ShapeDtype:
     p = operand(p)
     size = size_of(p.shape)
     return ShapeDtype(
-        (None if size is None else max(size - int(m), 0),), np.polyder(np.ones(2 + int(m), p.dtype), m).dtype
+        (None if size is None else max(size - int(m), 0),), np.polyder(np.ones(2 + int(m), p.dtype), int(m)).dtype
     )
 
 
-def tensorinv_rule(a: Any, ind: Any = 2) -> ShapeDtype:
+def tensorinv_rule(a: object, ind: int = 2) -> ShapeDtype:
     a = operand(a)
     return ShapeDtype(a.shape[ind:] + a.shape[:ind], probe(np.linalg.inv, a.dtype, ndim=2))
 
 
-def tensorsolve_rule(a: object, b: object, axes: Any = None) -> ShapeDtype:
+def tensorsolve_rule(a: object, b: object, axes: Iterable[int] | None = None) -> ShapeDtype:
     a, b = operand(a), operand(b)
     if axes is not None:
         order = list(range(len(a.shape)))

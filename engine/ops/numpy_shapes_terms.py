@@ -14,7 +14,7 @@ INTP = np.dtype(np.intp)
 FLOAT = np.dtype(np.float64)
 
 
-def operand(value: Any) -> ShapeDtype:
+def operand(value: object) -> ShapeDtype:
     """An argument as an array: a sequence may hold some."""
     if isinstance(value, ShapeDtype):
         return value

@@ -23,7 +23,7 @@ from handles.views import rebind
 Array = np.ndarray[Any, Any]
 
 
-def name_of(function: Any) -> str:
+def name_of(function: Callable[..., object]) -> str:
     """The name of a NumPy function as users type it, without `numpy.`."""
     module = str(getattr(function, "__module__", "") or "").removeprefix("numpy").lstrip(".")
     name = str(getattr(function, "__name__", function))

@@ -230,7 +230,7 @@ def _in_place(name: str) -> Op:
     )
 
 
-def _laid_out_as(x: Array) -> Any:
+def _laid_out_as(x: Array) -> Array:
     """Memory for what an array becomes, which is walked in the directions in which the array is."""
     if min(x.strides, default=0) >= 0:
         return np.empty_like(x)

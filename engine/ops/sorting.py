@@ -68,7 +68,7 @@ def _sorted_stably(x: Array, axis: int, out: Array) -> Any:
     return result
 
 
-def _argsort(x: Array, *, axis: int, descending: bool, stable: bool) -> Any:
+def _argsort(x: Array, *, axis: int, descending: bool, stable: bool) -> object:
     if not descending:
         return np.argsort(x, axis=axis, stable=stable)
     # Flipped before and after, so that equal elements keep their order.
