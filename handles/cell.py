@@ -1,8 +1,8 @@
 """The write-once result cell: what an op will have computed, apart from the handles that show it.
 
-Guarantees: a cell goes from pending to a value or to a failure exactly once; whoever registers a waiter is called
+Guarantees: a cell goes from pending to a value or to a failure exactly once; each waiter is called
 exactly once, whichever thread settles the cell. Assumption: reads and writes of one attribute are atomic and seen in
-order (the interpreter lock). Only the slow path, a cell that somebody waits for, takes a lock.
+order (the interpreter lock). Only the slow path, a cell that a task or a thread waits for, takes a lock.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Failure(Unready):
         self.traceback: TracebackType | None = error.__traceback__
         self.notes: tuple[str, ...] = tuple(vars(error).get("__notes__", ()))
         self.seen = cancelled
-        """True if somebody was told: a reader of a handle, or a barrier."""
+        """True if a reader of a handle or a barrier was told."""
         self.cancelled = cancelled
 
     def throw(self) -> None:
@@ -112,7 +112,7 @@ class Rare:
         self.record: Cell | None = None
         """The record that settles this cell, where that is another one."""
         self.inferred: Any = None
-        """Shape and dtype, once somebody asked."""
+        """Shape and dtype, once they were asked for."""
         self.copies: WeakValueDictionary[Hashable, Cell] | None = None
         """Copies on other devices, as long as they live."""
         self.host: Cell | None = None
@@ -284,7 +284,7 @@ def call_waiters(cell: Cell) -> None:
 def add_waiter(cell: Cell, waiter: Waiter) -> bool:
     """Have `waiter(cell)` called once when the cell is settled; False, and no call, when it is settled already."""
     with _waiters_lock:
-        # The waiter goes in before the value is looked at: whoever settles the cell in between finds it.
+        # The waiter goes in before the value is looked at: the thread that settles the cell in between finds it.
         if cell.waiters is None:
             cell.waiters = [waiter]
         else:

@@ -34,7 +34,7 @@ def _tells_all(dtype: np.dtype[Any]) -> bool:
 
 
 class Scalars(Holder):
-    """What Python's own functions make of a handle: numbers, text, lists."""
+    """Numbers, text and lists, as Python's own functions make them of a handle."""
 
     __slots__ = ()
 

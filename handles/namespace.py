@@ -1,4 +1,4 @@
-"""What a handle asks of the namespace that made it, as types: the functions that its operators and methods become."""
+"""The namespace that made a handle, as types: the functions that its operators and methods call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Binary(Protocol):
 
 
 class OperatorFunctions(Protocol):
-    """What operators do that no function of the namespace does (`engine.ops.operators`)."""
+    """Functions of operators for which the namespace has none of its own (`engine.ops.operators`)."""
 
     power: Binary
     equal: Binary
@@ -42,7 +42,7 @@ class OperatorFunctions(Protocol):
 
 
 class AttributeFunctions(Protocol):
-    """What attributes of arrays do that no function of NumPy does (`engine.ops.attributes`)."""
+    """Functions of attributes of arrays for which NumPy has none (`engine.ops.attributes`)."""
 
     byteswap: Unary
 

@@ -29,7 +29,7 @@ class AsyncHandle(Handle):
 class PendingValue(Coroutine[Any, Any, Value]):
     """The pending value that `numpy()` of a non-ready handle returns: `await` it once for the value.
 
-    Whatever is done with it as if it were the value raises an error that says so.
+    Each use of it as if it were the value raises an error that says so.
     """
 
     __slots__ = ("__weakref__", "_handle", "_steps", "_told")

@@ -16,7 +16,7 @@ VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 
 
 class Protocols(Holder):
-    """What NumPy calls where it is given a handle: each call becomes an op."""
+    """The methods that NumPy calls where it is given a handle: each call becomes an op."""
 
     __slots__ = ()
 

@@ -79,7 +79,7 @@ class Symbol(Handle):
             self.refuse("len()")
         return super().__len__()
 
-    __hash__ = object.__hash__  # a key of feed dictionaries, whatever its shape
+    __hash__ = object.__hash__  # a key of feed dictionaries, of any shape
 
     def __iter__(self) -> Iterator[Handle]:
         self.refuse("iterating")

@@ -21,7 +21,7 @@ Order: TypeAlias = Literal["C", "F", "A", "K"]
 """The order in which elements lie in memory."""
 
 Out: TypeAlias = Holder | np.ndarray[Any, Any] | None
-"""What a result is written to: a handle, which is rebound, or an array."""
+"""The target that a result is written to: a handle, which is rebound, or an array."""
 
 Where: TypeAlias = "ArrayLike"
 """Booleans, broadcast with the array: the elements that take part."""
@@ -30,7 +30,7 @@ Start: TypeAlias = "ArrayLike"
 """A number, or an array of them, that a reduction begins with or goes by."""
 
 Mode: TypeAlias = Literal["raise", "wrap", "clip"]
-"""What is done with an index that is out of bounds."""
+"""The choices for an index that is out of bounds."""
 
 Fields: TypeAlias = str | Sequence[str] | None
 """Fields of structured elements, by which they are compared first."""

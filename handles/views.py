@@ -5,7 +5,7 @@ says how the array of `row` comes from that of `b`, and which value `b` had then
 `b` has now, and rebinds both. Whether NumPy gives a view or a copy is left to NumPy: the op that writes through asks
 it. Handles made from an old value keep it, views among them, until they are written to.
 
-A link is made by whoever makes a view, in one tuple, and looked at when a handle is written to.
+A link is made with the view, in one tuple, and looked at when a handle is written to.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def link_above(source: Holder) -> Link | None:
 
 
 def forget(view: H) -> H:
-    """Note that a handle is no view, whatever made it; returns it."""
+    """Note that a handle is no view, as its op may say; returns it."""
     view._link = None
     return view
 
@@ -195,7 +195,7 @@ def ndim_of(handle: Holder) -> int | None:
     cell = handle._cell
     try:
         shape: Any = cell.home.infer(cell, tell=False).shape  # of a symbol it may be None
-    except Exception:  # noqa: BLE001 - of whatever op
+    except Exception:  # noqa: BLE001 - of any op
         return None
     return None if shape is None else len(shape)
 

@@ -16,7 +16,7 @@ class Facts:
     """Facts about a kernel, beyond its result."""
 
     exact: bool = False
-    """True if each element has one right result, whatever the instructions that compute it."""
+    """True if each element has one right result, by any instructions that compute it."""
     minds_layout: bool = False
     """True if the last bits depend on how operands lie in memory: some layouts only have vector instructions."""
     refuses: str = ""

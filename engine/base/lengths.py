@@ -1,4 +1,4 @@
-"""Lengths that are not known yet: what results have in common, whatever they turn out to be.
+"""Lengths that are not known yet: what results have in common for all that can be.
 
 A rule that cannot do with an unknown length is asked with several, and what all answers agree on is told. One answer
 tells nothing: another length that fits may not have been among those tried.

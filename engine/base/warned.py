@@ -86,7 +86,7 @@ def says_warn(kernel: object) -> bool:
 
 
 def _named_in(function: FunctionType) -> list[object]:
-    """What a function names: functions of its module, attributes of the modules there, what it closes over."""
+    """Find what a function names: functions of its module, attributes of the modules there, what it closes over."""
     around = function.__globals__
     names = function.__code__.co_names
     found = [around[name] for name in names if name in around]

@@ -22,7 +22,7 @@ from engine.dispatch.dispatcher import Dispatcher
 from handles.cell import Failure
 
 BY_AGE = 8
-"""Every so many batches begins with the oldest call, whatever the priorities."""
+"""Every so many batches begins with the oldest call, of any priority."""
 
 
 class Place(NamedTuple):

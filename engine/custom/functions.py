@@ -60,7 +60,7 @@ def op(
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
     beside compute. Independent calls run at once, on different workers; `max_concurrency` bounds how many calls of
-    this function do, in the whole process. Arrays arrive read-only; whatever is not an array, a handle or a sequence
+    this function do, in the whole process. Arrays arrive read-only; what is not an array, a handle or a sequence
     of them is passed as it is. Contextvars are those of the dispatch. `shape` makes shape and dtype known before the
     op has run: a `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the
     `ShapeDtype` of each operand.

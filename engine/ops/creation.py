@@ -311,7 +311,7 @@ def asarray(obj: Any, /, *, dtype: DTypeLike | None = None, device: Place = None
     """A handle of an array, a scalar, a nested sequence (of handles, too), another handle, or an array of Dask.
 
     An ndarray is snapshotted; with `copy=False` it is not, and the caller promises not to write into it. `device`
-    copies to that device, whatever the policy. Raises `ValueError` where `copy=False` cannot be had.
+    copies to that device, under any policy. Raises `ValueError` where `copy=False` cannot be had.
     """
     dtype = checks.dtype_or_none("asarray", dtype)
     if isinstance(obj, Handle):
@@ -331,7 +331,7 @@ def asarray(obj: Any, /, *, dtype: DTypeLike | None = None, device: Place = None
     if dtype is not None:
         return on_device(device, _ASARRAY, (checked(np.array(obj, dtype=dtype)),), {})
     if not isinstance(obj, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
-        obj = checked(np.array(obj))  # whatever NumPy can read: a buffer, an array of another library
+        obj = checked(np.array(obj))  # all that NumPy can read: a buffer, an array of another library
     return on_device(device, _ASARRAY, (obj,), {})
 
 

@@ -93,7 +93,7 @@ def iinfo(type: Any, /) -> np.iinfo[Any]:
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:
-    """Whether a dtype is of a kind ("bool", "integral", "real floating", ...), is a dtype, or one of a tuple of them.
+    """Tell whether a dtype is of a kind ("bool", "integral", "real floating", ...), a dtype, or one of a tuple of them.
 
     Raises `TypeError` for what is not a dtype, `ValueError` for a kind that does not exist.
     """

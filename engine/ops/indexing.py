@@ -106,7 +106,7 @@ def _setitem(x: Array, value: object, *operands: object, key: object) -> object:
 
 
 def _overwrite(x: Array, value: Any, *operands: Any, key: Any) -> object:
-    """`setitem` in place, where nobody else refers to `x`."""
+    """`setitem` in place, where nothing else refers to `x`."""
     x[fill_key(key, operands)] = value
     return x
 
@@ -247,7 +247,7 @@ def getitem(x: Handle, key: Any, /) -> Handle:
 
 
 def _may_be_integer(index: object) -> bool:
-    """Whether a handle in an index may be what is an integer in NumPy, and gives a view. Of an array all is copied."""
+    """Tell whether a handle in an index may be an integer in NumPy, and give a view. Of an array all is copied."""
     return isinstance(index, Handle) and ndim_of(index) in (0, None)
 
 

@@ -15,7 +15,7 @@ from handles.base import Handle
 Dim = int | None
 Shape = tuple[Dim, ...]
 Facts = ShapeDtype | tuple[ShapeDtype, ...]
-"""What is known of the result of an op, or of each of several."""
+"""Shape and dtype of the result of an op, or of each of several."""
 
 Infer = Callable[..., Facts]
 """A shape rule: called as the kernel, with a `ShapeDtype` in place of each array."""

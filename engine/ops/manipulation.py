@@ -78,7 +78,7 @@ _EXPAND = Op("expand_dims", np.expand_dims, infer=viewed(np.expand_dims), ns=0.0
 
 
 def _infer_squeeze(x: object, *, axis: Axis = None) -> ShapeDtype:
-    """What has an axis taken away has the length 1 there, also where that is not known yet."""
+    """The shape without the axes: each has the length 1, also where that is not known yet."""
     shape = shape_of(x)
     if axis is not None:
         axes = normalize_axes(axis, len(shape))

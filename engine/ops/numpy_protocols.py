@@ -385,7 +385,7 @@ def _answer_in_eager_code(function: Function, args: tuple[object, ...], kwargs: 
 
 
 def _describe(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-    """An answer that depends on shapes and dtypes only: nobody waits."""
+    """An answer that depends on shapes and dtypes only: the caller does not wait."""
     operands: list[object] = []
     call = take((args, kwargs), operands)
     args, kwargs = fill(call, [_outline(each) if isinstance(each, Handle) else each for each in operands])

@@ -176,8 +176,8 @@ def dispatch_views(op: Op, x: Operand, params: dict[str, object]) -> tuple[Handl
 def check_operands(op: Op, *operands: object, **params: object) -> None:
     """Off the loop, in ASYNC mode, raise at the call what the op would raise for operands that do not fit.
 
-    Code off the loop may block, so it is that of libraries, which expect an error where NumPy raises it. Nobody waits
-    here either, and nothing is computed: the error is the one that NumPy has for arrays of these shapes. On the loop
+    Code off the loop may block, so it is that of libraries, which expect an error where NumPy raises it. The caller
+    does not wait, and nothing is computed: the error is the one that NumPy has for arrays of these shapes. On the loop
     the op fails when it runs, as the others do.
     """
     if running_loop() is not None or mode_in_force() is not ExecutionMode.ASYNC:

@@ -273,4 +273,4 @@ PARAMETERS = {
     "setfield.offset": "the first byte of the part in each element.",
     "clip.kwargs": "other keywords of `numpy.clip`.",
 }
-"""What a parameter of a method means, where `compose` does not say it for the ops."""
+"""Parameters of methods, where `compose` does not say the same for ops."""
