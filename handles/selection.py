@@ -6,7 +6,7 @@ it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -72,6 +72,9 @@ class Rearrangement(Holder):
     """Methods that change an array in place: the handle is rebound."""
 
     __slots__ = ()
+
+    def __delitem__(self, key: object) -> NoReturn:
+        raise ValueError("cannot delete array elements: np.delete(handle, index) gives an array without them")
 
     def sort(
         self,

@@ -45,7 +45,10 @@ DIFFERENT: dict[Any, str] = {
         "`overwrite_input` leaves the input as it is",
     ),
     **dict.fromkeys((np.apply_along_axis, np.apply_over_axes, np.piecewise), "the functions run on a worker"),
-    **dict.fromkeys((np.poly, np.roots), "on a running loop, in ASYNC mode, it is refused as a sync point"),
+    **dict.fromkeys(
+        (np.poly, np.roots),
+        "on a running loop, in ASYNC mode, it is refused as a sync point; `engine.op(np.roots)` is an op",
+    ),
 }
 """What a user has to know of a function; values, shapes, dtypes and the classes of errors are NumPy's for all."""
 
