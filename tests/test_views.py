@@ -523,7 +523,7 @@ def test_writes_on_the_loop_need_no_waiting() -> None:
 
 
 def test_elements_cannot_be_deleted(mode: engine.ExecutionMode) -> None:
-    handle, array = ops.ones(3), np.ones(3)
-    for each in (handle, array):
+    arrays: tuple[Any, ...] = (ops.ones(3), np.ones(3))
+    for each in arrays:
         with pytest.raises(ValueError, match="cannot delete array elements"):
             del each[0]
