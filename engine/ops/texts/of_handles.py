@@ -33,12 +33,13 @@ def rows() -> Iterator[tuple[str, Row]]:
         yield name, Row(returns, () if errors == "-" else tuple(errors.split()), f"    {example}\n    {result}")
 
 
+_MEANINGS = {**compose.PARAMETERS, **methods.PARAMETERS}
 _ARRAY = "    >>> h = ops.asarray([[3.0, 1.0], [2.0, 4.0]])"
 
 
 def composed(name: str, attribute: FunctionType | property, row: Row) -> str:
     """The whole documentation of a method or an attribute; its own sentence comes first."""
-    lines = [inspect.cleandoc(attribute.__doc__ or "")]
+    lines = [(attribute.__doc__ or "").rstrip().replace("\n        ", "\n")]
     if hasattr(np.ndarray, name):
         lines.append(f"\nNumPy calls it `numpy.ndarray.{name}`.")
     if isinstance(attribute, FunctionType) and (said := list(_parameters(name, attribute))):
@@ -56,13 +57,13 @@ def _parameters(name: str, method: FunctionType) -> Iterator[str]:
     several = keywords + (code.co_flags & inspect.CO_VARARGS != 0)
     more = several + (code.co_flags & inspect.CO_VARKEYWORDS != 0)
     order = (*names[1 : code.co_argcount], *names[keywords:several], *names[code.co_argcount : keywords])
-    both = {**compose.PARAMETERS, **methods.PARAMETERS}
     for each in (*order, *names[several:more]):
-        yield f"    * `{each}`: {both.get(f'{name}.{each}') or both[each]}"
+        yield f"    * `{each}`: {_MEANINGS.get(f'{name}.{each}') or _MEANINGS[each]}"
 
 
 def document() -> None:
     """Give each method and attribute of handles its documentation."""
+    attributes = {name: value for base in reversed(Handle.__mro__) for name, value in vars(base).items()}
     for name, row in rows():
-        attribute = inspect.getattr_static(Handle, name)
+        attribute = attributes[name]
         attribute.__doc__ = composed(name, attribute, row)
