@@ -71,6 +71,8 @@ LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
         ("engine.devices.cluster.backend", "engine.devices.cluster.batches"),
         ("engine.devices.dask.backend", "engine.devices.dask.session"),
         ("engine.devices.cuda.backend", "engine.devices.cuda.cupy_runtime"),
+        ("engine.devices.cuda.backend", "engine.devices.cuda.kernels"),
+        ("engine.devices.cuda.backend", "engine.devices.cuda.unit"),
         ("engine.testing.gpu.__main__", "engine.testing.gpu.by_hand"),
     }
 )

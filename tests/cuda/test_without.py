@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def test_there_are_as_many_as_cuda_finds(count: int) -> None:
 
 def test_a_cupy_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> Any:
-        raise ImportError("libcudart.so.12: cannot open shared object file")
+        if name.endswith("cupy_runtime"):
+            raise ImportError("libcudart.so.12: cannot open shared object file")
+        return import_module(name)
 
     monkeypatch.setattr(module, "find_spec", lambda name: object())
     monkeypatch.setattr(module, "import_module", broken)
@@ -96,6 +99,7 @@ with engine.Executor(engine.Config(device_count={"CPU": 2}), execution_mode=engi
         assert (ops.ones(3) + 1).tolist() == [2.0] * 3
 engine.list_devices()
 assert not [name for name in sys.modules if name.partition(".")[0].startswith("cupy")]
+assert "engine.devices.cuda.unit" not in sys.modules
 """
 
 

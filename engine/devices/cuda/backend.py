@@ -1,4 +1,4 @@
-"""The backend of `GPU:k`: imports CuPy when an executor that asks for GPUs is entered, and not before."""
+"""The backend of `GPU:k`: imports the rest of the package, and CuPy, when an executor asks for GPUs, and not before."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UnknownDeviceError
 from engine.devices.base import Array, Backend, Device, Record
-from engine.devices.cuda.kernels import is_for_gpu
 from engine.devices.cuda.runtime import Runtime
-from engine.devices.cuda.unit import Unit
 from engine.devices.cuda.values import CudaValue
+
+if TYPE_CHECKING:
+    from engine.devices.cuda.unit import Unit
 
 LOOKAHEAD = 1_024
 """Records of one batch, at most."""
@@ -32,6 +33,8 @@ class CudaBackend(Backend[CudaValue]):
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
         self._units: dict[Device, Unit] = {}
+        self._kernels: Any = import_module("engine.devices.cuda.kernels")
+        self._unit_module: Any = import_module("engine.devices.cuda.unit")
 
     def count(self) -> int:
         """How many GPUs there are. Raises `UnknownDeviceError` where there is none, or no CuPy to use it with."""
@@ -53,7 +56,7 @@ class CudaBackend(Backend[CudaValue]):
 
     def runs(self, name: str, kernel: Callable[..., Any]) -> bool:
         """All that CuPy is asked for: not functions of users, nor draws of random numbers."""
-        return is_for_gpu(name, kernel)
+        return bool(self._kernels.is_for_gpu(name, kernel))
 
     def submit(self, device: Device, records: Sequence[Record]) -> None:
         """Launch the records; each is completed when the event behind it has passed."""
@@ -83,7 +86,8 @@ class CudaBackend(Backend[CudaValue]):
         with self._lock:
             unit = self._units.get(device)
             if unit is None:
-                unit = self._units[device] = Unit(device, runtime, lambda reason: self._lost(self, device, reason))
+                made: Unit = self._unit_module.Unit(device, runtime, lambda reason: self._lost(self, device, reason))
+                unit = self._units[device] = made
             return unit
 
 

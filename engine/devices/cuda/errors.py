@@ -5,6 +5,8 @@ from __future__ import annotations
 from engine.devices.base import Device
 from engine.devices.cuda.runtime import Fate
 
+_eagerloop_internal = True  # its frames are not the user's
+
 OUT_OF_MEMORY = 2
 """`cudaErrorMemoryAllocation`; the driver has the same number for it."""
 

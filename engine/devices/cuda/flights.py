@@ -15,6 +15,8 @@ from typing import Any
 from engine.devices.base import Record
 from engine.devices.cuda.runtime import Event, GpuArray
 
+_eagerloop_internal = True  # its frames are not the user's
+
 RECORDS = 32
 """Records of one flight: few enough that the first results of a long batch come early."""
 

@@ -24,6 +24,8 @@ from engine.base.traced import Traced, TracedStep
 from engine.devices.cuda.kernels import rule_of
 from engine.devices.cuda.runtime import Fate, GpuArray, Graph, Runtime, Stream
 
+_eagerloop_internal = True  # its frames are not the user's
+
 WARM = 1
 """Calls with the same shapes before one is captured: they compile the kernels, which a capture could not."""
 MOST_BYTES = 4 << 20

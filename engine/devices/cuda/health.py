@@ -12,6 +12,8 @@ from engine.devices.cuda.errors import FORKED, out_of_memory, reason_of
 from engine.devices.cuda.kernels import Lacking, lacking
 from engine.devices.cuda.runtime import Fate, Runtime
 
+_eagerloop_internal = True  # its frames are not the user's
+
 T = TypeVar("T")
 
 

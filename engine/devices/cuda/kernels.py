@@ -22,6 +22,8 @@ from engine.devices.cuda.rules import RULES
 from engine.devices.cuda.rules_views import rules as rules_of_views
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 
+_eagerloop_internal = True  # its frames are not the user's
+
 _OURS = ("engine.ops.", "engine.parallel.", "_operator", "numpy")
 """Beginnings of the modules whose kernels are looked for; any other is a user's, or has to do with the host."""
 _OURS_OF_HOST = ("engine.ops.numpy_writes",)

@@ -16,6 +16,8 @@ from engine.devices.cuda.rules_linalg import LINALG
 from engine.devices.cuda.rules_statistics import STATISTICS, array_of, shape_of
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 
+_eagerloop_internal = True  # its frames are not the user's
+
 Xp = Namespace
 
 

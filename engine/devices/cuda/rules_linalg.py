@@ -8,6 +8,8 @@ import numpy as np
 
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 
+_eagerloop_internal = True  # its frames are not the user's
+
 Xp = Namespace
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 from handles.views import Call, Key
 
+_eagerloop_internal = True  # its frames are not the user's
+
 Xp = Namespace
 Find = Callable[[str, Callable[..., Term]], Rule]
 """Finds the rule of a kernel."""

@@ -16,6 +16,8 @@ import numpy as np
 from engine.devices.base import Array
 from engine.devices.cuda.runtime import Event, Gpu, GpuArray, Stream
 
+_eagerloop_internal = True  # its frames are not the user's
+
 PIECE = 8 << 20
 """Bytes of one piece: enough for the full speed of the bus."""
 LEAST = 64 << 10

@@ -31,6 +31,8 @@ from engine.devices.cuda.transfers import Line
 from engine.devices.cuda.values import CudaValue
 from engine.threads.pool import workers
 
+_eagerloop_internal = True  # its frames are not the user's
+
 GLANCES = 20
 """Looks at an event before the watcher sleeps: what takes microseconds is seen without a switch of threads."""
 KINDS = "biufc"
