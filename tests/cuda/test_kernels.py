@@ -119,7 +119,7 @@ def test_a_check_that_fails_is_reported(gpus: HostRuntime) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Ufuncs have NumPy's dtypes and NumPy's refusals, whatever the library does
+# Ufuncs have NumPy's dtypes and NumPy's refusals, also where the library has others
 
 
 class Narrow:

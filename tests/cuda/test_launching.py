@@ -190,7 +190,7 @@ class Loose:
         self.ended.put(error)
 
 
-def test_operands_are_kept_alive_whatever_their_record_does(gpus: HostRuntime) -> None:
+def test_operands_are_kept_alive_also_where_their_record_keeps_none(gpus: HostRuntime) -> None:
     unit = Unit(engine.Device("GPU:0"), gpus, lambda reason: None)
     value = unit.from_host(np.full(1000, 4.0))
     first: Any = Loose(value, 1.0)

@@ -152,7 +152,7 @@ class Unit:
         self._strays.clear()
         try:
             flight.event = self._opened().record()
-        except Exception as error:  # noqa: BLE001 - whatever the runtime raises here is what the records end with
+        except Exception as error:  # noqa: BLE001 - the records end with any error of the runtime
             flight.crash(self.health.met(error, "record"))
             return
         if self._flights.depart(flight):
@@ -166,7 +166,7 @@ class Unit:
             try:
                 _await(event)
                 self._flights.land()
-            except Exception as error:  # noqa: BLE001 - whatever the runtime raises is what the records end with
+            except Exception as error:  # noqa: BLE001 - the records end with any error of the runtime
                 met = self.health.met(error, "what was launched")
                 if self.health.is_lost:
                     self._flights.abandon()

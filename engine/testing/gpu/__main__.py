@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnknownDeviceError as error:
         print(f"no GPU was checked: {error}", file=sys.stderr)
         return NO_GPU
-    faulthandler.dump_traceback_later(LIMIT_SECONDS, exit=True)  # whatever hangs, it says where, and ends
+    faulthandler.dump_traceback_later(LIMIT_SECONDS, exit=True)  # a run that hangs says where, and ends
     result: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **versions(backend.runtime())}
     report = conformance.Report()
     module: Any = import_module("engine.testing.gpu.by_hand")
