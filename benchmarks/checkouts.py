@@ -18,7 +18,7 @@ sys.path[0] = here
 sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__")
 """
-"""The packages come from where they were imported first; whatever they import later comes from there as well."""
+"""The packages come from where they were imported first; what they import later comes from there as well."""
 
 
 def command(module: str, arguments: Sequence[str], checkout: Path | None = None) -> list[str]:

@@ -62,7 +62,7 @@ class Data:
 
 
 def read_only(array: Array) -> Array:
-    """The array, which nobody can write to from now on; a copy where it was a view."""
+    """The array, which no code can write to from now on; a copy where it was a view."""
     own = np.array(array)
     own.flags.writeable = False
     return own

@@ -1,4 +1,4 @@
-"""Failures that nobody has been told of yet, and the words that say where an op was dispatched."""
+"""Failures that no reader and no barrier has been told of yet, and the words that say where an op was dispatched."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Ledger:
             _outstanding.add(self)
 
     def acknowledge(self, told: Callable[[Failure], bool]) -> list[BaseException]:
-        """The errors, of those that nobody was told of, that count as reported from now on."""
+        """The errors, of those not told of before, that count as reported from now on."""
         with self._lock:
             unseen = [failure for _, failure in self._failures if not failure.seen and told(failure)]
         for failure in unseen:
@@ -62,7 +62,7 @@ class Ledger:
         return [failure.error for failure in unseen]
 
     def take(self, device: Device | None = None) -> list[BaseException]:
-        """The errors (of one device, or of all) that nobody was told of; from now on they count as reported."""
+        """The errors (of one device, or of all) not told of before; from now on they count as reported."""
         with self._lock:
             taken = [failure for where, failure in self._failures if device is None or where is device]
             self._failures = [entry for entry in self._failures if device is not None and entry[0] is not device]
@@ -79,7 +79,7 @@ class Ledger:
         return errors
 
     def drain(self) -> list[Failure]:
-        """The failures that nobody was told of, for a caller that tells of them in its own way."""
+        """The failures not told of before, for a caller that tells of them in its own way."""
         with self._lock:
             taken, self._failures, self._dropped = self._failures, [], 0
             _outstanding.discard(self)
@@ -103,10 +103,10 @@ def raise_together(errors: list[BaseException], message: str) -> None:
 
 
 def report_at_exit() -> None:
-    """Write what nobody was told of to stderr."""
+    """Write the failures that the program was never told of to stderr."""
     for ledger in list(_outstanding):
         for error in ledger.take():
-            sys.stderr.write("eagerloop: an op failed and nobody read its result:\n")
+            sys.stderr.write("eagerloop: an op failed and its result was never read:\n")
             traceback.print_exception(error)
 
 

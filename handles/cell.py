@@ -1,8 +1,8 @@
 """The write-once result cell: what an op will have computed, apart from the handles that show it.
 
-Guarantees: a cell goes from pending to a value or to a failure exactly once; whoever registers a waiter is called
+Guarantees: a cell goes from pending to a value or to a failure exactly once; each waiter is called
 exactly once, whichever thread settles the cell. Assumption: reads and writes of one attribute are atomic and seen in
-order (the interpreter lock). Only the slow path, a cell that somebody waits for, takes a lock.
+order (the interpreter lock). Only the slow path, a cell that a task or a thread waits for, takes a lock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from contextvars import Context
+    from weakref import WeakValueDictionary
+
     import numpy as np
+
+    from handles.namespace import Namespace
 
 
 class Undescribed(ValueError):
@@ -60,7 +66,7 @@ class Failure(Unready):
         self.traceback: TracebackType | None = error.__traceback__
         self.notes: tuple[str, ...] = tuple(vars(error).get("__notes__", ()))
         self.seen = cancelled
-        """True if somebody was told: a reader of a handle, or a barrier."""
+        """True if a reader of a handle or a barrier was told."""
         self.cancelled = cancelled
 
     def throw(self) -> None:
@@ -97,7 +103,7 @@ class Rare:
 
     def __init__(self) -> None:
         self.running = False
-        self.context: Any = None
+        self.context: Context | None = None
         """The contextvars of the dispatch, where the kernel needs them."""
         self.outputs: tuple[Cell, ...] = ()
         """The cells of a record with several results."""
@@ -106,8 +112,8 @@ class Rare:
         self.record: Cell | None = None
         """The record that settles this cell, where that is another one."""
         self.inferred: Any = None
-        """Shape and dtype, once somebody asked."""
-        self.copies: Any = None
+        """Shape and dtype, once they were asked for."""
+        self.copies: WeakValueDictionary[Hashable, Cell] | None = None
         """Copies on other devices, as long as they live."""
         self.host: Cell | None = None
         """The copy on the host of a device's value, once a reader asked."""
@@ -117,7 +123,7 @@ class Rare:
         """Bytes of snapshotted operands, counted against the high-water mark."""
         self.node: Any = None
         """The step that this is in a graph."""
-        self.task: Any = None
+        self.task: Callable[[], object] | None = None
         """The function that cancels the running coroutine of an async op."""
 
 
@@ -147,13 +153,13 @@ class Home(Protocol):
         """Tell whether values are in the memory of the host, so that reading them takes no time."""
 
     @property
-    def namespace(self) -> Any:
+    def namespace(self) -> Namespace:
         """The array API namespace of the engine."""
 
     def poll(self, cell: Cell) -> bool:
         """Settle the cell here and now, if that takes no time: `await` does this first."""
 
-    def wait(self, cell: Cell) -> Generator[Any, None, None]:
+    def wait(self, cell: Cell) -> Generator[object, None, None]:
         """Suspend until the cell is settled: `await` does this where polling was not enough."""
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
@@ -230,7 +236,12 @@ class Cell:
 
 
 def pending_cell(
-    op: Any, args: tuple[Any, ...], params: dict[str, Any] | None, home: Home, code: CodeType | None, lasti: int
+    op: Any,
+    args: tuple[object, ...],
+    params: dict[str, object] | None,
+    home: Home,
+    code: CodeType | None,
+    lasti: int,
 ) -> Cell:
     """A cell that waits for its value. A function, because a class with an `__init__` is slower to call without it."""
     cell = Cell()
@@ -273,7 +284,7 @@ def call_waiters(cell: Cell) -> None:
 def add_waiter(cell: Cell, waiter: Waiter) -> bool:
     """Have `waiter(cell)` called once when the cell is settled; False, and no call, when it is settled already."""
     with _waiters_lock:
-        # The waiter goes in before the value is looked at: whoever settles the cell in between finds it.
+        # The waiter goes in before the value is looked at: the thread that settles the cell in between finds it.
         if cell.waiters is None:
             cell.waiters = [waiter]
         else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from handles.cell import Cell
 
-Link = tuple[Any, Any, Any, Any, bool]
+Link: TypeAlias = "tuple[Callable[[], Holder | None], Callable[[], Cell | None], object, Link | None, bool]"
 """Weak references to the source and to the cell that it had; the step from its array; the source's own link; whether
 the view has been rebound, so that its memory may have no gaps where that of NumPy's view has some."""
 

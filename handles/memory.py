@@ -7,32 +7,35 @@ has not been computed lies nowhere yet.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from os import PathLike
-from typing import IO, Any, Generic, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from handles.holder import H, Holder
+from handles.holder import Holder
+from handles.operands import call
 from handles.views import forget, owner_of, rebind, refresh
 
-File = str | bytes | PathLike[str] | IO[bytes]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
 
+    from handles import Handle
+    from handles.types import Index, Lengths
 
 builtin_type = type
 
 
-class Flat(Generic[H]):
+class Flat:
     """The elements of a handle in row-major order, as `ndarray.flat`: what is written to them reaches the handle."""
 
     __slots__ = ("base",)
 
-    def __init__(self, base: H) -> None:
+    def __init__(self, base: Holder) -> None:
         self.base = base
 
-    def __getitem__(self, key: Any) -> H:
-        return self._copy()[key]  # type: ignore[no-any-return]
+    def __getitem__(self, key: Index) -> Handle:
+        return self._copy()[key]
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: Index, value: ArrayLike) -> None:
         base = self.base
         refresh(base)
         base._cell.home.namespace.attributes.write(base, "flat", key, value)
@@ -40,19 +43,19 @@ class Flat(Generic[H]):
     def __len__(self) -> int:
         return len(self._copy())
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[np.generic]:
         """The elements as NumPy scalars; an implicit sync point."""
         return iter(self.base._sync("iterating over the elements").flat)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return self._copy().__array__(dtype, copy)  # type: ignore[no-any-return]
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return self._copy().__array__(dtype, copy)
 
-    def copy(self) -> H:
+    def copy(self) -> Handle:
         """The elements in one dimension."""
-        return self._copy()  # type: ignore[no-any-return]
+        return self._copy()
 
-    def _copy(self) -> Any:
-        return forget(np.ravel(self.base))  # type: ignore[call-overload]
+    def _copy(self) -> Handle:
+        return forget(call(np.ravel, self.base))
 
     def __repr__(self) -> str:
         return f"<flat of {self.base!r}>"
@@ -80,7 +83,7 @@ class Flags:
             return _ALWAYS[name]
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._base._sync("flags").flags, name)  # type: ignore[no-any-return]
+        return bool(getattr(self._base._sync("flags").flags, name))
 
     def __getitem__(self, name: str) -> bool:
         if _SHORT.get(name, str(name).lower()) in _ALWAYS:
@@ -91,14 +94,14 @@ class Flags:
         return repr(self._base._sync("flags").flags)
 
 
-class Memory(Holder, Generic[H]):
+class Memory(Holder):
     """The methods and attributes of `ndarray` that are about its memory."""
 
     __slots__ = ()
 
     # Views of the bytes
 
-    def view(self, dtype: Any = None, type: Any = None) -> H:  # noqa: A002
+    def view(self, dtype: DTypeLike | type[Any] | None = None, type: type[Any] | None = None) -> Handle:  # noqa: A002
         """The same memory, its bytes read as another dtype.
 
         Raises `TypeError` for a class of arrays, which a handle cannot show: view the value (`(await h).view(...)`).
@@ -110,26 +113,26 @@ class Memory(Holder, Generic[H]):
                         f"view: a handle cannot be an array of class {each.__name__}: view its value, "
                         f"`(await h).view({each.__name__})`"
                     )
-                return self._cell.home.namespace.attributes.view(self)  # type: ignore[no-any-return]
-        return self._cell.home.namespace.attributes.view(self, dtype)  # type: ignore[no-any-return]
+                return self._cell.home.namespace.attributes.view(self)
+        return self._cell.home.namespace.attributes.view(self, dtype)
 
-    def getfield(self, dtype: Any, offset: int = 0) -> H:
+    def getfield(self, dtype: DTypeLike, offset: int = 0) -> Handle:
         """A part of each element, as another dtype: the one that begins so many bytes after its beginning."""
-        return self._cell.home.namespace.attributes.getfield(self, dtype, offset)  # type: ignore[no-any-return]
+        return self._cell.home.namespace.attributes.getfield(self, dtype, offset)
 
-    def setfield(self, value: Any, dtype: Any, offset: int = 0) -> None:
+    def setfield(self, value: ArrayLike, dtype: DTypeLike, offset: int = 0) -> None:
         """Rebind this handle to the array with that part of each element replaced."""
         refresh(self)
         self._cell.home.namespace.attributes.write(self, "setfield", value, np.dtype(dtype), offset)
 
-    def byteswap(self, inplace: bool = False) -> H:
+    def byteswap(self, inplace: bool = False) -> Handle:
         """The bytes of each element in the other order; `inplace` rebinds this handle to that and returns it."""
         if inplace:
             refresh(self)
-        swapped: H = self._cell.home.namespace.attributes.byteswap(self)
-        return rebind(self, swapped) if inplace else swapped
+        swapped = self._cell.home.namespace.attributes.byteswap(self)
+        return rebind(self, swapped) if inplace else swapped  # type: ignore[return-value]
 
-    def resize(self, *new_shape: Any, refcheck: bool = True) -> None:
+    def resize(self, *new_shape: Lengths, refcheck: bool = True) -> None:
         """Rebind this handle to its first elements in another shape, with zeros where there are too few.
 
         Nothing refers to the memory of a handle, so there is nothing that `refcheck` could find.
@@ -140,18 +143,18 @@ class Memory(Holder, Generic[H]):
     # Elements one by one
 
     @property
-    def flat(self) -> Flat[Any]:
+    def flat(self) -> Flat:
         """The elements in one dimension: `h.flat[3]`, `h.flat[3] = x`, `for x in h.flat`."""
         return Flat(self)
 
     @flat.setter
-    def flat(self, value: Any) -> None:
+    def flat(self, value: ArrayLike) -> None:
         self.flat[...] = value
 
     # How the array lies in memory
 
     @property
-    def base(self) -> H | None:
+    def base(self) -> Handle | None:
         """The handle that this one is a view of; None where it is none, or the program has let go of that one."""
         owner = owner_of(self)
         return None if owner is None else owner.handle  # type: ignore[return-value]
@@ -175,42 +178,3 @@ class Memory(Holder, Generic[H]):
     def ctypes(self) -> Any:
         """The address of the value for `ctypes`; an implicit sync point. What is there must not be written to."""
         return self._sync("ctypes").ctypes
-
-    # Bytes and files
-
-    def __bytes__(self) -> bytes:
-        return self._sync("bytes()").tobytes()
-
-    def tofile(self, fid: File, sep: str = "", format: str = "%s") -> None:  # noqa: A002
-        """Write the value to a file, as `ndarray.tofile`; an implicit sync point."""
-        self._sync("tofile()").tofile(fid, sep, format)
-
-    def dump(self, file: File) -> None:
-        """Pickle the value to a file, as an ndarray; an implicit sync point."""
-        self._sync("dump()").dump(file)
-
-    def dumps(self) -> bytes:
-        """The value pickled, as an ndarray; an implicit sync point."""
-        return self._sync("dumps()").dumps()
-
-
-class Unavailable:
-    """An attribute of arrays that handles cannot have: `AttributeError` says what to use in its place."""
-
-    __slots__ = ("instead", "name")
-
-    def __init__(self, instead: str) -> None:
-        self.instead = instead
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: object, owner: type | None = None) -> NoReturn:
-        self._refuse(owner or type(instance))
-
-    def __set__(self, instance: object, value: object) -> NoReturn:
-        self._refuse(type(instance))
-
-    def _refuse(self, owner: type) -> NoReturn:
-        said = f"{owner.__name__!r} object has no attribute {self.name!r}: {self.instead}"
-        raise AttributeError(said, name=self.name)

@@ -6,7 +6,7 @@ Each is a descriptor that raises `AttributeError`, so `hasattr` is False and loo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Missing:
         raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}: {hint}")
 
 
-def name_missing(cls: Any) -> None:
+def name_missing(cls: type) -> None:
     """Put descriptors where a class of handles has not what arrays and futures have."""
     of_arrays = [name for name in dir(np.ndarray) if not name.startswith("_")]
     for name in (*of_arrays, *HINTS):

@@ -29,18 +29,18 @@ class AsyncHandle(Handle):
 class PendingValue(Coroutine[Any, Any, Value]):
     """The pending value that `numpy()` of a non-ready handle returns: `await` it once for the value.
 
-    Whatever is done with it as if it were the value raises an error that says so.
+    Each use of it as if it were the value raises an error that says so.
     """
 
     __slots__ = ("__weakref__", "_handle", "_steps", "_told")
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
-        self._steps: Generator[Any, None, Value] | None = None
+        self._steps: Generator[object, None, Value] | None = None
         self._told = False
         """True if an error has said already that the value is to be awaited."""
 
-    def __await__(self) -> Generator[Any, None, Value]:
+    def __await__(self) -> Generator[object, None, Value]:
         return self._taken().__await__()
 
     def _taken(self) -> Handle:
@@ -53,7 +53,7 @@ class PendingValue(Coroutine[Any, Any, Value]):
 
     # A coroutine, for those who take nothing else
 
-    def send(self, value: None) -> Any:
+    def send(self, value: None) -> object:
         """Go on as a coroutine does; a task calls this."""
         if self._steps is None:
             self._steps = self._taken().__await__()
@@ -116,7 +116,7 @@ _REFUSED = (
 )
 
 
-def _refuse(self: PendingValue, *args: Any, **kwargs: Any) -> NoReturn:
+def _refuse(self: PendingValue, *args: object, **kwargs: object) -> NoReturn:
     self._told = True
     raise TypeError(f"{_NO_VALUE}: value = await handle.numpy()")
 

@@ -62,7 +62,7 @@ class Symbol(Handle):
         size, dtype = self.size, self.dtype
         return None if size is None or dtype is None else size * dtype.itemsize
 
-    def eval(self, session: Any = None, feed_dict: Mapping[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+    def eval(self, session: object = None, feed_dict: Mapping[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """The value that a session computes: the one given, else that of the innermost `with session:`."""
         cell = self._cell
         return cell.home.evaluate(self, session, feed_dict)  # type: ignore[attr-defined, no-any-return]
@@ -79,7 +79,7 @@ class Symbol(Handle):
             self.refuse("len()")
         return super().__len__()
 
-    __hash__ = object.__hash__  # a key of feed dictionaries, whatever its shape
+    __hash__ = object.__hash__  # a key of feed dictionaries, of any shape
 
     def __iter__(self) -> Iterator[Handle]:
         self.refuse("iterating")

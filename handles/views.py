@@ -5,17 +5,18 @@ says how the array of `row` comes from that of `b`, and which value `b` had then
 `b` has now, and rebinds both. Whether NumPy gives a view or a copy is left to NumPy: the op that writes through asks
 it. Handles made from an old value keep it, views among them, until they are written to.
 
-A link is made by whoever makes a view, in one tuple, and looked at when a handle is written to.
+A link is made with the view, in one tuple, and looked at when a handle is written to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
 
+from handles.cell import Cell
 from handles.holder import H, Holder, Link
 
 Array = np.ndarray[Any, Any]
@@ -24,9 +25,9 @@ Array = np.ndarray[Any, Any]
 class Call(NamedTuple):
     """A step: the function that gives the view, its arguments after the array, which of its results it is."""
 
-    function: Any
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    function: Callable[..., Any] | None
+    args: tuple[object, ...] = ()
+    kwargs: dict[str, object] = {}  # noqa: RUF012 - never changed
     number: int | None = None
     read_only: bool = False
 
@@ -34,9 +35,9 @@ class Call(NamedTuple):
 class Key(NamedTuple):
     """A step: an index with slots in place of its handles, and these."""
 
-    template: Any
+    template: object
     operands: tuple[Holder, ...]
-    fill: Any
+    fill: Callable[[object, Sequence[object]], Any]
     """Puts values into the template."""
 
 
@@ -61,13 +62,13 @@ class Owner(NamedTuple):
     """The nearest handle above a view that the program still has."""
 
     handle: Holder
-    steps: tuple[Any, ...]
+    steps: tuple[object, ...]
     """From its array to that of the view."""
-    cell: Any
+    cell: Cell | None
     """The cell that it had when the view was made, None where that is gone."""
 
 
-def link(view: H, source: Holder, step: Any) -> H:
+def link(view: H, source: Holder, step: object) -> H:
     """Note that a handle may show part of another, and return it."""
     cell = source._cell
     above = link_above(source) if cell.op.memory.view or cell.rare is not None else None
@@ -84,7 +85,7 @@ def link_above(source: Holder) -> Link | None:
 
 
 def forget(view: H) -> H:
-    """Note that a handle is no view, whatever made it; returns it."""
+    """Note that a handle is no view, as its op may say; returns it."""
     view._link = None
     return view
 
@@ -104,7 +105,7 @@ def link_of(handle: Holder) -> Link | None:
 def owner_of(handle: Holder) -> Owner | None:
     """The handle that a write into this one reaches too, None where the program has none."""
     above = link_of(handle)
-    steps: list[Any] = []
+    steps: list[object] = []
     while above is not None:
         source, cell, step, above, _ = above
         steps.append(step)
@@ -158,7 +159,7 @@ def write_through(handle: Holder, new: Holder, *, update: bool) -> None:
     _link_again(handle, source, steps, packed=packed)
 
 
-def rebind(handle: Any, new: Any, *, update: bool = False) -> Any:
+def rebind(handle: H, new: Holder, *, update: bool = False) -> H:
     """Have a handle show another result; handles made from the old one keep it. Returns the handle.
 
     Where the handle is a view of another, as NumPy has it, that one is written to as well.
@@ -169,14 +170,14 @@ def rebind(handle: Any, new: Any, *, update: bool = False) -> Any:
     handle._cell = new._cell
     if handle.__class__ is not new.__class__:
         # A concrete handle written to in ASYNC mode becomes a non-ready one, and the other way round.
-        handle.__class__ = new.__class__
+        handle.__class__ = new.__class__  # type: ignore[assignment]
     return handle
 
 
 _BASIC = frozenset({int, slice, type(None), type(...)})
 
 
-def shows(value: Holder, source: Holder, key: Any) -> bool:
+def shows(value: Holder, source: Holder, key: object) -> bool:
     """Tell whether a handle is `source[key]` as it is now, so that `source[key] = value` changes nothing.
 
     Python calls that after `source[key] op= other`, which has been written through by then.
@@ -194,7 +195,7 @@ def ndim_of(handle: Holder) -> int | None:
     cell = handle._cell
     try:
         shape: Any = cell.home.infer(cell, tell=False).shape  # of a symbol it may be None
-    except Exception:  # noqa: BLE001 - of whatever op
+    except Exception:  # noqa: BLE001 - of any op
         return None
     return None if shape is None else len(shape)
 
@@ -225,10 +226,10 @@ _CHANGED = {
 }
 """The argument that a function writes to, the first one."""
 
-CHANGES: Any = object()
+CHANGES = object()
 """The entry in `VIEWS` of a function that writes to an argument."""
 
-VIEWS: dict[Any, Any] = {
+VIEWS: dict[object, object] = {
     **dict.fromkeys(_MAYBE, False),
     **dict.fromkeys(_READ_ONLY, True),
     **dict.fromkeys(_CHANGED, CHANGES),
@@ -236,51 +237,55 @@ VIEWS: dict[Any, Any] = {
 """The functions whose result is linked to their first argument, and whether it is read-only; and those that write."""
 
 
-def refresh_target(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def refresh_target(function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     """Refresh the handle that a function of NumPy is going to change."""
-    target: Any = args[0] if args else kwargs.get(_CHANGED[function])
-    if hasattr(target, "_cell"):
+    target = args[0] if args else kwargs.get(_CHANGED[function])
+    if isinstance(target, Holder):
         refresh(target)
 
 
-def link_results(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: Any) -> Any:
+def link_results(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], results: object
+) -> object:
     """Link what one of `VIEWS` gave for a handle to that handle; returns the results."""
     source, rest, named = (args[0], args[1:], kwargs) if args else _first(kwargs)
-    if not hasattr(source, "_cell"):
+    if not isinstance(source, Holder):
         return results
     known = not any(map(_holds_handle, (*rest, *named.values())))
     step = Call(function if known else None, rest if known else (function.__name__,), named)
-    step = step._replace(read_only=VIEWS[function])
+    step = step._replace(read_only=bool(VIEWS[function]))
     if not isinstance(results, tuple | list):
-        return link(results, source, step)
+        return link(results, source, step) if isinstance(results, Holder) else results
     for index, result in enumerate(results):
-        link(result, source, step._replace(number=index))
+        if isinstance(result, Holder):
+            link(result, source, step._replace(number=index))
     return results
 
 
-def _first(kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def _first(kwargs: dict[str, object]) -> tuple[object, tuple[object, ...], dict[str, object]]:
     """The array that a function was given by name, and what else."""
-    name = next((name for name, value in kwargs.items() if hasattr(value, "_cell")), None)
+    name = next((name for name, value in kwargs.items() if isinstance(value, Holder)), None)
     rest = {other: value for other, value in kwargs.items() if other != name}
     return (None if name is None else kwargs[name]), (), rest
 
 
-def _holds_handle(value: Any) -> bool:
-    return hasattr(value, "_cell") or (isinstance(value, list | tuple) and any(map(_holds_handle, value)))
+def _holds_handle(value: object) -> bool:
+    return isinstance(value, Holder) or (isinstance(value, list | tuple) and any(map(_holds_handle, value)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Steps
 
 
-def follow(array: Any, steps: Sequence[Any], operands: Sequence[Any]) -> Any:
+def follow(array: Any, steps: Sequence[object], operands: Sequence[Any]) -> Any:
     """The result of NumPy for the steps; `operands` are the values of the handles in their indices."""
     left = list(operands)
     for step in steps:
-        if step.__class__ is Call:
+        if isinstance(step, Call):
+            assert step.function is not None, "arguments that are handles were not kept"
             array = step.function(array, *step.args, **step.kwargs)
             array = array if step.number is None else array[step.number]
-        elif step.__class__ is Key:
+        elif isinstance(step, Key):
             used, left = left[: len(step.operands)], left[len(step.operands) :]
             # A handle of no dimensions stands for the scalar that NumPy would have there, and gives a view.
             array = array[step.fill(step.template, [value[()] if value.ndim == 0 else value for value in used])]
@@ -303,7 +308,7 @@ def _may_have_gaps(above: Link | None) -> bool:
     """Tell whether the memory of a view, as NumPy has it, may be other than that of an array of its own."""
     while above is not None:
         step = above[2]
-        if step.__class__ is not Call or _name_of(step) not in _WITHOUT_GAPS:
+        if not isinstance(step, Call) or _name_of(step) not in _WITHOUT_GAPS:
             return True
         above = above[3]
     return False
@@ -321,7 +326,7 @@ def _name_of(step: Call) -> str:
     return str(step.args[0] if step.function is None else step.function.__name__.lstrip("_"))
 
 
-def _link_again(handle: Holder, source: Holder, steps: Sequence[Any], *, packed: bool = False) -> None:
+def _link_again(handle: Holder, source: Holder, steps: Sequence[object], *, packed: bool = False) -> None:
     first, *rest = steps
     last = len(rest)
     handle._link = (ref(source), ref(source._cell), first, link_of(source), packed and not last)
@@ -329,9 +334,9 @@ def _link_again(handle: Holder, source: Holder, steps: Sequence[Any], *, packed:
         handle._link = (_gone, _gone, step, handle._link, packed and number == last)
 
 
-def _unknown(steps: Sequence[Any]) -> Call | None:
+def _unknown(steps: Sequence[object]) -> Call | None:
     """The step whose arguments are handles: whether it gives a view cannot be asked."""
-    return next((step for step in steps if step.__class__ is Call and step.function is None), None)
+    return next((step for step in steps if isinstance(step, Call) and step.function is None), None)
 
 
 def _is_uncertain(above: Link | None) -> bool:
@@ -340,37 +345,37 @@ def _is_uncertain(above: Link | None) -> bool:
     while above is not None:
         if reshaped and above[4]:
             return True
-        reshaped = reshaped or (above[2].__class__ is Call and _name_of(above[2]) in _LAID_OUT_FREELY)
+        reshaped = reshaped or (isinstance(above[2], Call) and _name_of(above[2]) in _LAID_OUT_FREELY)
         above = above[3]
     return False
 
 
-def _check(steps: Sequence[Any], above: Link) -> None:
+def _check(steps: Sequence[object], above: Link) -> None:
     if _unknown(steps) is not None or _is_uncertain(above):
         raise ValueError(
             f"{_words(steps)} may be part of another array or a copy of it, so it cannot be written to: write into the "
             "array itself (handle[key] = value), or into a copy (.copy())"
         )
-    if any(step.__class__ is Call and step.read_only for step in steps):
+    if any(isinstance(step, Call) and step.read_only for step in steps):
         raise ValueError(
             f"assignment destination is read-only: {_words(steps)} is a view of another array that cannot be written "
             "to; write into the array itself (handle[key] = value), or into a copy (.copy())"
         )
 
 
-def _is_scalar(handle: Holder, steps: Sequence[Any]) -> bool:
+def _is_scalar(handle: Holder, steps: Sequence[object]) -> bool:
     """Tell whether NumPy gives a scalar in place of a view: all axes were indexed by integers."""
     last = steps[-1]
-    if last.__class__ is Call:
+    if isinstance(last, Call):
         return False
-    key = last.template if last.__class__ is Key else last
+    key = last.template if isinstance(last, Key) else last
     if key is ... or (key.__class__ is tuple and any(each is ... for each in key)):
         return False
     return ndim_of(handle) == 0
 
 
-def _words(steps: Sequence[Any]) -> str:
+def _words(steps: Sequence[object]) -> str:
     last = steps[-1]
-    if last.__class__ is Call:
+    if isinstance(last, Call):
         return f"the result of {_name_of(last)}()"
-    return f"handle[{'...' if last is ... else last if last.__class__ is not Key else 'index'}]"
+    return f"handle[{'...' if last is ... else last if not isinstance(last, Key) else 'index'}]"

@@ -32,6 +32,7 @@ ANSWERS: dict[Callable[..., Any], tuple[str, str]] = {
     numpy_protocols.SPECIAL[np.array_equal]: ("answered at once, by the value: a sync point", "no handle"),
     numpy_protocols.SPECIAL[np.ndim]: ("answered at once, by shape and dtype", "no handle"),
     numpy_protocols.SPECIAL[np.shape]: ("answered at once, by shape and dtype", "no handle"),
+    numpy_protocols.SPECIAL[np.einsum_path]: ("answered at once, by the lengths", "no handle"),
 }
 
 DIFFERENT: dict[Any, str] = {
@@ -44,7 +45,10 @@ DIFFERENT: dict[Any, str] = {
         "`overwrite_input` leaves the input as it is",
     ),
     **dict.fromkeys((np.apply_along_axis, np.apply_over_axes, np.piecewise), "the functions run on a worker"),
-    **dict.fromkeys((np.poly, np.roots), "on a running loop, in ASYNC mode, it is refused as a sync point"),
+    **dict.fromkeys(
+        (np.poly, np.roots),
+        "on a running loop, in ASYNC mode, it is refused as a sync point; `engine.op(np.roots)` is an op",
+    ),
 }
 """What a user has to know of a function; values, shapes, dtypes and the classes of errors are NumPy's for all."""
 

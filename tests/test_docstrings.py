@@ -17,6 +17,7 @@ import pytest
 import engine
 import handles
 from engine import ops
+from engine.ops.texts import of_handles
 
 NAMES = {"asyncio": asyncio, "engine": engine, "ops": ops, "np": np}
 """What every example may use without importing it."""
@@ -31,6 +32,11 @@ def modules() -> Iterator[str]:
                 yield found.name  # those of ops have a test of their own, in both modes
 
 
+def is_composed(name: str) -> bool:
+    """Whether the example has a test with those of the ops, which does not run it on a loop."""
+    return name.startswith("handles.") and name.rpartition(".")[2] in dict(of_handles.rows())
+
+
 def examples() -> Iterator[doctest.DocTest]:
     """Find the docstrings with examples."""
     finder = doctest.DocTestFinder(exclude_empty=True)
@@ -40,7 +46,7 @@ def examples() -> Iterator[doctest.DocTest]:
         except ImportError:
             continue  # an optional library is missing
         for found in finder.find(module, name, extraglobs=NAMES):
-            if found.examples:
+            if found.examples and not is_composed(found.name):
                 yield found
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import threading
+import warnings
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from engine.graph.function import Function
 from engine.graph.replay import SEGMENT_STEPS
 from engine.random import default_rng
 from engine.testing import GateOp
-from handles import AsyncHandle, EagerHandle, Symbol
+from handles import AsyncHandle, EagerHandle, Handle, Symbol
 
 ops: Any = engine.ops  # what it returns here is a symbol, or a handle of either kind
 
@@ -319,6 +320,31 @@ def test_what_would_warn_or_fail_is_left_for_the_replay(mode: engine.ExecutionMo
             assert value(warning(np.ones(1))) == np.inf
         with pytest.raises(np.linalg.LinAlgError):
             value(failing(np.ones(1)))
+
+
+WARNING_CONSTANTS: dict[str, Callable[[Handle], Handle]] = {
+    "frames of NumPy's": lambda x: x + ops.mean(ops.zeros(0)),
+    "after a parameter": lambda x: x + ops.std(ops.ones(1), correction=1),
+    "a function without a row": lambda x: x + np.nanmean(ops.full(2, np.nan)),
+    "the kernel's own frame": lambda x: x + ops.full(2, 1j).astype(float),
+}
+
+
+@pytest.mark.parametrize("function", WARNING_CONSTANTS.values(), ids=WARNING_CONSTANTS)
+def test_a_constant_that_warns_does_so_at_each_replay_and_never_while_it_is_traced(
+    function: Callable[[Handle], Handle], mode: engine.ExecutionMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = engine.function(function)
+    with warnings.catch_warnings(record=True) as expected:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            function(ops.ones(2)).result()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monkeypatch.delattr(warnings, "catch_warnings")  # which is for the whole process
+        for _ in range(3):
+            traced(ops.ones(2)).result()
+    assert [str(each.message) for each in caught] == [str(each.message) for each in expected] != []
 
 
 @pytest.mark.parametrize("mode", [engine.SYNC, engine.ASYNC])

@@ -30,7 +30,7 @@ def address(handle: Any) -> int:
 
 
 async def value_of(size: int) -> Any:
-    """A value of the engine's own that nobody has read."""
+    """A value of the engine's own that no reader has asked for."""
     handle = ops.asarray(np.arange(size, dtype=np.float64)) + 1
     await handle.wait_ready()
     await engine.synchronize()

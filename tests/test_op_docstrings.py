@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import engine
 import handles
 from engine import ops
+from engine.ops.texts import methods, of_handles
 from engine.ops.texts.compose import ERRORS, PARAMETERS, RESULTS, Row, rows
 
 ROWS = dict(rows())
@@ -311,6 +313,40 @@ def read(result: Any) -> None:
 
 
 # Handles
+
+
+METHODS = dict(of_handles.rows())
+UNSAID = {"ctypes", "dump", "tofile", "wait_ready"}
+"""What has no example that runs in both modes and leaves nothing behind."""
+
+
+def test_each_method_and_attribute_of_a_handle_has_a_row() -> None:
+    public = {
+        name
+        for name in dir(handles.Handle)
+        if not name.startswith("_")
+        and isinstance(inspect.getattr_static(handles.Handle, name), FunctionType | property)
+    }
+    assert public - UNSAID == METHODS.keys()
+    assert {each for row in METHODS.values() for each in row.errors} >= methods.ERRORS.keys()
+    assert {row.result for row in METHODS.values()} >= methods.RESULTS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_a_handle_is_documented_and_its_example_runs(name: str, mode: engine.ExecutionMode) -> None:
+    member = inspect.getattr_static(handles.Handle, name)
+    text = inspect.getdoc(member) or ""
+    heads = [head for head in ("NumPy calls it", "Parameters:", "Returns:", "Raises:", "Example:") if head in text]
+    assert heads == sorted(heads, key=text.index)
+    assert {"Returns:", "Example:"} <= set(heads)
+    assert ("NumPy calls it" in heads) is hasattr(np.ndarray, name)
+    if inspect.isfunction(member):
+        assert re.findall(r"^    \* `(\w+)`: ", text, re.MULTILINE) == list(inspect.signature(member).parameters)[1:]
+    assert max(map(len, text.splitlines())) <= 120
+    test = doctest.DocTestParser().get_doctest(text, {"ops": ops, "np": np}, name, None, 0)
+    said: list[str] = []
+    results = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert (results.attempted, results.failed) == (2, 0), "".join(said)
 
 
 @pytest.mark.parametrize("cls", [handles.Handle, handles.EagerHandle, handles.AsyncHandle, handles.Symbol])

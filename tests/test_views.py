@@ -520,3 +520,10 @@ def test_writes_on_the_loop_need_no_waiting() -> None:
 
     engine.enable_eager_execution(execution_mode=engine.ASYNC)
     asyncio.run(main())
+
+
+def test_elements_cannot_be_deleted(mode: engine.ExecutionMode) -> None:
+    arrays: tuple[Any, ...] = (ops.ones(3), np.ones(3))
+    for each in arrays:
+        with pytest.raises(ValueError, match="cannot delete array elements"):
+            del each[0]

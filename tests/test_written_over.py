@@ -32,7 +32,7 @@ def numbers() -> Array:
 
 
 async def value(array: Array | None = None) -> Any:
-    """A value of the engine's own that nobody has read."""
+    """A value of the engine's own that no reader has asked for."""
     handle = ops.asarray(numbers() if array is None else array) * 1
     await settled(handle)
     return handle

@@ -78,7 +78,7 @@ class Config:
     operation_timeout_in_ms: int = 0
     max_pending_ops: int = DEFAULT_PENDING_OPS
     max_pending_bytes: int = DEFAULT_PENDING_BYTES
-    dask_scheduler: str | tuple[str, Any] | None = None
+    dask_scheduler: str | tuple[str, object] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device_count", _device_count(self.device_count))
@@ -91,7 +91,7 @@ class Config:
                 raise TypeError(f"Config.{name} must be a bool, but got {getattr(self, name)!r}")
         _check_scheduler(self.dask_scheduler)
 
-    def cluster(self) -> tuple[str | None, Any]:
+    def cluster(self) -> tuple[str | None, object]:
         """The address of `dask_scheduler`, and the `Security` that was given with it; None for what was not given."""
         given = self.dask_scheduler
         return given if isinstance(given, tuple) else (given, None)

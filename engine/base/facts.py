@@ -16,7 +16,7 @@ class Facts:
     """Facts about a kernel, beyond its result."""
 
     exact: bool = False
-    """True if each element has one right result, whatever the instructions that compute it."""
+    """True if each element has one right result, by any instructions that compute it."""
     minds_layout: bool = False
     """True if the last bits depend on how operands lie in memory: some layouts only have vector instructions."""
     refuses: str = ""
@@ -28,7 +28,7 @@ class Facts:
 NOTHING = Facts()
 _EXACT = Facts(exact=True)
 
-_TABLE: dict[Any, Facts] = {
+_TABLE: dict[object, Facts] = {
     **dict.fromkeys((np.add, np.subtract, np.multiply, np.divide, np.floor_divide, np.remainder), _EXACT),
     **dict.fromkeys((np.absolute, np.negative, np.positive, np.conjugate, np.sign, np.reciprocal), _EXACT),
     **dict.fromkeys((np.sqrt, np.square, np.ceil, np.floor, np.rint, np.trunc, np.copysign), _EXACT),

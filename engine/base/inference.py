@@ -1,4 +1,4 @@
-"""Shape and dtype of results that may not exist yet, found from those of the operands; nothing runs and no one waits.
+"""Shape and dtype of results that may not exist yet, found from those of the operands without running or waiting.
 
 `describe` and `infer` are what every user of a shape rule calls. `infer_cell` applies them to the pending cells of
 eager execution; `engine.graph.inference` applies them to nodes, of whose operands less may be known.

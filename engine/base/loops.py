@@ -16,7 +16,7 @@ from asyncio import (
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType, coroutine
-from typing import Any, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 __all__ = [
     "AbstractEventLoop",
@@ -207,7 +207,7 @@ def on_shutdown(loop: AbstractEventLoop, callback: Callable[[], None]) -> object
 
 def start_task(
     loop: AbstractEventLoop,
-    coroutine: Coroutine[object, Any, Result],
+    coroutine: Coroutine[object, object, Result],
     context: Context,
     done: Callable[[Task[Result]], None],
 ) -> Callable[[], None]:
@@ -249,7 +249,7 @@ def report(loop: AbstractEventLoop, message: str, error: BaseException) -> None:
     loop.call_exception_handler({"message": message, "exception": error})
 
 
-def run_apart(coroutine: Coroutine[object, Any, Result], context: Context) -> Result:
+def run_apart(coroutine: Coroutine[object, object, Result], context: Context) -> Result:
     """Run the coroutine to its end on a loop of its own, also when this thread has a running one."""
     results: list[Result] = []
     errors: list[BaseException] = []

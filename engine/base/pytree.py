@@ -53,7 +53,7 @@ class Leaf:
 LEAF = Leaf()
 
 
-def flatten(value: object, leaves: list[Any]) -> object:
+def flatten(value: object, leaves: list[object]) -> object:
     """Append the leaves of a pytree, in order, and return its outline."""
 
     def append(leaf: object) -> Leaf:
@@ -63,7 +63,7 @@ def flatten(value: object, leaves: list[Any]) -> object:
     return map_leaves(append, value)
 
 
-def pack(outline: object, leaves: Iterator[object]) -> Any:
+def pack(outline: object, leaves: Iterator[object]) -> object:
     """Build the pytree of this outline with these leaves."""
     return map_leaves(lambda _: next(leaves), outline)
 

@@ -18,20 +18,21 @@ The two caches are only ever read and replaced as a whole or by one item, so thr
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections import UserDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from handles.display import line_of
 
 Globals = dict[str, Any]
 
-REFUSES: Any = UserDict()
+REFUSES: object = UserDict()
 """Stands for the registry of warnings in globals. It is empty, and what tidies registries up may clear it."""
 
 REGISTRY = "__warningregistry__"
@@ -63,6 +64,38 @@ def forget_refusal(error: BaseException) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Kernels whose warnings cannot be refused
+
+
+def says_warn(kernel: object) -> bool:
+    """Tell whether Python code of NumPy that a kernel may call warns: from frames of its own, where nothing refuses it.
+
+    The code is read, not run: the functions that it names, and those that they name.
+    """
+    seen: set[CodeType] = set()
+    left = [kernel]
+    while left:
+        function = inspect.unwrap(left.pop())  # type: ignore[arg-type]
+        if function.__class__ is not FunctionType or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        if "warn" in function.__code__.co_names:
+            return True
+        left += _named_in(function)
+    return False
+
+
+def _named_in(function: FunctionType) -> list[object]:
+    """Find what a function names: functions of its module, attributes of the modules there, what it closes over."""
+    around = function.__globals__
+    names = function.__code__.co_names
+    found = [around[name] for name in names if name in around]
+    modules = [each for each in found if isinstance(each, ModuleType) and each.__name__.startswith("numpy")]
+    found += [vars(module).get(name) for module in modules for name in names]
+    return found + [cell.cell_contents for cell in function.__closure__ or ()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # A frame at the place of dispatch
 
 
@@ -86,9 +119,9 @@ _frames: dict[tuple[int, int], tuple[CodeType | None, FunctionType]] = {}
 def call_at(
     code: CodeType | None,
     lasti: int,
-    kernel: Callable[..., Any],
-    values: Sequence[Any],
-    params: dict[str, Any],
+    kernel: Callable[..., object],
+    values: Sequence[object],
+    params: dict[str, object],
     module: Globals | None = None,
 ) -> Any:
     """Call a kernel so that its warnings name the instruction `lasti` of `code`, in a module of these globals.
@@ -153,7 +186,7 @@ _guarded: dict[str, Globals] = {}
 _complete = False
 
 
-def guarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(kernel: Callable[..., object]) -> Callable[..., object]:
     """The twin of a function of the engine whose own warnings are refused; any other kernel as it is."""
     if not _is_engines(kernel) or _WORDS is None:
         return kernel
@@ -176,7 +209,7 @@ def guard_modules() -> None:
         around[REGISTRY] = REFUSES
 
 
-def _is_engines(kernel: Callable[..., Any]) -> bool:
+def _is_engines(kernel: Callable[..., object]) -> bool:
     return kernel.__class__ is FunctionType and kernel.__globals__.get("__name__", "").startswith("engine.")
 
 

@@ -113,10 +113,10 @@ class Batched:
         self._parameters = _Parameters(function, self.name, bound=False)
         self._bound_parameters = _Parameters(function, self.name, bound=True)
         self._own = Batches(function, *self._options)
-        self._of_instances: dict[int, tuple[Callable[[], Any], Batches]] = {}
+        self._of_instances: dict[int, tuple[Callable[[], object], Batches]] = {}
         self._lock = threading.Lock()
 
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
+    def __get__(self, instance: object, owner: object = None) -> Any:
         return self if instance is None else BoundBatched(self, instance)
 
     def __repr__(self) -> str:
@@ -129,7 +129,7 @@ class Batched:
         """Wait for this call's part of a batch."""
         return await self._own.run(self._parameters, args, kwargs, _place(self.made, user_frame(1)))
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
+    def call(self, *args: object, **kwargs: object) -> Any:
         """Block until this call's part of a batch is there. Raises `BlockingSyncError` on a running event loop."""
         return self._own.block(self._parameters, args, kwargs, _place(self.made, user_frame(1)))
 
@@ -137,7 +137,7 @@ class Batched:
         """Count what the function has done so far."""
         return self._own.statistics()
 
-    def bound(self, instance: Any) -> tuple[Batches, _Parameters]:
+    def bound(self, instance: object) -> tuple[Batches, _Parameters]:
         """The batches of a method of an instance, as long as that lives."""
         number = id(instance)
         with self._lock:
@@ -146,10 +146,10 @@ class Batched:
                 known = self._of_instances[number] = self._made(instance, number)
         return known[1], self._bound_parameters
 
-    def _made(self, instance: Any, number: int) -> tuple[Callable[[], Any], Batches]:
+    def _made(self, instance: object, number: int) -> tuple[Callable[[], object], Batches]:
         states = self._of_instances
 
-        def forget(dead: Any) -> None:
+        def forget(dead: object) -> None:
             gone = states.get(number)
             if gone is not None and gone[0] is dead:
                 del states[number]
@@ -163,7 +163,7 @@ class Batched:
             ) from None
         function = self.function
 
-        def method(*args: Any, **kwargs: Any) -> Any:
+        def method(*args: object, **kwargs: object) -> object:
             return function(its(), *args, **kwargs)
 
         return its, Batches(method, *self._options)
@@ -174,7 +174,7 @@ class BoundBatched:
 
     __slots__ = ("__func__", "__self__", "__weakref__")
 
-    def __init__(self, its: Batched, instance: Any) -> None:
+    def __init__(self, its: Batched, instance: object) -> None:
         self.__func__ = its
         self.__self__ = instance
 
@@ -190,7 +190,7 @@ class BoundBatched:
         batches, parameters = self.__func__.bound(self.__self__)
         return await batches.run(parameters, args, kwargs, _place(self.__func__.made, user_frame(1)))
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
+    def call(self, *args: object, **kwargs: object) -> Any:
         """Block until this call's part of a batch is there."""
         batches, parameters = self.__func__.bound(self.__self__)
         return batches.block(parameters, args, kwargs, _place(self.__func__.made, user_frame(1)))
@@ -222,7 +222,7 @@ class Batches:
         batcher = self._batcher(dispatcher.core)
         return batcher.alone(call) if isinstance(dispatcher, SyncDispatcher) else await batcher.run(call)
 
-    def block(self, parameters: _Parameters, args: tuple[Any, ...], kwargs: dict[str, Any], place: Place) -> Any:
+    def block(self, parameters: _Parameters, args: tuple[object, ...], kwargs: dict[str, object], place: Place) -> Any:
         """Run a call, and wait for its result as a thread."""
         dispatcher = self._dispatcher()
         stacked, names, options = parameters.bind(args, kwargs)
@@ -256,9 +256,9 @@ class Batches:
     def _call(
         self,
         dispatcher: Dispatcher,
-        values: list[Any],
+        values: list[object],
         names: tuple[str, ...],
-        options: dict[str, Any],
+        options: dict[str, object],
         place: Place,
     ) -> Call:
         args = tuple(map(_stackable, values))
@@ -276,7 +276,7 @@ class Batches:
             began=perf_counter(),
         )
 
-    def _kind(self, value: Any) -> Hashable:
+    def _kind(self, value: object) -> Hashable:
         """The key of arguments that may be stacked together."""
         if not isinstance(value, np.ndarray):
             return list
@@ -287,7 +287,7 @@ class Batches:
             )
         return value.shape, value.dtype
 
-    def _option_key(self, options: dict[str, Any]) -> Hashable:
+    def _option_key(self, options: dict[str, object]) -> Hashable:
         if not options:
             return ()
         try:
@@ -314,7 +314,7 @@ def _caller(group: object) -> Hashable:
     return threading.get_ident() if task is None else id(task)
 
 
-def _stackable(value: Any) -> Any:
+def _stackable(value: object) -> object:
     """An array that no caller can write to, of what is to be stacked; another object as it is."""
     if isinstance(value, Symbol):
         value.refuse("a batched function")
@@ -351,8 +351,8 @@ class _Parameters:
             self._most = -1
 
     def bind(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], tuple[str, ...], dict[str, Any]]:
+        self, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], tuple[str, ...], dict[str, object]]:
         """The arguments to stack, the names of the last of it, and the options."""
         if not kwargs and self._least <= len(args) <= self._most:
             return args, (), {}

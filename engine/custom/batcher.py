@@ -29,6 +29,7 @@ from engine.custom.batches import Call, Counts, Pace, Waiting, parts, stacked
 from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.failures import failed, throw
 from engine.queues.base import check_may_block
+from engine.queues.demand import Demand
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.waiting import block_until
 from engine.settings.scope import scope_var
@@ -55,7 +56,7 @@ class Ticket:
         self.calls: list[Call] = []
         """The calls of its batch."""
         self.cell: Callable[[], Cell | None] = lambda: None
-        self.demand: Any = None
+        self.demand: Demand | None = None
 
 
 class Batcher:
@@ -90,7 +91,7 @@ class Batcher:
 
     # Calls
 
-    def alone(self, call: Call) -> Any:
+    def alone(self, call: Call) -> object:
         """Run a call by itself, now, on this thread: in SYNC mode, where no op waits for another."""
         with self._lock:
             self._counts.calls += 1
@@ -108,7 +109,7 @@ class Batcher:
                     self._lose_patience(call, patience)
         return self._outcome(call)
 
-    def block(self, call: Call) -> Any:
+    def block(self, call: Call) -> object:
         """The blocking twin of `run`."""
         check_may_block(None, f"{self._row.name}.call()")
         with self._entered(call) as patience:
@@ -177,7 +178,7 @@ class Batcher:
             self._waiting.remove(call)
             self._counts.cancelled += 1
 
-    def _outcome(self, call: Call) -> Any:
+    def _outcome(self, call: Call) -> object:
         if call.failure is not None:
             throw(call.failure)
         return call.value
@@ -311,7 +312,7 @@ class Batcher:
                 self._counts.begun(calls, now)
         return bool(calls)
 
-    def _call(self, calls: Sequence[Call]) -> list[Any]:
+    def _call(self, calls: Sequence[Call]) -> list[object]:
         args, options = stacked(calls, self._axis)
         result = self._function(*args, **options)
         return self._parts(result.result() if isinstance(result, Handle) else result, len(calls))
@@ -321,7 +322,7 @@ class Batcher:
         result = await self._function(*args, **options)
         return self._parts(await result if isinstance(result, Handle) else result, len(calls))
 
-    def _parts(self, result: Any, count: int) -> list[Any]:
+    def _parts(self, result: object, count: int) -> list[object]:
         try:
             return parts(result, count, self._axis)
         except ValueError as error:
@@ -356,7 +357,7 @@ class Batcher:
 
     # Results
 
-    def _deliver(self, calls: Sequence[Call], results: Sequence[Any]) -> None:
+    def _deliver(self, calls: Sequence[Call], results: Sequence[object]) -> None:
         for call, value in zip(calls, results, strict=True):
             call.value = value
             call.done = True

@@ -22,7 +22,7 @@ from engine.dispatch.dispatcher import Dispatcher
 from handles.cell import Failure
 
 BY_AGE = 8
-"""Every so many batches begins with the oldest call, whatever the priorities."""
+"""Every so many batches begins with the oldest call, of any priority."""
 
 
 class Place(NamedTuple):
@@ -240,7 +240,7 @@ class Counts:
 # Stacking
 
 
-def stacked(calls: Sequence[Call], axis: int) -> tuple[list[Any], dict[str, Any]]:
+def stacked(calls: Sequence[Call], axis: int) -> tuple[list[object], dict[str, object]]:
     """The arguments of the function for these calls, which have equal keys."""
     columns = [_column(column, axis) for column in zip(*(call.args for call in calls), strict=True)]
     first = calls[0]
@@ -262,7 +262,7 @@ def _column(values: tuple[Any, ...], axis: int) -> Any:
     return array
 
 
-def parts(result: Any, count: int, axis: int) -> list[Any]:
+def parts(result: object, count: int, axis: int) -> list[Any]:
     """Divide a result among so many calls: a tuple or a dict of results is taken apart in its members.
 
     Raises `ValueError` for a result that has not one part for each call.
@@ -289,7 +289,7 @@ def parts(result: Any, count: int, axis: int) -> list[Any]:
     return [_own(row) for row in np.moveaxis(array, axis, 0)]
 
 
-def _own(part: Any) -> Any:
+def _own(part: object) -> object:
     """A part that keeps nothing else alive, and that no other code can write to."""
     if not isinstance(part, np.ndarray | np.void):
         return part

@@ -36,7 +36,7 @@ class _Flight:
 
     __slots__ = ("args", "handles", "key", "left")
 
-    def __init__(self, key: Hashable, handles: tuple[Handle, ...], args: tuple[Any, ...]) -> None:
+    def __init__(self, key: Hashable, handles: tuple[Handle, ...], args: tuple[object, ...]) -> None:
         self.key = key
         self.handles = handles
         self.args = args
@@ -86,7 +86,7 @@ class Flights:
         return tuple(self._share(flight, handle, dispatcher) for handle in flight.handles)
 
     def _take_off(
-        self, key: Hashable, dispatcher: AsyncDispatcher, operands: tuple[Any, ...], params: dict[str, Any]
+        self, key: Hashable, dispatcher: AsyncDispatcher, operands: tuple[object, ...], params: dict[str, object]
     ) -> _Flight:
         alone = AsyncDispatcher(dispatcher.core, dispatcher.policy, dispatcher.device, None)
         handles = alone.dispatch_several(self._row, operands, params)
@@ -133,7 +133,7 @@ class Flights:
             self._remove(flight)
         offload.submit(partial(_cancel, flight.record))
 
-    def _key(self, dispatcher: AsyncDispatcher, operands: Sequence[Any], arguments: Any) -> Hashable:
+    def _key(self, dispatcher: AsyncDispatcher, operands: Sequence[Any], arguments: object) -> Hashable:
         kinds = tuple(each._cell if isinstance(each, Handle) else _kind(each) for each in operands)
         return dispatcher.core, dispatcher.device, kinds, _by_value(arguments)
 
@@ -161,7 +161,7 @@ def _kind(array: np.ndarray[Any, Any]) -> Hashable:
     return array.shape, array.dtype, array.strides, array.flat[::step].tobytes()
 
 
-def _is_same(known: Any, given: Any) -> bool:
+def _is_same(known: object, given: object) -> bool:
     if not isinstance(given, np.ndarray) or known is given:
         return True  # handles are the same by the key
     if not isinstance(known, np.ndarray):

@@ -60,7 +60,7 @@ def op(
 
     A sync function runs on a worker, never on the loop's thread in ASYNC mode; an `async def` runs on the event loop,
     beside compute. Independent calls run at once, on different workers; `max_concurrency` bounds how many calls of
-    this function do, in the whole process. Arrays arrive read-only; whatever is not an array, a handle or a sequence
+    this function do, in the whole process. Arrays arrive read-only; what is not an array, a handle or a sequence
     of them is passed as it is. Contextvars are those of the dispatch. `shape` makes shape and dtype known before the
     op has run: a `(shape, dtype)` pair, or a function that returns one (a tuple of them for several outputs) for the
     `ShapeDtype` of each operand.
@@ -91,7 +91,7 @@ def op(
     return _make(function, name, num_outputs, shape, limit, coalesce)
 
 
-def _refuse_generator(function: Any) -> None:
+def _refuse_generator(function: object) -> None:
     called = function
     while isinstance(called, functools.partial):
         called = called.func
@@ -136,7 +136,7 @@ def _make(
     flights = Flights(row) if coalesce else None
 
     @functools.wraps(function)
-    def dispatch(*args: Any, **kwargs: Any) -> Any:
+    def dispatch(*args: object, **kwargs: object) -> Any:
         if signature is not None:
             try:
                 signature.bind(*args, **kwargs)

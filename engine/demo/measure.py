@@ -55,7 +55,7 @@ class Report:
     lag_p99: float
     lag_max: float
     peak_bytes: int | None
-    """The most memory that the process ever had, interpreter and NumPy included; None where nobody tells."""
+    """The most memory that the process ever had, interpreter and NumPy included; None if unknown."""
     digests: list[str]
     """SHA-256 of shape, dtype and bytes of each picture."""
     visit_p50: float

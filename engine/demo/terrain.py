@@ -35,7 +35,7 @@ def load(path: Path, cell: float) -> Terrain:
     """Read an elevation model from an .npy or .npz file; `cell` metres lie between cells that say nothing themselves.
 
     An .npz holds it as `elevation` or as its only array, and may hold `dx` and `dy`: in metres, or, where it has
-    `ymin` and `ymax` (latitudes) too, in degrees. Raises `InputError` for whatever is not such a file.
+    `ymin` and `ymax` (latitudes) too, in degrees. Raises `InputError` for any other file.
     """
     if path.suffix not in {".npy", ".npz"}:
         raise InputError(f"{path}: expected an .npy or .npz file")

@@ -131,7 +131,7 @@ class Record(Protocol):
     """The positional arguments of the kernel, as the device knows them.
 
     Where `Backend.lookahead` is more than 1, an operand may be an earlier record of the same batch: its value is what
-    that was, or will be, completed with. Where that one fails, this one cannot be computed: whatever it is ended with,
+    that was, or will be, completed with. Where that one fails, this one cannot be computed: however it is ended,
     the engine gives it the failure of its operand.
     """
     sources: Sequence[Device | None]
@@ -210,7 +210,7 @@ class Backend(Protocol[V]):
 
     @abstractmethod
     def to_host(self, value: V) -> Array:
-        """The value as an array that nobody writes to any more. Raises `DeviceLostError` where it is gone."""
+        """The value as an array that is not written to any more. Raises `DeviceLostError` where it is gone."""
 
     @abstractmethod
     def from_host(self, device: Device, array: Array) -> V:

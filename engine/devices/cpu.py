@@ -13,7 +13,7 @@ from engine.memory.buffers import Lease
 from engine.memory.layout import forwards
 from engine.memory.references import HELD_BY_ADOPTERS, HELD_BY_CELL, others
 from engine.threads.pool import workers
-from handles.methods import MASKED
+from handles.operands import MASKED
 
 
 class HostRecord(Record, Protocol):
@@ -37,7 +37,7 @@ class CpuBackend(Backend[Array]):
         return array
 
     def to_host(self, value: Array) -> Array:
-        """A read-only view: the value and what it is a view of are locked, so nobody can write to it."""
+        """A read-only view: the value and what it is a view of are locked, so that no code can write to it."""
         if value.base is not None:
             lock(value)
         else:
@@ -90,7 +90,7 @@ def checked(array: Array) -> Array:
 
 
 def is_frozen(array: Array) -> bool:
-    """Whether nobody can write to the array: it is read-only, and so is what it is a view of, down to the owner."""
+    """Tell whether no code can write to the array: it is read-only, as is what it is a view of, down to the owner."""
     owner: Any = array
     while isinstance(owner, np.ndarray):
         if owner.flags.writeable:

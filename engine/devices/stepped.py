@@ -158,7 +158,7 @@ class SteppedBackend(Backend[SteppedValue]):
     def complete(self, record: Record, value: Any = COMPUTED) -> None:
         """Compute a pending record and end it. Earlier records of its batch that it reads are ended before it.
 
-        With a `value`, end it with that, whatever it is, and nothing else.
+        With a `value`, which may be anything, end it with that and nothing else.
         """
         if value is not COMPUTED:
             self._take(record).complete(value)
@@ -218,7 +218,7 @@ class SteppedBackend(Backend[SteppedValue]):
     def _end(self, record: Record) -> None:
         try:
             outcome = self._outcome(record)
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+        except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
             record.fail(error)
             return
         with self._changed:

@@ -78,7 +78,7 @@ class Dispatcher:
         self.plain = False
         """True if an op that needs nothing but its operands may go the fast way."""
         self.tell: Callable[[Cell, Sequence[Any]], None] | None = None
-        """What listeners are told of each record by; None while there is no listener."""
+        """Tells listeners of each record; None while there is no listener."""
         hooks.register(self)
 
     def look_at_hooks(self) -> None:

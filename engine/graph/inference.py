@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from engine.base.errors import UnknownShapeError
 from engine.base.inference import describe, infer, infer_cell
+from engine.base.lengths import facts_in_common
 from engine.base.op import Op, Params, ShapeDtype
 from handles.cell import Cell
 
@@ -74,25 +75,27 @@ def _infer_without_rank(op: Op, described: Sequence[object], params: Params | No
 
 
 def _infer_without_lengths(op: Op, described: Sequence[object], params: Params | None) -> tuple[ShapeDtype, ...]:
-    """Keep what the results have in common for those lengths, of some that may be meant, with which the operands fit.
+    """Keep what the results have in common for all lengths with which the operands fit; else their dtypes.
 
-    Raises what the op does where they fit with none.
+    Raises what the op does where they fit with none. A user's rule may compute a length in any way, so that of one
+    only the dtypes are kept.
     """
-    lengths = {1, 2, *_numbers([its.shape for its in described if isinstance(its, ShapeDtype)]), *_numbers(params)}
-    found: list[tuple[ShapeDtype, ...]] = []
-    problems: list[Exception] = []
-    for length in sorted(lengths)[:_LENGTHS_TRIED]:
-        guess = [_with_length(its, length) if isinstance(its, ShapeDtype) else its for its in described]
-        try:
-            found.append(infer(op, guess, params))
-        except Exception as error:  # noqa: BLE001 - does not fit this length, maybe another
-            problems.append(error)
-    if not found:
-        raise problems[0]
-    return tuple(_common(results) for results in zip(*found, strict=True))
+    shapes = [its.shape for its in described if isinstance(its, ShapeDtype)]
+    answers: list[tuple[ShapeDtype, ...]] = []
 
+    def rule(operands: Sequence[object]) -> tuple[ShapeDtype, ...]:
+        answers.append(infer(op, operands, params))
+        return answers[-1]
 
-_LENGTHS_TRIED = 16
+    try:
+        found = facts_in_common(rule, described, _numbers(shapes) | _numbers(params))
+    except Exception:
+        if op.known:
+            raise
+        return (UNKNOWN,) * op.outputs
+    if found is not None and op.known:
+        return found
+    return tuple(ShapeDtype(None, its.dtype) for its in answers[0])  # type: ignore[arg-type]
 
 
 def _numbers(value: object) -> set[int]:
@@ -102,19 +105,6 @@ def _numbers(value: object) -> set[int]:
     if isinstance(value, list | tuple):
         return set().union(*map(_numbers, value))
     return {value} if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else set()
-
-
-def _with_length(its: ShapeDtype, length: int) -> ShapeDtype:
-    return ShapeDtype(tuple(length if n is None else n for n in its.shape), its.dtype)
-
-
-def _common(results: Sequence[ShapeDtype]) -> ShapeDtype:
-    """Keep what several possible results have in common."""
-    shapes = [its.shape for its in results]
-    if len(set(map(len, shapes))) > 1:
-        return ShapeDtype(None, results[0].dtype)  # type: ignore[arg-type]
-    lengths = (set(each) for each in zip(*shapes, strict=True))
-    return ShapeDtype(tuple(each.pop() if len(each) == 1 else None for each in lengths), results[0].dtype)
 
 
 def _described(operand: object) -> object:

@@ -1,8 +1,11 @@
-"""Optimization of a trace: dead nodes go, equal ones become one, constants are folded. What is left is a `Plan`."""
+"""Optimization of a trace: dead nodes go, equal ones become one, constants are folded. What is left is a `Plan`.
+
+Kernels that are folded are called in this module, whose globals refuse warnings (`engine.base.warned`): what is
+going to warn is left for the replay, and no filter of the program is looked at or changed for it.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from engine.base.inference import size_of
 from engine.base.op import ShapeDtype
+from engine.base.warned import REFUSES, says_warn
 from engine.devices.cpu import lock
 from engine.dispatch.records import cells_of
 from engine.graph.graph import Graph
@@ -18,6 +22,8 @@ from engine.graph.node import known_of
 from engine.graph.schedule import prune
 from engine.graph.steps import Slots, Step
 from handles.cell import Cell
+
+__warningregistry__ = REFUSES
 
 FOLDED_BYTES = 65_536
 """Bytes up to which a result that depends on constants only is computed once and kept."""
@@ -88,6 +94,8 @@ class _Reducer:
         return False
 
     def _fold(self, step: Step, inputs: list[int]) -> bool:
+        if says_warn(step.op.kernel):
+            return False
         operands = [self.constant(slot) for slot in inputs]
         if any(each is None or each.__class__ is Cell for each in operands):
             return False
@@ -97,9 +105,8 @@ class _Reducer:
         if not is_complete(its) or size_of(its) > FOLDED_BYTES:
             return False
         try:
-            with np.errstate(all="raise"), warnings.catch_warnings():
-                warnings.simplefilter("error")
-                value = np.asarray(step.op.kernel(*operands, **step.params or {}))
+            with np.errstate(all="raise"):
+                value = np.asarray(step.op.guarded(*operands, **step.params or {}))
         except Exception:  # noqa: BLE001 - what goes wrong, or warns, does so at each replay
             return False
         lock(value)

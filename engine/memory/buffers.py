@@ -69,7 +69,7 @@ class BufferCache:
     """Free buffers by size; when there are too many, those go first whose size was not freed for the longest time.
 
     A lease may be collected anywhere, inside the cache's own code too, so giving memory back leaves a lock that is held
-    alone: what it finds locked is taken in by whoever holds it.
+    alone: what it finds locked is taken in by the thread that holds it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -197,7 +197,7 @@ def strides_of(shape: tuple[int, ...], itemsize: int, order: tuple[int, ...] | N
 
 
 def unlocked(array: Array) -> Array:
-    """The memory of an array that nobody else refers to, to be written to, whether it was read before or not."""
+    """The memory of an array that nothing else refers to, to be written to, whether it was read before or not."""
     if array.base is not None:
         return np.asarray(array.base)
     array.setflags(write=True)

@@ -188,6 +188,7 @@ from engine.ops.statistics import (
     var as var,
 )
 from engine.ops.texts.compose import document as _document
+from engine.ops.texts.of_handles import document as _document_handles
 
 e = _math.e
 inf = _math.inf
@@ -363,6 +364,7 @@ __all__ = [
 ]
 
 _document(globals(), vars(linalg), vars(fft))
+_document_handles()
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from engine.ops.rows import dispatch_view
 from engine.runtime.current import current
 from handles.base import Handle
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 Array = np.ndarray[Any, Any]
 
 
@@ -22,7 +25,7 @@ def _view(x: Array, *, dtype: np.dtype[Any]) -> Array:
     return x.view(dtype)
 
 
-def _infer_view(x: Any, *, dtype: np.dtype[Any]) -> ShapeDtype:
+def _infer_view(x: object, *, dtype: np.dtype[Any]) -> ShapeDtype:
     shape, old = shape_of(x), dtype_of(x)
     if not dtype.itemsize:  # "S", say: as long as the elements
         dtype = np.empty(1, old).view(dtype).dtype
@@ -48,7 +51,7 @@ def _reinterpreted(length: Dim, old: int, new: int) -> Dim:
 _VIEW = Op("view", _view, infer=_infer_view, ns=1e-6, view=True)
 
 
-def view(x: Handle, dtype: Any = None) -> Handle:
+def view(x: Handle, dtype: DTypeLike | None = None) -> Handle:
     """The same memory, its bytes read as elements of another dtype."""
     return dispatch_view(_VIEW, x, {"dtype": x.dtype if dtype is None else checks.dtype("view", dtype)})
 
@@ -60,7 +63,7 @@ def _field(x: Array, *, dtype: np.dtype[Any], offset: int) -> Array:
 _FIELD = Op("getfield", _field, infer=lambda x, dtype, offset: ShapeDtype(shape_of(x), dtype), ns=1e-6, view=True)
 
 
-def getfield(x: Handle, dtype: Any, offset: int = 0) -> Handle:
+def getfield(x: Handle, dtype: object, offset: int = 0) -> Handle:
     """A part of each element: the one of that dtype, so many bytes from its beginning."""
     params = {"dtype": checks.dtype("getfield", dtype), "offset": checks.integer("getfield", "offset", offset)}
     return dispatch_view(_FIELD, x, params)
@@ -84,14 +87,14 @@ def _resized(x: Array, *, shape: tuple[int, ...]) -> Array:
     return result
 
 
-def _infer_resized(x: Any, *, shape: Shape) -> ShapeDtype:
+def _infer_resized(x: object, *, shape: Shape) -> ShapeDtype:
     return ShapeDtype(shape, dtype_of(x))
 
 
 _RESIZE = Op("resize", _resized, infer=_infer_resized, cost=lambda values, params: float(np.prod(params["shape"])))
 
 
-def resized(x: Handle, shape: tuple[Any, ...]) -> Handle:
+def resized(x: Handle, shape: tuple[object, ...]) -> Handle:
     """The elements in another shape: the first ones, with zeros after them where there are too few."""
     return current().dispatch(_RESIZE, x, params={"shape": checks.integers("resize", "new_shape", shape)})
 
@@ -128,6 +131,6 @@ _WRITES = {
 }
 
 
-def write(handle: Handle, attribute: str, *args: Any) -> None:
+def write(handle: Handle, attribute: str, *args: object) -> None:
     """Write to elements by way of an attribute: `h.real = x`, `h.flat[k] = x`. The handle is rebound."""
     mutate(_WRITES[attribute], (handle, *args), {})

@@ -43,7 +43,7 @@ def integers(function: str, argument: str, value: Any) -> tuple[int, ...]:
         raise wrong(function, argument, "an integer or a tuple of integers", value) from None
 
 
-def _is_several(value: Any) -> bool:
+def _is_several(value: object) -> bool:
     """Tell whether this is a sequence, or an array that has dimensions."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "shape", None) != ()
 
@@ -60,12 +60,12 @@ def axes(function: str, value: Any, argument: str = "axis") -> Any:
         raise wrong(function, argument, "an integer or a tuple of integers", value) from None
 
 
-def tuple_of_list(value: Any) -> Any:
+def tuple_of_list(value: object) -> Any:
     """A list as a tuple, for the functions that take either."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def sequence_of_axes(function: str, value: Any, argument: str = "axis") -> Any:
+def sequence_of_axes(function: str, value: object, argument: str = "axis") -> object:
     """An axis, several of them in any sequence or array, or None."""
     if value is None or value.__class__ is int:
         return value
@@ -73,7 +73,7 @@ def sequence_of_axes(function: str, value: Any, argument: str = "axis") -> Any:
     return several if _is_several(value) else several[0]
 
 
-def axis_or_none(function: str, value: Any, argument: str = "axis") -> int | None:
+def axis_or_none(function: str, value: object, argument: str = "axis") -> int | None:
     """One axis, or None."""
     return value if value is None or value.__class__ is int else integer(function, argument, value)
 
@@ -87,7 +87,7 @@ def flag(function: str, argument: str, value: Any) -> bool:
     raise wrong(function, argument, "True or False", value)
 
 
-def dtype_or_none(function: str, value: Any, argument: str = "dtype") -> np.dtype[Any] | None:
+def dtype_or_none(function: str, value: object, argument: str = "dtype") -> np.dtype[Any] | None:
     """A dtype, or None; Python objects are refused."""
     return None if value is None else dtype(function, value, argument)
 
@@ -112,7 +112,7 @@ def one_of(function: str, argument: str, value: Any, choices: tuple[Any, ...]) -
     raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}, but got {value!r}")
 
 
-def sequence(function: str, argument: str, value: Any) -> tuple[Any, ...]:
+def sequence(function: str, argument: str, value: Any) -> tuple[object, ...]:
     """A list or tuple of arrays that is not empty; an array counts as that of its rows."""
     if isinstance(value, list | tuple):
         if value:

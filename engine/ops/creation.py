@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -28,6 +28,11 @@ from engine.settings.scope import device as device_scope
 from handles.base import Handle
 from handles.views import Call, link
 
+Array = np.ndarray[Any, Any]
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 Place = str | Device | None
 """A device, by name or itself; None for that of the scopes in force."""
 
@@ -45,13 +50,13 @@ def on_device(device: Place, op: Op, args: tuple[Any, ...], params: dict[str, An
 # Arrays of a given shape
 
 
-def _infer_filled(*operands: Any, shape: tuple[int, ...], dtype: Any) -> ShapeDtype:
+def _infer_filled(*operands: object, shape: tuple[int, ...], dtype: Any) -> ShapeDtype:
     if dtype is None:
         dtype = dtype_of(operands[0]) if operands else np.dtype(np.float64)
     return ShapeDtype(shape, dtype)
 
 
-def _full(value: Any, *, shape: Any, dtype: Any) -> Any:
+def _full(value: Any, *, shape: Any, dtype: np.dtype[Any]) -> object:
     return np.full(shape, value, dtype=dtype)
 
 
@@ -67,16 +72,16 @@ Lengths = int | tuple[int, ...]
 class FilledRow(Protocol):
     """A function that makes an array of a shape."""
 
-    def __call__(self, shape: Lengths, *, dtype: Any = None, device: Place = None) -> Handle: ...
+    def __call__(self, shape: Lengths, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle: ...
 
 
 class FilledLikeRow(Protocol):
     """A function that makes an array of the shape of another."""
 
-    def __call__(self, x: Operand, /, *, dtype: Any = None, device: Place = None) -> Handle: ...
+    def __call__(self, x: Operand, /, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle: ...
 
 
-def _shape_and_dtype(name: str, shape: Any, dtype: Any) -> dict[str, Any]:
+def _shape_and_dtype(name: str, shape: object, dtype: object) -> dict[str, object]:
     lengths = checks.integers(name, "shape", shape)
     if any(length < 0 for length in lengths):
         raise ValueError(f"{name}: shape must have no negative lengths, but got {shape!r}")
@@ -86,7 +91,7 @@ def _shape_and_dtype(name: str, shape: Any, dtype: Any) -> dict[str, Any]:
 def _filled(op: Op, doc: str) -> FilledRow:
     """A row: an array of a shape, all of one value."""
 
-    def function(shape: Lengths, *, dtype: Any = None, device: Place = None) -> Handle:
+    def function(shape: Lengths, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
         return on_device(device, op, (), _shape_and_dtype(op.name, shape, dtype))
 
     return named(function, op.name, doc)
@@ -97,20 +102,20 @@ zeros = _filled(_ZEROS, "An array of zeros, float64 when no dtype is given.")
 ones = _filled(_ONES, "An array of ones, float64 when no dtype is given.")
 
 
-def full(shape: Lengths, fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
+def full(shape: Lengths, fill_value: Operand, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """An array of one value, of its dtype when none is given."""
     return on_device(device, _FULL, (fill_value,), _shape_and_dtype("full", shape, dtype))
 
 
-def _infer_like(x: Any, *fill: Any, dtype: Any) -> ShapeDtype:
+def _infer_like(x: Any, *fill: object, dtype: Any) -> ShapeDtype:
     return ShapeDtype(shape_of(x), dtype_of(x) if dtype is None else dtype)
 
 
-def _like(name: str, kernel: Callable[..., Any], doc: str) -> FilledLikeRow:
+def _like(name: str, kernel: Callable[..., object], doc: str) -> FilledLikeRow:
     """A row: an array of the shape of another, all of one value."""
     op = Op(name, kernel, infer=_infer_like, ns=1.0)
 
-    def function(x: Operand, /, *, dtype: Any = None, device: Place = None) -> Handle:
+    def function(x: Operand, /, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
         return on_device(device, op, (x,), {"dtype": checks.dtype_or_none(name, dtype)})
 
     return named(function, name, doc)
@@ -125,23 +130,25 @@ ones_like = _like("ones_like", np.ones_like, "An array of ones of the shape and 
 _FULL_LIKE = Op("full_like", np.full_like, infer=_infer_like, ns=1.0)
 
 
-def full_like(x: Operand, /, fill_value: Operand, *, dtype: Any = None, device: Place = None) -> Handle:
+def full_like(x: Operand, /, fill_value: Operand, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """An array of one value, of the shape and dtype of another."""
     return on_device(device, _FULL_LIKE, (x, fill_value), {"dtype": checks.dtype_or_none("full_like", dtype)})
 
 
-def _infer_eye(*, rows: int, columns: int, k: int, dtype: Any) -> ShapeDtype:
+def _infer_eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> ShapeDtype:
     return ShapeDtype((rows, columns), dtype or np.dtype(np.float64))
 
 
-def _eye(*, rows: int, columns: int, k: int, dtype: Any) -> Any:
+def _eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> object:
     return np.eye(rows, columns, k, dtype=float if dtype is None else dtype)
 
 
 _EYE = Op("eye", _eye, infer=_infer_eye, cost=lambda values, params: 1.0 * float(params["rows"]) * params["columns"])
 
 
-def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Place = None) -> Handle:
+def eye(
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DTypeLike | None = None, device: Place = None
+) -> Handle:
     """A matrix with ones on a diagonal: the main one, one above (`k` > 0), or one below; zeros elsewhere."""
     rows = checks.integer("eye", "n_rows", n_rows)
     columns = rows if n_cols is None else checks.integer("eye", "n_cols", n_cols)
@@ -156,15 +163,15 @@ def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = N
 # Ranges
 
 
-def _range_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _range_cost(values: Sequence[object], params: dict[str, Any]) -> float:
     return 2.0 * float(params["length"])
 
 
-def _arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> Any:
+def _arange(*, start: Any, stop: Any, step: Any, dtype: np.dtype[Any] | None, length: int) -> object:
     return np.arange(start, stop, step, dtype=dtype)
 
 
-def _infer_arange(*, start: Any, stop: Any, step: Any, dtype: Any, length: int) -> ShapeDtype:
+def _infer_arange(*, start: Any, stop: Any, step: Any, dtype: np.dtype[Any] | None, length: int) -> ShapeDtype:
     if dtype is None:
         # NumPy looks at the types of all three, not at what they are.
         dtype = np.arange(type(start)(0), type(stop)(0), type(step)(1)).dtype
@@ -175,7 +182,7 @@ _ARANGE = Op("arange", _arange, infer=_infer_arange, cost=_range_cost)
 
 
 def arange(
-    start: float, /, stop: float | None = None, step: float = 1, *, dtype: Any = None, device: Place = None
+    start: float, /, stop: float | None = None, step: float = 1, *, dtype: DTypeLike | None = None, device: Place = None
 ) -> Handle:
     """Evenly spaced values from `start` up to, not including, `stop`; from 0 to `start` when only that is given."""
     if stop is None:
@@ -193,11 +200,13 @@ def arange(
     return on_device(device, _ARANGE, (), {**bounds, "dtype": checks.dtype_or_none("arange", dtype), "length": length})
 
 
-def _linspace(start: Any, stop: Any, *, length: int, dtype: Any, endpoint: bool) -> Any:
+def _linspace(start: Any, stop: Any, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool) -> object:
     return np.linspace(start, stop, length, dtype=dtype, endpoint=endpoint)
 
 
-def _infer_linspace(start: Any, stop: Any, *, length: int, dtype: Any, endpoint: bool) -> ShapeDtype:
+def _infer_linspace(
+    start: object, stop: object, *, length: int, dtype: np.dtype[Any] | None, endpoint: bool
+) -> ShapeDtype:
     shape = broadcast(shape_of(start), shape_of(stop))
     if dtype is None:
         dtype = np.result_type(dtype_of(start), dtype_of(stop), float(length))
@@ -209,7 +218,14 @@ _LINSPACE = Op("linspace", _linspace, infer=_infer_linspace, cost=_range_cost)
 
 
 def linspace(
-    start: complex, stop: complex, /, num: int, *, dtype: Any = None, device: Place = None, endpoint: bool = True
+    start: complex,
+    stop: complex,
+    /,
+    num: int,
+    *,
+    dtype: DTypeLike | None = None,
+    device: Place = None,
+    endpoint: bool = True,
 ) -> Handle:
     """`num` evenly spaced values from `start` to `stop`, which is included unless `endpoint` is False."""
     num = checks.integer("linspace", "num", num)
@@ -227,11 +243,11 @@ def linspace(
 # From other arrays
 
 
-def _meshgrid(*arrays: Any, indexing: Literal["xy", "ij"]) -> Any:
+def _meshgrid(*arrays: object, indexing: Literal["xy", "ij"]) -> object:
     return tuple(np.meshgrid(*arrays, indexing=indexing))
 
 
-def _infer_meshgrid(*arrays: Any, indexing: str) -> Any:
+def _infer_meshgrid(*arrays: object, indexing: str) -> object:
     lengths = [size_of(shape_of(array)) for array in arrays]
     if indexing == "xy" and len(lengths) > 1:
         lengths[:2] = lengths[1], lengths[0]
@@ -247,7 +263,7 @@ def meshgrid(*arrays: Operand, indexing: Literal["xy", "ij"] = "xy") -> tuple[Ha
     return current().dispatch_several(op, arrays, {"indexing": indexing})
 
 
-def _infer_triangle(x: Any, *, k: int) -> ShapeDtype:
+def _infer_triangle(x: object, *, k: int) -> ShapeDtype:
     shape = shape_of(x)
     return ShapeDtype(shape * 2 if len(shape) == 1 else shape, dtype_of(x))
 
@@ -266,11 +282,11 @@ def triu(x: Operand, /, *, k: int = 0) -> Handle:
     return current().dispatch(_TRIU, x, params={"k": checks.integer("triu", "k", k)})
 
 
-def _cast(x: Any, *, dtype: Any, copy: bool) -> Any:
+def _cast(x: object, *, dtype: np.dtype[Any], copy: bool) -> object:
     return np.asarray(x).astype(dtype, copy=copy)
 
 
-def _infer_cast(x: Any, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
+def _infer_cast(x: object, *, dtype: np.dtype[Any], copy: bool) -> ShapeDtype:
     return ShapeDtype(shape_of(x), cast_dtype(dtype_of(x), dtype))
 
 
@@ -291,11 +307,11 @@ _COPY = Op("asarray", np.array, infer=same, block=cast)
 _ASTYPE = Op("astype", _cast, infer=_infer_cast, view=True, block=cast)
 
 
-def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool | None = None) -> Handle:
+def asarray(obj: Any, /, *, dtype: DTypeLike | None = None, device: Place = None, copy: bool | None = None) -> Handle:
     """A handle of an array, a scalar, a nested sequence (of handles, too), another handle, or an array of Dask.
 
     An ndarray is snapshotted; with `copy=False` it is not, and the caller promises not to write into it. `device`
-    copies to that device, whatever the policy. Raises `ValueError` where `copy=False` cannot be had.
+    copies to that device, under any policy. Raises `ValueError` where `copy=False` cannot be had.
     """
     dtype = checks.dtype_or_none("asarray", dtype)
     if isinstance(obj, Handle):
@@ -315,7 +331,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Place = None, copy: bool 
     if dtype is not None:
         return on_device(device, _ASARRAY, (checked(np.array(obj, dtype=dtype)),), {})
     if not isinstance(obj, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
-        obj = checked(np.array(obj))  # whatever NumPy can read: a buffer, an array of another library
+        obj = checked(np.array(obj))  # all that NumPy can read: a buffer, an array of another library
     return on_device(device, _ASARRAY, (obj,), {})
 
 
@@ -326,7 +342,7 @@ def _infer_chunked(*, dask_array: Any) -> ShapeDtype:
 _CHUNKED = Op("asarray", np.asarray, infer=_infer_chunked, view=True)
 
 
-def _of_chunked(obj: Any, dtype: np.dtype[Any] | None, device: Place) -> Handle:
+def _of_chunked(obj: object, dtype: np.dtype[Any] | None, device: Place) -> Handle:
     """A handle of an array of Dask, on the cluster as it is; it is copied where another device is asked for."""
     cluster = next((each for each in list_devices() if each.kind == "CLUSTER"), None)
     if cluster is None:
@@ -344,7 +360,7 @@ def _of_handle(obj: Handle, dtype: np.dtype[Any] | None, device: Place, copy: bo
     return on_device(device, _COPY, (handle,), {}) if copy else handle
 
 
-def from_dlpack(x: Any, /, *, device: Place = None, copy: bool | None = None) -> Handle:
+def from_dlpack(x: object, /, *, device: Place = None, copy: bool | None = None) -> Handle:
     """A handle of an array of any library that has `__dlpack__`; a snapshot, unless `copy` is False."""
     if isinstance(x, Handle):
         return asarray(x, device=device, copy=copy)

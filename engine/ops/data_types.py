@@ -72,7 +72,7 @@ def _dtype(value: Any) -> np.dtype[Any]:
     return value.dtype if isinstance(value, Handle | np.ndarray | np.generic) else np.dtype(value)
 
 
-def finfo(type: Any, /) -> FloatInfo:
+def finfo(type: object, /) -> FloatInfo:
     """The limits of a floating-point dtype, or of the dtype of an array. Raises `ValueError` for other dtypes."""
     info = np.finfo(_dtype(type))
     return FloatInfo(
@@ -93,7 +93,7 @@ def iinfo(type: Any, /) -> np.iinfo[Any]:
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:
-    """Whether a dtype is of a kind ("bool", "integral", "real floating", ...), is a dtype, or one of a tuple of them.
+    """Tell whether a dtype is of a kind ("bool", "integral", "real floating", ...), a dtype, or one of a tuple of them.
 
     Raises `TypeError` for what is not a dtype, `ValueError` for a kind that does not exist.
     """

@@ -14,6 +14,8 @@ from engine.queues.operands import SCALARS
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 abs = unary("abs", np.absolute, "Absolute value of each element.")
 acos = unary("acos", np.arccos, "Inverse cosine of each element, in radians.", ns=12)
 acosh = unary("acosh", np.arccosh, "Inverse hyperbolic cosine of each element.", ns=15)
@@ -84,7 +86,7 @@ subtract = binary("subtract", np.subtract, "Difference of each pair of elements.
 # What is not a ufunc in NumPy
 
 
-def _clip(x: Any, *bounds: Any, given: tuple[bool, bool]) -> Any:
+def _clip(x: Array, *bounds: Array, given: tuple[bool, bool]) -> object:
     return np.clip(x, *_bounds(bounds, given))
 
 
@@ -98,7 +100,7 @@ def _infer_clip(x: Any, *bounds: Any, given: tuple[bool, bool]) -> ShapeDtype:
     return ShapeDtype(broadcast(shape_of(x), *map(shape_of, bounds)), dtype)
 
 
-def _round(x: Any) -> Any:
+def _round(x: Array) -> object:
     return np.round(x)
 
 
@@ -117,7 +119,7 @@ def _fused_clip(types: Sequence[Any], operands: Sequence[Any], params: dict[str,
     return {(True, False): np.maximum, (False, True): np.minimum}.get(params["given"])
 
 
-def _fused_round(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> np.ufunc | None:
+def _fused_round(types: Sequence[object], operands: Sequence[object], params: dict[str, object]) -> np.ufunc | None:
     """The ufunc that `numpy.round` calls for real numbers."""
     return np.rint if isinstance(types[0], np.dtype) and types[0].kind == "f" else None
 

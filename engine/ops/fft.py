@@ -20,6 +20,11 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 Norm = Literal["backward", "ortho", "forward"] | None
 """None is `backward`, as in NumPy."""
 NORMS = ("backward", "ortho", "forward")
@@ -74,7 +79,7 @@ def _writing(kernel: Callable[..., Any]) -> Callable[..., Any] | None:
     if kernel not in (np.fft.fft, np.fft.ifft):
         return kernel
 
-    def transform(x: Any, *, out: Any, **params: Any) -> Any:
+    def transform(x: Array, *, out: Array, **params: Any) -> Any:
         if x.dtype.kind in "fiub":  # NumPy makes it complex first of all, in fresh memory
             operand = buffers.array(x.shape, out.dtype)
             np.copyto(operand, x)
@@ -163,7 +168,7 @@ rfftn = _several("rfftn", np.fft.rfftn, "The transform of a real signal along se
 irfftn = _several("irfftn", np.fft.irfftn, "The inverse of `rfftn`.", _double)
 
 
-def _infer_shift(x: Any, *, axes: Any) -> ShapeDtype:
+def _infer_shift(x: object, *, axes: object) -> ShapeDtype:
     normalize_axes(axes, len(shape_of(x)), repeated=True)
     return same(x)
 
@@ -197,7 +202,7 @@ _FFTFREQ = _frequencies("fft.fftfreq", np.fft.fftfreq, lambda n: n)
 _RFFTFREQ = _frequencies("fft.rfftfreq", np.fft.rfftfreq, lambda n: n // 2 + 1)
 
 
-def _frequency_params(name: str, n: int, d: float, dtype: Any) -> dict[str, Any]:
+def _frequency_params(name: str, n: int, d: float, dtype: object) -> dict[str, object]:
     n = checks.integer(name, "n", n)
     if n < 1:
         raise ValueError(f"{name}: n must be 1 or more, but got {n}")
@@ -209,12 +214,12 @@ def _frequency_params(name: str, n: int, d: float, dtype: Any) -> dict[str, Any]
     return {"n": n, "d": d, "dtype": wanted}
 
 
-def fftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: Place = None) -> Handle:
+def fftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """The frequencies that belong to `fft` of `n` samples at distance `d`, in cycles per unit of `d`."""
     return on_device(device, _FFTFREQ, (), _frequency_params("fft.fftfreq", n, d, dtype))
 
 
-def rfftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: Place = None) -> Handle:
+def rfftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """The frequencies that belong to `rfft` of `n` samples at distance `d`, in cycles per unit of `d`."""
     return on_device(device, _RFFTFREQ, (), _frequency_params("fft.rfftfreq", n, d, dtype))
 

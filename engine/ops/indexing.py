@@ -34,8 +34,10 @@ from engine.runtime.current import current
 from handles.base import Handle
 from handles.views import Key, link, link_above, ndim_of
 
+Array = np.ndarray[Any, Any]
 
-def _split_key(x: Handle, key: Any) -> tuple[Any, list[Any]]:
+
+def _split_key(x: Handle, key: object) -> tuple[object, list[Any]]:
     """The key with slots in place of arrays, and the arrays. Raises `IndexError` for what cannot be an index."""
     operands: list[Any] = []
 
@@ -72,7 +74,7 @@ def _no_index(key: object) -> IndexError:
     )
 
 
-def _index_of(entry: Any) -> Any:
+def _index_of(entry: object) -> object:
     """A nested sequence as an index: one without elements is of integers."""
     if holds_handle(entry):
         return entry
@@ -88,28 +90,28 @@ def fill_key(key: Any, operands: Sequence[Any]) -> Any:
     return operands[key.number] if isinstance(key, Slot) else key
 
 
-def _getitem(x: Any, *operands: Any, key: Any) -> Any:
+def _getitem(x: Array, *operands: Any, key: Any) -> object:
     part = x[fill_key(key, operands)]
     # A string that is an element is as long as it is: the array's dtype says how long it may be.
     return np.array(part, x.dtype) if part.__class__ in _TEXT else part
 
 
-_TEXT: frozenset[Any] = frozenset({str, np.str_, np.bytes_})
+_TEXT: frozenset[object] = frozenset({str, np.str_, np.bytes_})
 
 
-def _setitem(x: Any, value: Any, *operands: Any, key: Any) -> Any:
+def _setitem(x: Array, value: object, *operands: object, key: object) -> object:
     result = x.copy(order="K")
     result[fill_key(key, operands)] = value
     return result
 
 
-def _overwrite(x: Any, value: Any, *operands: Any, key: Any) -> Any:
-    """`setitem` in place, where nobody else refers to `x`."""
+def _overwrite(x: Array, value: Any, *operands: Any, key: Any) -> object:
+    """`setitem` in place, where nothing else refers to `x`."""
     x[fill_key(key, operands)] = value
     return x
 
 
-def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
+def _infer_getitem(x: Any, *operands: object, key: object) -> ShapeDtype:
     if isinstance(key, str | list):
         return _infer_fields(x, key)
     # The key is told from its entries before those are put in: a `ShapeDtype` is a tuple too.
@@ -117,7 +119,7 @@ def _infer_getitem(x: Any, *operands: Any, key: Any) -> ShapeDtype:
     return ShapeDtype(_indexed(shape_of(x), entries), dtype_of(x))
 
 
-def _infer_fields(x: Any, key: Any) -> ShapeDtype:
+def _infer_fields(x: object, key: Any) -> ShapeDtype:
     dtype = dtype_of(x)
     if dtype.names is None:
         raise _no_index(key)
@@ -125,7 +127,7 @@ def _infer_fields(x: Any, key: Any) -> ShapeDtype:
     return ShapeDtype((*shape_of(x), *part.shape[1:]), part.dtype)
 
 
-def _indexed(shape: Shape, key: tuple[Any, ...]) -> Shape:
+def _indexed(shape: Shape, key: tuple[object, ...]) -> Shape:
     """The shape of what a key selects: basic entries keep their place, the arrays together take one."""
     used = sum(map(_consumes, key))
     if used > len(shape) or sum(entry is Ellipsis for entry in key) > 1:
@@ -160,11 +162,11 @@ def _indexed(shape: Shape, key: tuple[Any, ...]) -> Shape:
     return (*basic[:front], *joined, *basic[front:])
 
 
-def _is_array(entry: Any) -> bool:
+def _is_array(entry: object) -> bool:
     return isinstance(entry, ShapeDtype | bool | np.bool_)
 
 
-def _consumes(entry: Any) -> int:
+def _consumes(entry: object) -> int:
     """How many dimensions of the array an entry of a key takes."""
     if entry is None or entry is Ellipsis or isinstance(entry, bool | np.bool_):
         return 0
@@ -204,7 +206,7 @@ def _index_shape(entry: Any, lengths: Iterator[Dim], *, checked: bool) -> Shape:
     return ()
 
 
-def _selected(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _selected(values: Sequence[object], params: dict[str, object]) -> float:
     return 5.0 * costs.elements(values[1:])
 
 
@@ -212,7 +214,7 @@ def _written(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 1.0 * float(values[0].size) + _selected(values, params)
 
 
-def _read(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _read(values: Sequence[Any], params: dict[str, object]) -> float:
     """5 for each element that is read: one index may stand for a whole row, a mask selects at most all it covers."""
     described = [ShapeDtype(value.shape, value.dtype) if isinstance(value, np.ndarray) else value for value in values]
     try:
@@ -240,16 +242,16 @@ def getitem(x: Handle, key: Any, /) -> Handle:
     check_operands(_GETITEM, x, *operands, key=template)
     handle = current().dispatch_any(_GETITEM, (x, *operands), {"key": template})
     if all(map(_may_be_integer, operands)):
-        link(handle, x, Key(template, tuple(map(copy, operands)), fill_key))
+        link(handle, x, Key(template, tuple([copy(each) for each in operands]), fill_key))
     return handle
 
 
-def _may_be_integer(index: Any) -> bool:
-    """Whether a handle in an index may be what is an integer in NumPy, and gives a view. Of an array all is copied."""
+def _may_be_integer(index: object) -> bool:
+    """Tell whether a handle in an index may be an integer in NumPy, and give a view. Of an array all is copied."""
     return isinstance(index, Handle) and ndim_of(index) in (0, None)
 
 
-def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:
+def setitem(x: Handle, key: object, value: Operand, /) -> Handle:
     """The array that `x` would be after `x[key] = value`."""
     template, operands = _split_key(x, key)
     return current().dispatch_any(_SETITEM, (x, value, *operands), {"key": template})
@@ -259,7 +261,7 @@ def setitem(x: Handle, key: Any, value: Operand, /) -> Handle:
 # Functions of the standard
 
 
-def _infer_where(condition: Any, x1: Any, x2: Any) -> ShapeDtype:
+def _infer_where(condition: object, x1: Any, x2: Any) -> ShapeDtype:
     dtype = np.result_type(*(each if isinstance(each, int | float | complex) else type_of(each) for each in (x1, x2)))
     return ShapeDtype(broadcast(*map(shape_of, (condition, x1, x2))), dtype)
 
@@ -272,7 +274,7 @@ def where(condition: Operand, x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch_any(_WHERE, (condition, x1, x2))
 
 
-def _infer_take(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
+def _infer_take(x: object, indices: object, *, axis: int | None) -> ShapeDtype:
     shape, taken = shape_of(x), shape_of(indices)
     if axis is None:
         return ShapeDtype(taken, dtype_of(x))
@@ -280,11 +282,11 @@ def _infer_take(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
     return ShapeDtype((*shape[:where], *taken, *shape[where + 1 :]), dtype_of(x))
 
 
-def _take(x: Any, indices: Any, *, axis: int | None) -> Any:
+def _take(x: Array, indices: Any, *, axis: int | None) -> object:
     return np.take(x, indices, axis=axis)
 
 
-def _taken(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _taken(values: Sequence[object], params: dict[str, object]) -> float:
     x, indices = values
     axis = params["axis"]
     row = 1 if axis is None or not isinstance(x, np.ndarray) else x.size // max(1, x.shape[axis] if x.ndim else 1)
@@ -299,7 +301,7 @@ def take(x: Operand, indices: Operand, /, *, axis: int | None = None) -> Handle:
     return current().dispatch(_TAKE, x, indices, {"axis": checks.axis_or_none("take", axis)})
 
 
-def _infer_take_along(x: Any, indices: Any, *, axis: int | None) -> ShapeDtype:
+def _infer_take_along(x: object, indices: object, *, axis: int | None) -> ShapeDtype:
     shape, taken = shape_of(x), shape_of(indices)
     if axis is None:
         return ShapeDtype((size_of(taken),), dtype_of(x))

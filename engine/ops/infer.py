@@ -14,20 +14,27 @@ from handles.base import Handle
 
 Dim = int | None
 Shape = tuple[Dim, ...]
-Infer = Callable[..., Any]
+Facts = ShapeDtype | tuple[ShapeDtype, ...]
+"""Shape and dtype of the result of an op, or of each of several."""
+
+Infer = Callable[..., Facts]
+"""A shape rule: called as the kernel, with a `ShapeDtype` in place of each array."""
+
+InferOne = Callable[..., ShapeDtype]
+"""A shape rule of an op with one result."""
 
 
-def shape_of(operand: Any) -> Shape:
+def shape_of(operand: object) -> Shape:
     """The shape of an operand; that of a Python scalar is ()."""
     return operand.shape if isinstance(operand, ShapeDtype) else ()
 
 
-def dtype_of(operand: Any) -> np.dtype[Any]:
+def dtype_of(operand: object) -> np.dtype[Any]:
     """The dtype of an operand; that of a Python scalar is the default one of its kind."""
     return operand.dtype if isinstance(operand, ShapeDtype) else np.asarray(operand).dtype
 
 
-def type_of(operand: Any) -> Any:
+def type_of(operand: object) -> np.dtype[Any] | type:
     """The types that NumPy promotes with: dtypes, and the type itself of a Python scalar (NEP 50)."""
     if isinstance(operand, ShapeDtype):
         return operand.dtype
@@ -62,13 +69,15 @@ def total(lengths: Sequence[Dim]) -> Dim:
     return None if None in lengths else sum(length or 0 for length in lengths)
 
 
-def sample(operand: Any) -> Any:
+def sample(operand: object) -> Any:
     """A tiny array (or the scalar) that stands for an operand where only its dtype matters."""
     return np.ones((1,) * len(operand.shape), operand.dtype) if isinstance(operand, ShapeDtype) else operand
 
 
 @lru_cache(maxsize=4096)
-def _probe(kernel: Callable[..., Any], dtypes: tuple[np.dtype[Any], ...], ndim: int, params: Any) -> Any:
+def _probe(
+    kernel: Callable[..., Any], dtypes: tuple[np.dtype[Any], ...], ndim: int, params: tuple[tuple[str, object], ...]
+) -> Any:
     arrays = [np.ones((1,) * ndim, dtype) for dtype in dtypes]
     with np.errstate(all="ignore"):
         result = kernel(*arrays, **dict(params))
@@ -83,7 +92,7 @@ def probe(kernel: Callable[..., Any], *dtypes: np.dtype[Any], ndim: int = 1, **p
     return _probe(kernel, dtypes, ndim, tuple(sorted(params.items())))
 
 
-def described(operand: Any) -> Any:
+def described(operand: object) -> Any:
     """An operand as inference sees it; None where its shape is not known yet. Never waits."""
     if isinstance(operand, Handle):
         try:
@@ -97,7 +106,7 @@ def described(operand: Any) -> Any:
     return ShapeDtype(array.shape, array.dtype)
 
 
-def same(x: Any, *_: Any, **__: Any) -> ShapeDtype:
+def same(x: object, *_: object, **__: object) -> ShapeDtype:
     """Infer an op that keeps shape and dtype."""
     return ShapeDtype(shape_of(x), dtype_of(x))
 
@@ -106,7 +115,7 @@ def elementwise(ufunc: np.ufunc) -> Infer:
     """Infer a ufunc: the broadcast shape, and the dtypes that its type resolution gives."""
     nothing = [None] * ufunc.nout
 
-    def infer(*operands: Any, **params: Any) -> Any:
+    def infer(*operands: object, **params: object) -> Facts:
         shape = broadcast(*map(shape_of, operands))
         types = (*map(type_of, operands), *nothing)
         dtypes = ufunc.resolve_dtypes(types)[ufunc.nin :]
@@ -116,14 +125,14 @@ def elementwise(ufunc: np.ufunc) -> Infer:
     return infer
 
 
-def of_core_dimensions(ufunc: np.ufunc) -> Infer:
+def of_core_dimensions(ufunc: np.ufunc) -> InferOne:
     """Infer a ufunc of vectors and matrices: its signature names the last dimensions, those before them broadcast."""
     given, _, gives = str(ufunc.signature).replace(" ", "").partition("->")
     operand_names = [part.strip("()").split(",") for part in given.split("),(")]
     result_names = [name for name in gives.strip("()").split(",") if name]
     nothing = [None] * ufunc.nout
 
-    def infer(*operands: Any) -> ShapeDtype:
+    def infer(*operands: object) -> ShapeDtype:
         lengths: dict[str, Dim] = {}
         loops: list[Shape] = []
         for operand, names in zip(operands, operand_names, strict=True):
@@ -145,23 +154,23 @@ def of_core_dimensions(ufunc: np.ufunc) -> Infer:
     return infer
 
 
-def typed(kernel: Callable[..., Any]) -> Infer:
+def typed(kernel: Callable[..., Any]) -> InferOne:
     """Infer an op that keeps the shape and gives the dtype that NumPy gives for a tiny array."""
 
-    def infer(x: Any, *_: Any, **__: Any) -> ShapeDtype:
+    def infer(x: object, *_: object, **__: object) -> ShapeDtype:
         return ShapeDtype(shape_of(x), probe(kernel, dtype_of(x)))
 
     return infer
 
 
-def normalize_axes(axis: Any, ndim: int, *, repeated: bool = False) -> tuple[int, ...]:
+def normalize_axes(axis: object, ndim: int, *, repeated: bool = False) -> tuple[int, ...]:
     """The axes as non-negative numbers; all of them for None.
 
     Raises `AxisError` (a `ValueError`) out of range, and `ValueError` for an axis given twice where it must not be.
     """
     if axis is None:
         return tuple(range(ndim))
-    return np.lib.array_utils.normalize_axis_tuple(axis, ndim, allow_duplicate=repeated)
+    return np.lib.array_utils.normalize_axis_tuple(axis, ndim, allow_duplicate=repeated)  # type: ignore[arg-type]
 
 
 def axis_of_scalar(shape: Shape) -> Shape:
@@ -169,7 +178,7 @@ def axis_of_scalar(shape: Shape) -> Shape:
     return shape or (1,)
 
 
-def reduced_axes(axis: Any, ndim: int) -> tuple[int, ...]:
+def reduced_axes(axis: object, ndim: int) -> tuple[int, ...]:
     """The axes of a reduction; of an array of no dimensions, NumPy's reductions take axis 0 and -1 for none."""
     return () if ndim == 0 and axis in (0, -1) else normalize_axes(axis, ndim)
 
@@ -191,10 +200,10 @@ def replaced(shape: Shape, axis: int, length: Dim) -> Shape:
     return (*shape[:axis], length, *shape[axis + 1 :])
 
 
-def reduced(kernel: Callable[..., Any]) -> Infer:
+def reduced(kernel: Callable[..., Any]) -> InferOne:
     """Infer a reduction: the axes are gone (or 1), the dtype is the one that NumPy gives for a tiny array."""
 
-    def infer(x: Any, *, axis: Any = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
+    def infer(x: object, *, axis: object = None, keepdims: bool = False, **params: Any) -> ShapeDtype:
         shape = shape_of(x)
         axes = reduced_axes(axis, len(shape))
         return ShapeDtype(without(shape, axes, keepdims=keepdims), probe(kernel, dtype_of(x), **params))
@@ -202,10 +211,10 @@ def reduced(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def viewed(kernel: Callable[..., Any]) -> Infer:
+def viewed(kernel: Callable[..., Any]) -> InferOne:
     """Infer an op that returns a view: do it to an array of that shape that takes no memory."""
 
-    def infer(x: Any, **params: Any) -> ShapeDtype:
+    def infer(x: object, **params: object) -> ShapeDtype:
         shape, dtype = shape_of(x), dtype_of(x)
         result = kernel(outline(shape, dtype, 1), **params).shape
         if None not in shape:

@@ -16,7 +16,7 @@ DEFAULT_INTEGER = np.dtype(np.int_)
 class Info:
     """The answer of `__array_namespace_info__()`; asking starts nothing."""
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> dict[str, object]:
         """Which of the optional behaviours of the standard there are."""
         return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
 
@@ -28,7 +28,7 @@ class Info:
         """The devices of the executor in force."""
         return list_devices()
 
-    def default_dtypes(self, *, device: Any = None) -> dict[str, np.dtype[Any]]:
+    def default_dtypes(self, *, device: object = None) -> dict[str, np.dtype[Any]]:
         """The dtypes of arrays made without naming one."""
         self._check(device)
         return {

@@ -11,6 +11,7 @@ from engine.base.hints import raise_missing
 from engine.base.op import Op, ShapeDtype
 from engine.ops import checks, costs
 from engine.ops.infer import (
+    Facts,
     Infer,
     Shape,
     broadcast,
@@ -28,11 +29,16 @@ from engine.ops.rows import BY_NUMPY, Axis, Operand, check_operands, dispatch_vi
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Products
 
 
-def matrix_product(x1: Any, x2: Any) -> ShapeDtype:
+def matrix_product(x1: object, x2: object) -> ShapeDtype:
     """Infer `matmul`: stacks of matrices broadcast, vectors lose their dimension."""
     left, right = shape_of(x1), shape_of(x2)
     dtype = np.matmul.resolve_dtypes((dtype_of(x1), dtype_of(x2), None))[-1]
@@ -56,11 +62,11 @@ def matmul(x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(MATMUL, x1, x2)
 
 
-def _product_dtype(x1: Any, x2: Any) -> np.dtype[Any]:
+def _product_dtype(x1: object, x2: object) -> np.dtype[Any]:
     return np.result_type(dtype_of(x1), dtype_of(x2))
 
 
-def _infer_tensordot(x1: Any, x2: Any, *, axes: Any) -> ShapeDtype:
+def _infer_tensordot(x1: object, x2: object, *, axes: Any) -> ShapeDtype:
     left, right = shape_of(x1), shape_of(x2)
     if isinstance(axes, int):
         mine, theirs = tuple(range(len(left) - axes, len(left))), tuple(range(axes))
@@ -74,7 +80,7 @@ def _infer_tensordot(x1: Any, x2: Any, *, axes: Any) -> ShapeDtype:
     return ShapeDtype(shape, probe(np.dot, dtype_of(x1), dtype_of(x2)))
 
 
-def _tensordot_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _tensordot_cost(values: Sequence[object], params: dict[str, object]) -> float:
     return float(10_000.0 + costs.elements(values) ** 1.5)
 
 
@@ -83,7 +89,7 @@ _TENSORDOT = Op("tensordot", np.tensordot, infer=_infer_tensordot, cost=_tensord
 
 def tensordot(x1: Operand, x2: Operand, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Handle:
     """The product summed over the last `axes` axes of `x1` and the first ones of `x2`, or over two lists of axes."""
-    pair: Any
+    pair: object
     if isinstance(axes, tuple | list):
         if len(axes) != 2:
             raise ValueError(f"tensordot: axes must be an integer or two sequences of them, but got {axes!r}")
@@ -95,11 +101,11 @@ def tensordot(x1: Operand, x2: Operand, /, *, axes: int | tuple[Sequence[int], S
     return current().dispatch(_TENSORDOT, x1, x2, {"axes": pair})
 
 
-def _vecdot(x1: Any, x2: Any, *, axis: int) -> Any:
+def _vecdot(x1: object, x2: object, *, axis: int) -> object:
     return np.vecdot(x1, x2, axis=axis)  # type: ignore[call-overload]
 
 
-def _infer_vecdot(x1: Any, x2: Any, *, axis: int) -> ShapeDtype:
+def _infer_vecdot(x1: object, x2: object, *, axis: int) -> ShapeDtype:
     shapes = []
     lengths = []
     for operand in (x1, x2):
@@ -123,7 +129,7 @@ def vecdot(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
     return current().dispatch(_VECDOT, x1, x2, {"axis": axis})
 
 
-def _infer_outer(x1: Any, x2: Any) -> ShapeDtype:
+def _infer_outer(x1: object, x2: object) -> ShapeDtype:
     if len(shape_of(x1)) != 1 or len(shape_of(x2)) != 1:
         raise ValueError("Input arrays must be one-dimensional")
     dtype = np.multiply.resolve_dtypes((dtype_of(x1), dtype_of(x2), None))[-1]
@@ -138,7 +144,7 @@ def outer(x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(_OUTER, x1, x2)
 
 
-def _infer_cross(x1: Any, x2: Any, *, axis: int) -> ShapeDtype:
+def _infer_cross(x1: object, x2: object, *, axis: int) -> ShapeDtype:
     shapes = []
     for operand in (x1, x2):
         shape = shape_of(operand)
@@ -164,21 +170,21 @@ def cross(x1: Operand, x2: Operand, /, *, axis: int = -1) -> Handle:
 # Matrices
 
 
-def _matrix(x: Any) -> Shape:
+def _matrix(x: object) -> Shape:
     shape = shape_of(x)
     if len(shape) < 2:
         raise np.linalg.LinAlgError(f"{len(shape)}-dimensional array given. Array must be at least two-dimensional")
     return shape
 
 
-def _square(x: Any) -> Shape:
+def _square(x: object) -> Shape:
     shape = _matrix(x)
     if None not in shape[-2:] and shape[-1] != shape[-2]:
         raise np.linalg.LinAlgError("Last 2 dimensions of the array must be square")
     return shape
 
 
-def _probe(kernel: Callable[..., Any], x: Any) -> Any:
+def _probe(kernel: Callable[..., object], x: object) -> Any:
     return probe(kernel, dtype_of(x), ndim=2)
 
 
@@ -189,11 +195,11 @@ class MatrixRow(Protocol):
 
 
 def _of_matrix(
-    name: str, kernel: Callable[..., Any], doc: str, shape: Callable[[Any], Shape], ns: float = 1.0
+    name: str, kernel: Callable[..., Any], doc: str, shape: Callable[[object], Shape], ns: float = 1.0
 ) -> MatrixRow:
     """A row: an op of one stack of matrices, whose result has the shape that `shape` says."""
 
-    def infer(x: Any) -> ShapeDtype:
+    def infer(x: object) -> ShapeDtype:
         return ShapeDtype(shape(x), _probe(kernel, x))
 
     op = Op(f"linalg.{name}", kernel, infer=infer, cost=costs.cubic(ns), blas=True)
@@ -204,11 +210,11 @@ def _of_matrix(
     return named(function, name, doc)
 
 
-def _stack_of(x: Any) -> Shape:
+def _stack_of(x: object) -> Shape:
     return _square(x)[:-2]
 
 
-def _eigenvalues(x: Any) -> Shape:
+def _eigenvalues(x: object) -> Shape:
     return _square(x)[:-1]
 
 
@@ -219,12 +225,12 @@ def _least(shape: Shape) -> int | None:
     return min(rows, columns)
 
 
-def _singular_values(x: Any) -> Shape:
+def _singular_values(x: object) -> Shape:
     shape = _matrix(x)
     return (*shape[:-2], _least(shape))
 
 
-def _eigvals(x: Any) -> Any:
+def _eigvals(x: Array) -> object:
     # NumPy gives real eigenvalues where all happen to be; here the dtype must not depend on values.
     values = np.linalg.eigvals(x)
     return values if values.dtype.kind == "c" else values.astype(np.result_type(values.dtype, np.complex64))
@@ -252,7 +258,7 @@ def cholesky(x: Operand, /, *, upper: bool = False) -> Handle:
     return current().dispatch(_CHOLESKY, x, params={"upper": checks.flag("linalg.cholesky", "upper", upper)})
 
 
-def _infer_solve(x1: Any, x2: Any) -> ShapeDtype:
+def _infer_solve(x1: object, x2: object) -> ShapeDtype:
     left, right = _square(x1), shape_of(x2)
     dtype = probe(np.linalg.solve, dtype_of(x1), dtype_of(x2), ndim=2)
     if len(right) == 1:
@@ -268,7 +274,7 @@ def solve(x1: Operand, x2: Operand, /) -> Handle:
     return current().dispatch(_SOLVE, x1, x2)
 
 
-def _infer_power(x: Any, *, n: int) -> ShapeDtype:
+def _infer_power(x: object, *, n: int) -> ShapeDtype:
     dtype = dtype_of(x)
     if n < 0:
         dtype = _probe(np.linalg.inv, x)
@@ -289,11 +295,11 @@ def matrix_power(x: Operand, n: int, /) -> Handle:
     return current().dispatch(_MATRIX_POWER, x, params={"n": checks.integer("linalg.matrix_power", "n", n)})
 
 
-def _matrix_rank(x: Any, *rtol: Any) -> Any:
+def _matrix_rank(x: Array, *rtol: Array) -> object:
     return np.linalg.matrix_rank(x, rtol=rtol[0] if rtol else None)  # of a vector: whether it has an element not 0
 
 
-def _infer_rank(x: Any, *rtol: Any) -> ShapeDtype:
+def _infer_rank(x: object, *rtol: object) -> ShapeDtype:
     shape = shape_of(x)
     batch = shape[:-2]
     return ShapeDtype(broadcast(batch, *map(shape_of, rtol)) if batch else batch, np.dtype(np.intp))
@@ -307,11 +313,11 @@ def matrix_rank(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     return current().dispatch_any(_MATRIX_RANK, (x,) if rtol is None else (x, rtol))
 
 
-def _pinv(x: Any, *rtol: Any) -> Any:
+def _pinv(x: Array, *rtol: Array) -> object:
     return np.linalg.pinv(x, rtol=rtol[0]) if rtol else np.linalg.pinv(x)
 
 
-def _infer_pinv(x: Any, *rtol: Any) -> ShapeDtype:
+def _infer_pinv(x: object, *rtol: object) -> ShapeDtype:
     *batch, rows, columns = _matrix(x)
     shape = (*batch, columns, rows)
     # NumPy keeps the dtype of matrices without elements.
@@ -326,7 +332,7 @@ def pinv(x: Operand, /, *, rtol: Operand | None = None) -> Handle:
     return current().dispatch_any(_PINV, (x,) if rtol is None else (x, rtol))
 
 
-def _diagonal(x: Any, *, offset: int) -> Any:
+def _diagonal(x: Array, *, offset: int) -> object:
     return np.linalg.diagonal(x, offset=offset)
 
 
@@ -338,14 +344,14 @@ def diagonal(x: Operand, /, *, offset: int = 0) -> Handle:
     return dispatch_view(_DIAGONAL, x, {"offset": checks.integer("linalg.diagonal", "offset", offset)}, read_only=True)
 
 
-def _infer_trace(x: Any, *, offset: int, dtype: Any) -> ShapeDtype:
+def _infer_trace(x: object, *, offset: int, dtype: np.dtype[Any] | None) -> ShapeDtype:
     return ShapeDtype(_matrix(x)[:-2], dtype or probe(np.linalg.trace, dtype_of(x), ndim=2))
 
 
 _TRACE = Op("linalg.trace", np.linalg.trace, infer=_infer_trace, ns=1)
 
 
-def trace(x: Operand, /, *, offset: int = 0, dtype: Any = None) -> Handle:
+def trace(x: Operand, /, *, offset: int = 0, dtype: DTypeLike | None = None) -> Handle:
     """The sum of a diagonal of each matrix."""
     params = {
         "offset": checks.integer("linalg.trace", "offset", offset),
@@ -358,7 +364,7 @@ def trace(x: Operand, /, *, offset: int = 0, dtype: Any = None) -> Handle:
 # Norms
 
 
-def _infer_vector_norm(x: Any, *, axis: Any, keepdims: bool, ord: Any) -> ShapeDtype:
+def _infer_vector_norm(x: object, *, axis: Axis, keepdims: bool, ord: object) -> ShapeDtype:
     shape = shape_of(x)
     dtype = probe(np.linalg.vector_norm, dtype_of(x), ord=ord)
     return ShapeDtype(without(shape, normalize_axes(axis, len(shape)), keepdims=keepdims), dtype)
@@ -376,7 +382,7 @@ def vector_norm(x: Operand, /, *, axis: Axis = None, keepdims: bool = False, ord
     return current().dispatch(_VECTOR_NORM, x, params=params)
 
 
-def _infer_matrix_norm(x: Any, *, keepdims: bool, ord: Any) -> ShapeDtype:
+def _infer_matrix_norm(x: object, *, keepdims: bool, ord: object) -> ShapeDtype:
     shape = _matrix(x)
     dtype = probe(np.linalg.matrix_norm, dtype_of(x), ndim=2, ord=ord)
     return ShapeDtype(without(shape, (len(shape) - 2, len(shape) - 1), keepdims=keepdims), dtype)
@@ -434,7 +440,7 @@ class SVDResult(NamedTuple):
 
 
 def _infer_eig(kernel: Callable[..., Any]) -> Infer:
-    def infer(x: Any) -> Any:
+    def infer(x: object) -> Facts:
         shape = _square(x)
         values, vectors = _probe(kernel, x)
         return ShapeDtype(shape[:-1], values), ShapeDtype(shape, vectors)
@@ -442,7 +448,7 @@ def _infer_eig(kernel: Callable[..., Any]) -> Infer:
     return infer
 
 
-def _eig(x: Any) -> Any:
+def _eig(x: Array) -> object:
     values, vectors = np.linalg.eig(x)
     if values.dtype.kind != "c":
         dtype = np.result_type(values.dtype, np.complex64)
@@ -464,7 +470,7 @@ def eigh(x: Operand, /) -> EighResult:
     return EighResult(*current().dispatch_several(_EIGH, (x,)))
 
 
-def _infer_slogdet(x: Any) -> Any:
+def _infer_slogdet(x: object) -> Facts:
     shape = _stack_of(x)
     return tuple(ShapeDtype(shape, dtype) for dtype in _probe(np.linalg.slogdet, x))
 
@@ -477,7 +483,7 @@ def slogdet(x: Operand, /) -> SlogdetResult:
     return SlogdetResult(*current().dispatch_several(_SLOGDET, (x,)))
 
 
-def _infer_qr(x: Any, *, mode: str) -> Any:
+def _infer_qr(x: object, *, mode: str) -> Facts:
     *batch, rows, columns = _matrix(x)
     inner = _least((rows, columns)) if mode == "reduced" else rows
     q, r = _probe(np.linalg.qr, x)
@@ -493,7 +499,7 @@ def qr(x: Operand, /, *, mode: Literal["reduced", "complete"] = "reduced") -> QR
     return QRResult(*current().dispatch_several(_QR, (x,), {"mode": mode}))
 
 
-def _infer_svd(x: Any, *, full_matrices: bool) -> Any:
+def _infer_svd(x: object, *, full_matrices: bool) -> Facts:
     *batch, rows, columns = shape = _matrix(x)
     least = _least(shape)
     shapes = [

@@ -19,6 +19,7 @@ from engine.ops.infer import (
     dtype_of,
     normalize_axes,
     normalize_axis,
+    outline,
     replaced,
     same,
     shape_of,
@@ -32,10 +33,12 @@ from engine.parallel.moves import repeated, rolled, tiled
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 Axes = int | tuple[int, ...]
 
 
-def _shape_argument(function: str, value: Any) -> tuple[int, ...]:
+def _shape_argument(function: str, value: object) -> tuple[int, ...]:
     return checks.integers(function, "shape", value)
 
 
@@ -48,11 +51,11 @@ def shape_now(x: Any) -> tuple[int | None, ...]:
 # Shapes and axes: no copies
 
 
-def _reshape(x: Any, *, shape: Any, copy: bool | None) -> Any:
+def _reshape(x: Array, *, shape: Any, copy: bool | None) -> object:
     return np.reshape(x, shape, copy=copy)
 
 
-def _infer_reshape(x: Any, *, shape: tuple[int, ...], copy: bool | None) -> ShapeDtype:
+def _infer_reshape(x: object, *, shape: tuple[int, ...], copy: bool | None) -> ShapeDtype:
     old, new = shape_of(x), shape
     size = size_of(old)
     if size is None:
@@ -63,7 +66,7 @@ def _infer_reshape(x: Any, *, shape: tuple[int, ...], copy: bool | None) -> Shap
     return ShapeDtype(tuple(size // known if n == -1 else n for n in new), dtype_of(x))
 
 
-def _cost_of_reshape(values: Sequence[Any], params: dict[str, Any]) -> float:
+def _cost_of_reshape(values: Sequence[object], params: dict[str, object]) -> float:
     x = np.asarray(values[0])
     return 1.0 if x.flags.c_contiguous and not params["copy"] else float(x.size)
 
@@ -72,8 +75,25 @@ _RESHAPE = Op("reshape", _reshape, infer=_infer_reshape, cost=_cost_of_reshape, 
 _PERMUTE = Op("permute_dims", np.transpose, infer=viewed(np.transpose), ns=0.001, view=True)
 _MATRIX_TRANSPOSE = Op("matrix_transpose", np.matrix_transpose, infer=viewed(np.matrix_transpose), ns=0.001, view=True)
 _EXPAND = Op("expand_dims", np.expand_dims, infer=viewed(np.expand_dims), ns=0.001, view=True)
-_SQUEEZE = Op("squeeze", np.squeeze, infer=viewed(np.squeeze), ns=0.001, view=True)
-_BROADCAST = Op("broadcast_to", np.broadcast_to, infer=viewed(np.broadcast_to), ns=0.001, view=True)
+
+
+def _infer_squeeze(x: object, *, axis: Axis = None) -> ShapeDtype:
+    """The shape without the axes: each has the length 1, also where that is not known yet."""
+    shape = shape_of(x)
+    if axis is not None:
+        axes = normalize_axes(axis, len(shape))
+        shape = tuple(1 if n is None and place in axes else n for place, n in enumerate(shape))
+    return _VIEW_SQUEEZE(ShapeDtype(shape, dtype_of(x)), axis=axis)
+
+
+def _infer_broadcast_to(x: object, *, shape: tuple[int, ...]) -> ShapeDtype:
+    """The shape that was asked for; what is known of the operand's has to fit."""
+    return ShapeDtype(np.broadcast_to(outline(shape_of(x), dtype_of(x), 1), shape).shape, dtype_of(x))
+
+
+_VIEW_SQUEEZE = viewed(np.squeeze)
+_SQUEEZE = Op("squeeze", np.squeeze, infer=_infer_squeeze, ns=0.001, view=True)
+_BROADCAST = Op("broadcast_to", np.broadcast_to, infer=_infer_broadcast_to, ns=0.001, view=True)
 _FLIP = Op("flip", np.flip, infer=viewed(np.flip), ns=0.001, view=True)
 _MOVE = Op("moveaxis", np.moveaxis, infer=viewed(np.moveaxis), ns=0.001, view=True)
 
@@ -147,12 +167,12 @@ def broadcast_shapes(*shapes: tuple[int | None, ...]) -> tuple[int | None, ...]:
     return broadcast(*shapes)
 
 
-def _broadcast_arrays(*arrays: Any) -> Any:
+def _broadcast_arrays(*arrays: Array) -> object:
     shape = np.broadcast_shapes(*map(np.shape, arrays))
     return tuple(np.broadcast_to(array, shape) for array in arrays)
 
 
-def _infer_broadcast_arrays(*arrays: Any) -> Any:
+def _infer_broadcast_arrays(*arrays: object) -> object:
     shape = broadcast(*map(shape_of, arrays))
     return tuple(ShapeDtype(shape, dtype_of(array)) for array in arrays)
 
@@ -171,7 +191,7 @@ def broadcast_arrays(*arrays: Operand) -> tuple[Handle, ...]:
 # Copies in another order
 
 
-def _infer_roll(x: Any, *, shift: Any, axis: Any) -> ShapeDtype:
+def _infer_roll(x: object, *, shift: object, axis: object) -> ShapeDtype:
     normalize_axes(axis, len(shape_of(x)), repeated=True)
     return same(x)
 
@@ -187,7 +207,7 @@ def roll(x: Operand, /, shift: Axes, *, axis: Axis = None) -> Handle:
     return current().dispatch(_ROLL, x, params=params)
 
 
-def _infer_tile(x: Any, *, reps: tuple[int, ...]) -> ShapeDtype:
+def _infer_tile(x: object, *, reps: tuple[int, ...]) -> ShapeDtype:
     shape = shape_of(x)
     ndim = max(len(shape), len(reps))
     lengths = (1,) * (ndim - len(shape)) + shape
@@ -201,7 +221,7 @@ def _repeated_cost(values: Sequence[Any], params: dict[str, Any]) -> float:
     return 1.0 * costs.elements(values) * float(np.prod(params["reps"], dtype=np.float64))
 
 
-def _tile(x: Any, *, reps: tuple[int, ...]) -> Any:
+def _tile(x: Array, *, reps: tuple[int, ...]) -> object:
     return np.tile(x, reps)
 
 
@@ -213,11 +233,11 @@ def tile(x: Operand, repetitions: int | tuple[int, ...], /) -> Handle:
     return current().dispatch(_TILE, x, params={"reps": checks.integers("tile", "repetitions", repetitions)})
 
 
-def _repeat(x: Any, *repeats: Any, axis: Any, reps: Any, length: int | None) -> Any:
+def _repeat(x: Array, *repeats: Any, axis: Any, reps: Any, length: int | None) -> object:
     return np.repeat(x, repeats[0] if repeats else reps, axis=axis)
 
 
-def _infer_repeat(x: Any, *repeats: Any, axis: int | None, reps: int | None, length: int | None) -> ShapeDtype:
+def _infer_repeat(x: object, *repeats: object, axis: int | None, reps: int | None, length: int | None) -> ShapeDtype:
     shape = shape_of(x)
     if axis is None:
         where, shape = 0, (size_of(shape),)
@@ -262,11 +282,11 @@ def repeat(x: Operand, repeats: int | Operand, /, *, axis: int | None = None) ->
 # Joining and splitting
 
 
-def _concat(*arrays: Any, axis: int | None) -> Any:
+def _concat(*arrays: Array, axis: int | None) -> object:
     return np.concatenate(arrays, axis=axis)
 
 
-def _infer_concat(*arrays: Any, axis: int | None) -> ShapeDtype:
+def _infer_concat(*arrays: object, axis: int | None) -> ShapeDtype:
     dtype = np.result_type(*map(dtype_of, arrays))
     shapes = list(map(shape_of, arrays))
     if axis is None:
@@ -287,11 +307,11 @@ def _infer_concat(*arrays: Any, axis: int | None) -> ShapeDtype:
     return ShapeDtype(tuple(result), dtype)
 
 
-def _stack(*arrays: Any, axis: int) -> Any:
+def _stack(*arrays: Array, axis: int) -> object:
     return np.stack(arrays, axis=axis)
 
 
-def _infer_stack(*arrays: Any, axis: int) -> ShapeDtype:
+def _infer_stack(*arrays: object, axis: int) -> ShapeDtype:
     shapes = list(map(shape_of, arrays))
     if len(set(map(len, shapes))) > 1:
         raise ValueError("all input arrays must have the same shape")
@@ -321,11 +341,11 @@ def stack(arrays: Sequence[Operand], /, *, axis: int = 0) -> Handle:
     return current().dispatch_any(_STACK, checks.sequence("stack", "arrays", arrays), params)
 
 
-def _split(x: Any, *, cuts: tuple[int, ...], axis: int) -> Any:
+def _split(x: Array, *, cuts: tuple[int, ...], axis: int) -> object:
     return tuple(np.split(x, cuts, axis=axis))
 
 
-def _infer_split(x: Any, *, cuts: tuple[int, ...], axis: int) -> Any:
+def _infer_split(x: object, *, cuts: tuple[int, ...], axis: int) -> object:
     shape, dtype = shape_of(x), dtype_of(x)
     template = np.broadcast_to(np.zeros((), dtype), [1 if n is None else n for n in shape])
     parts = [part.shape for part in np.split(template, cuts, axis=axis)]
@@ -354,11 +374,11 @@ def split(x: Operand, indices_or_sections: int | Sequence[int], /, axis: int = 0
     return dispatch_views(op, x, {"cuts": cuts, "axis": axis})
 
 
-def _unstack(x: Any, *, axis: int) -> Any:
+def _unstack(x: Array, *, axis: int) -> object:
     return tuple(np.moveaxis(x, axis, 0))
 
 
-def _infer_unstack(x: Any, *, axis: int) -> Any:
+def _infer_unstack(x: object, *, axis: int) -> object:
     shape: Shape = shape_of(x)
     where = normalize_axis(axis, len(shape))
     part = ShapeDtype((*shape[:where], *shape[where + 1 :]), dtype_of(x))

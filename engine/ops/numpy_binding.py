@@ -55,7 +55,7 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 
 @functools.cache
-def parameters(function: Callable[..., Any]) -> Parameters:
+def parameters(function: Callable[..., object]) -> Parameters:
     """The parameters of a function that can be given by position, in order."""
     try:
         told = inspect.signature(function).parameters.values()
@@ -103,6 +103,6 @@ def without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
 
 
-def first_name(function: Callable[..., Any]) -> str:
+def first_name(function: Callable[..., object]) -> str:
     """The name of the first parameter of a function."""
     return parameters(function).names[0]

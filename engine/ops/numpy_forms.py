@@ -20,46 +20,46 @@ from handles.base import Handle
 
 _PLAIN = frozenset({str, int, bool})
 
-UNFIT: Any = object()
+UNFIT: object = object()
 """By kind, the function that converts an argument that is not plain."""
 
 Kind = Callable[[Any], Any]
 
 
-def _one(value: Any) -> Any:
+def _one(value: object) -> Any:
     """An integer (a handle of one is waited for by the row), or None."""
     return value if value is None or value.__class__ is int or isinstance(value, np.integer | Handle) else UNFIT
 
 
-def _axes(value: Any) -> Any:
+def _axes(value: object) -> object:
     """An integer, a tuple of them, or None."""
     return _of_several(value) if value.__class__ is tuple else _one(value)
 
 
-def _sequence(value: Any) -> Any:
+def _sequence(value: object) -> object:
     """An integer, any sequence or array of them, or None."""
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes):
         return _of_several(value)
     return _one(value)
 
 
-def _list(value: Any) -> Any:
+def _list(value: object) -> object:
     """An integer, a tuple or list of them, or None."""
     return _of_several(value) if value.__class__ is list else _axes(value)
 
 
-def _only_sequence(value: Any) -> Any:
+def _only_sequence(value: object) -> object:
     """A sequence or an array of integers, or None."""
     return UNFIT if isinstance(value, int | np.integer) else _sequence(value)
 
 
-def _of_several(values: Any) -> Any:
+def _of_several(values: Any) -> object:
     if isinstance(values, np.ndarray):
         return tuple(values.tolist()) if values.ndim == 1 and values.dtype.kind in "iu" else UNFIT
     return tuple(values) if all(each is not None and _one(each) is not UNFIT for each in values) else UNFIT
 
 
-def _pair(value: Any) -> Any:
+def _pair(value: object) -> object:
     """A number of axes, or the axes of each of two arrays."""
     if value.__class__ is tuple or value.__class__ is list:
         pair = tuple(_list(each) for each in value)
@@ -67,32 +67,32 @@ def _pair(value: Any) -> Any:
     return _one(value)
 
 
-def _flag(value: Any) -> Any:
+def _flag(value: object) -> object:
     return value if value.__class__ is bool or value.__class__ is int else UNFIT
 
 
-def _flag_or_none(value: Any) -> Any:
+def _flag_or_none(value: object) -> object:
     return value if value is None else _flag(value)
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     return value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else UNFIT
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> object:
     return value if value.__class__ is str else UNFIT
 
 
-def _text_or_default(value: Any) -> Any:
+def _text_or_default(value: object) -> object:
     """A string, or None, which is NumPy's word for the default."""
     return value if value is None else _text(value)
 
 
-def _given(value: Any) -> Any:
+def _given(value: object) -> object:
     return UNFIT if value is None else value
 
 
-def _counts(value: Any) -> Any:
+def _counts(value: object) -> object:
     """An integer, or an array of them."""
     return value if isinstance(value, np.ndarray | list | tuple) else _one(value)
 
@@ -123,7 +123,7 @@ class Form:
 
     __slots__ = ("defaults", "kinds", "known", "operands", "row")
 
-    def __init__(self, row: Callable[..., Any], spec: str) -> None:
+    def __init__(self, row: Callable[..., object], spec: str) -> None:
         self.row = row
         positional, _, keywords = spec.partition("/")
         self.operands: list[str] = []
@@ -143,13 +143,13 @@ class Form:
                 if kind or name in _USUALLY:
                     self.kinds[name] = _KINDS[kind] if kind else _USUALLY[name]
 
-    def fit(self, given: dict[str, Any] | None) -> tuple[list[Any], dict[str, Any]] | None:
+    def fit(self, given: dict[str, object] | None) -> tuple[list[object], dict[str, object]] | None:
         """The row's arguments, of NumPy's by their names; None where the row cannot do what is asked for."""
         if given is None or not given.keys() <= self.known.keys():
             return None
         if any(name not in given for name in self.operands):
             return None
-        keywords: dict[str, Any] = {}
+        keywords: dict[str, object] = {}
         for name, value in given.items():
             other = self.known[name]
             if other is None:
@@ -165,7 +165,7 @@ class Form:
         return [keywords.pop(str(self.known[name])) for name in self.operands], keywords
 
 
-def _is_default(value: Any, default: str) -> bool:
+def _is_default(value: object, default: str) -> bool:
     """Tell whether an argument is what NumPy takes where none is given."""
     return value.__class__ in _PLAIN and str(value) == default if default else value is None
 
@@ -174,6 +174,6 @@ FORMS: dict[Any, Form] = {}
 """The form of each NumPy function that the namespace has a row for."""
 
 
-def form(function: Any, row: Callable[..., Any], spec: str) -> None:
+def form(function: object, row: Callable[..., object], spec: str) -> None:
     """Say that calls of a NumPy function mean this row."""
     FORMS[function] = Form(row, spec)

@@ -11,7 +11,7 @@ from engine.ops import costs
 from engine.ops.numpy_binding import bind
 from handles.base import Handle
 
-COSTS: dict[Any, Estimate] = {
+COSTS: dict[object, Estimate] = {
     **{
         function: costs.each(10)
         for function in (
@@ -94,7 +94,7 @@ _NO_OPERANDS = frozenset({"axes", "axis", "axis1", "axis2", "k", "offset", "star
 """Parameters whose values decide the shape of the result."""
 
 
-def _split_subscripts(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _split_subscripts(args: tuple[object, ...]) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """The operands of `einsum`, and its subscripts: one string, or a list after each operand and one of the result."""
     if not args or isinstance(args[0], str):
         return args[1:], args[:1]

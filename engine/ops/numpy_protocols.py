@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from engine.base.op import Op, ShapeDtype
 from engine.base.pytree import fill, take
 from engine.ops.creation import asarray, astype
 from engine.ops.infer import (
+    Infer,
     broadcast,
     elementwise,
     normalize_axes,
@@ -26,7 +27,7 @@ from engine.ops.numpy_binding import bind, first_name, named, parameters, withou
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_known import cost_of_call
 from engine.ops.numpy_results import Several, several
-from engine.ops.numpy_shapes import filled, with_constants
+from engine.ops.numpy_shapes import Function, filled, with_constants
 from engine.ops.numpy_shapes_table import shape_of_call
 from engine.ops.numpy_writes import (
     IGNORES_OUT,
@@ -42,9 +43,11 @@ from engine.ops.numpy_writes import (
 from engine.ops.rows import BY_NUMPY
 from engine.runtime.current import current
 from handles.base import Handle
-from handles.operators import rebind
 from handles.symbol import Symbol
-from handles.views import refresh
+from handles.views import rebind, refresh
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 # ---------------------------------------------------------------------------------------------------------------------
 # __array_ufunc__
@@ -72,7 +75,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
     return handles[0] if len(handles) == 1 else handles
 
 
-def _with_axis(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _with_axis(kwargs: dict[str, object]) -> dict[str, object]:
     """The keywords with the value of an axis that is an array or a handle: the shape of the result depends on it."""
     axis = kwargs.get("axis")
     if not isinstance(axis, Handle | np.ndarray) or axis.shape != () or axis.dtype.kind not in "iu":
@@ -92,7 +95,7 @@ def plain_op(ufunc: np.ufunc) -> Op:
     return Op(ufunc.__name__, ufunc, infer=infer, ns=_nanoseconds(ufunc), outputs=ufunc.nout)
 
 
-def _infer_core(ufunc: np.ufunc) -> Callable[..., Any] | None:
+def _infer_core(ufunc: np.ufunc) -> Infer | None:
     """The rule of a ufunc of NumPy's own with a signature; one of others may have any."""
     return of_core_dimensions(ufunc) if getattr(np, ufunc.__name__, None) is ufunc else None
 
@@ -138,7 +141,7 @@ def _become(operand: Any, outs: Sequence[Any], results: Sequence[Any]) -> Any:
     return operand
 
 
-def _outer_cost(ns: float) -> Callable[[Sequence[Any], dict[str, Any]], float]:
+def _outer_cost(ns: float) -> Callable[[Sequence[object], dict[str, object]], float]:
     def cost(values: Sequence[Any], params: dict[str, Any]) -> float:
         return ns * math.prod(array.size for array in arrays_of(values))
 
@@ -179,24 +182,26 @@ def _infer_method(ufunc: np.ufunc, method: str) -> Callable[..., Any] | None:
     return infer
 
 
-def _call_shape(*args: Any, where: Any = True, **kwargs: Any) -> Any:
+def _call_shape(*args: object, where: object = True, **kwargs: object) -> object:
     return broadcast(*map(shape_of, args), shape_of(where))
 
 
-def _outer_shape(a: Any, b: Any, **kwargs: Any) -> Any:
+def _outer_shape(a: object, b: object, **kwargs: object) -> object:
     return (*shape_of(a), *shape_of(b))
 
 
-def _reduce_shape(a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False, **_: Any) -> Any:
+def _reduce_shape(
+    a: object, axis: object = 0, dtype: DTypeLike | None = None, out: object = None, keepdims: bool = False, **_: object
+) -> object:
     shape = shape_of(a)
     return without_axes(shape, normalize_axes(axis, len(shape)), keepdims=keepdims)
 
 
-def _accumulate_shape(a: Any, axis: int = 0, *_: Any, **__: Any) -> Any:
+def _accumulate_shape(a: object, axis: int = 0, *_: object, **__: object) -> object:
     return shape_of(a)
 
 
-def _reduceat_shape(a: Any, indices: Any, axis: int = 0, *_: Any, **__: Any) -> Any:
+def _reduceat_shape(a: object, indices: Any, axis: int = 0, *_: object, **__: object) -> object:
     shape = shape_of(a)
     (where,) = normalize_axes(axis, len(shape))
     count = shape_of(indices)[0] if isinstance(indices, ShapeDtype) else len(indices)
@@ -232,7 +237,7 @@ def _call_into(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
     return results[0] if len(results) == 1 else results
 
 
-def _rebound(out: Any, result: Any) -> Any:
+def _rebound(out: object, result: object) -> object:
     """Give the caller its `out`: that very object, with its new value."""
     if not isinstance(out, Handle):
         return result
@@ -256,7 +261,7 @@ def _at_op(ufunc: np.ufunc) -> Op:
 # __array_function__
 
 
-def call_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_function(function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """Dispatch a NumPy function: as a row, as an op of unknown cost, or, where it returns no array, answer at once."""
     special = SPECIAL.get(function)
     if special is not None:
@@ -269,14 +274,14 @@ def call_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     return dispatched(function, args, kwargs)
 
 
-def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def dispatched(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """Dispatch a call of a NumPy function as an op of its own. An `out` is written to."""
     args, kwargs = named(function, args, kwargs, "out")
     if kwargs.get("out") is not None:
         if function not in IGNORES_OUT:
             return function_into(function, args, kwargs)
         kwargs = without(kwargs, "out")
-    operands: list[Any] = []
+    operands: list[object] = []
     result = several(function, args, kwargs)
     if result is not None and not result.arrays:
         return result.build(())
@@ -300,7 +305,7 @@ def dispatched(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     return result.build(handles)
 
 
-def _opaque(function: Callable[..., Any], result: Several | None) -> Callable[..., Any]:
+def _opaque(function: Callable[..., object], result: Several | None) -> Callable[..., object]:
     def kernel(*operands: Any, call: Any) -> Any:
         args, kwargs = filled(call, operands)
         value = function(*args, **kwargs)
@@ -315,7 +320,7 @@ def _opaque(function: Callable[..., Any], result: Several | None) -> Callable[..
 # Functions that may write to what they read
 
 
-def _nan_to_num(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _nan_to_num(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`copy=False` rebinds the handle: its value may be read by others, and is not written to."""
     args, kwargs = named(function, args, kwargs, "copy")
     if kwargs.get("copy", True):
@@ -324,10 +329,10 @@ def _nan_to_num(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if isinstance(target, Handle):
         refresh(target)
     result = dispatched(function, args, without(kwargs, "copy"))
-    return rebind(target, result) if isinstance(target, Handle) else result
+    return rebind(target, result) if isinstance(target, Handle) and isinstance(result, Handle) else result
 
 
-def _keeping_its_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _keeping_its_input(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """`overwrite_input=True` allows NumPy to write to the operand, and does not ask for it."""
     args, kwargs = named(function, args, kwargs, "overwrite_input")
     return dispatched(function, args, without(kwargs, "overwrite_input"))
@@ -337,18 +342,18 @@ _WRITTEN = {np.apply_along_axis: "arr", np.apply_over_axes: "a", np.rot90: "k"}
 """The argument that is written to: by the function that is called back, or, in `rot90`, by NumPy itself."""
 
 
-def _with_a_copy_to_write_to(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _with_a_copy_to_write_to(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     place = parameters(function).names.index(_WRITTEN[function])
     written = args[place] if len(args) > place else kwargs.get(_WRITTEN[function])
     return dispatched(function if isinstance(written, int | None) else _copying(function), args, kwargs)
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> object:
     return value.copy(order="K") if isinstance(value, np.ndarray) else value
 
 
 @functools.cache
-def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
+def _copying(function: Function) -> Function:
     """A function that hands a copy of the argument that is written to on to the wrapped one."""
     name = _WRITTEN[function]
     place = parameters(function).names.index(name)
@@ -367,33 +372,33 @@ def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
 # Functions that return no array
 
 
-def _answer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _answer(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args, kwargs = host((args, kwargs), f"np.{name_of(function)}()")
     return function(*args, **kwargs)
 
 
-def _answer_in_eager_code(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _answer_in_eager_code(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """A plain bool, as NumPy's; in a graph, where there is no value yet, a symbol."""
     if any(isinstance(each, Symbol) for each in (*args, *kwargs.values())):
         return dispatched(function, args, kwargs)
     return _answer(function, args, kwargs)
 
 
-def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An answer that depends on shapes and dtypes only: nobody waits."""
-    operands: list[Any] = []
+def _describe(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    """An answer that depends on shapes and dtypes only: the caller does not wait."""
+    operands: list[object] = []
     call = take((args, kwargs), operands)
     args, kwargs = fill(call, [_outline(each) if isinstance(each, Handle) else each for each in operands])
     return function(*args, **kwargs)
 
 
-def _outline(handle: Handle) -> Any:
+def _outline(handle: Handle) -> object:
     shape = handle.shape
     lengths = [1 if length is None else length for length in shape]
     return np.broadcast_to(np.zeros((), handle.dtype), lengths)
 
 
-def _answer_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _answer_shape(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = bind(function, args, kwargs) or {}
     a = given.get("a")
     if isinstance(a, Handle) and None in a.shape:
@@ -405,11 +410,20 @@ def _answer_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return _describe(function, args, kwargs)
 
 
-Special = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+def _answer_path(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    """The order of a contraction depends on lengths; where one is not known yet, on the values."""
+    operands: list[object] = []
+    take((args, kwargs), operands)
+    known = all(None not in each.shape for each in operands if isinstance(each, Handle))
+    return (_describe if known else _answer)(function, args, kwargs)
 
-SPECIAL: dict[Any, Special] = {
+
+Special = Callable[[Function, tuple[Any, ...], dict[str, Any]], object]
+
+SPECIAL: dict[object, Special] = {
     np.shape: _answer_shape,
     np.size: _answer_shape,
+    np.einsum_path: _answer_path,
     **dict.fromkeys(
         (np.can_cast, np.common_type, np.iscomplexobj, np.isrealobj, np.ndim, np.result_type),
         _describe,
@@ -419,7 +433,6 @@ SPECIAL: dict[Any, Special] = {
             np.array2string,
             np.array_repr,
             np.array_str,
-            np.einsum_path,
             np.may_share_memory,
             np.min_scalar_type,
             np.save,

@@ -29,20 +29,25 @@ def _shape(x: Any) -> tuple[int | None, ...]:
     return x.shape if isinstance(x, Handle) else np.shape(x)
 
 
-def _of_all(*arrays: Any, **params: Any) -> int | None:
+def _of_all(*arrays: object, **params: object) -> int | None:
     return len(arrays)
 
 
-def _of_all_or_one(*arrays: Any) -> int | None:
+def _of_all_or_one(*arrays: object) -> int | None:
     return len(arrays) if len(arrays) > 1 else None
 
 
-def _meshgrid(*arrays: Any, **params: Any) -> int:
+def _meshgrid(*arrays: object, **params: object) -> int:
     return len(arrays)
 
 
 def _unique(
-    ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False, *_: Any, **__: Any
+    ar: object,
+    return_index: bool = False,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    *_: object,
+    **__: object,
 ) -> int | None:
     return (
         1 + bool(return_index) + bool(return_inverse) + bool(return_counts)
@@ -58,7 +63,7 @@ def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Several:
         return Several(max(1, int(indices_or_sections)), list)  # where there are none, NumPy has the last word
 
 
-def _unstack(x: Any, /, *, axis: Any = 0) -> int:
+def _unstack(x: object, /, *, axis: Any = 0) -> int:
     shape = _shape(x)
     if not shape:
         raise ValueError("unstack: x must have at least one dimension")
@@ -71,39 +76,47 @@ def _unstack(x: Any, /, *, axis: Any = 0) -> int:
     return length
 
 
-def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> int | None:
+def _gradient(f: Any, *varargs: object, axis: Any = None, edge_order: int = 1) -> int | None:
     axes = _ndim(f) if axis is None else 1 if np.ndim(axis) == 0 else len(axis)
     return axes if axes != 1 else None
 
 
-def _where(condition: Any, *rest: Any, **params: Any) -> int | None:
+def _where(condition: object, *rest: object, **params: object) -> int | None:
     return None if rest or params else max(_ndim(condition), 1)
 
 
-def _nonzero(a: Any) -> int:
+def _nonzero(a: object) -> int:
     return _ndim(a)
 
 
-def _diag_indices_from(arr: Any) -> int:
+def _diag_indices_from(arr: object) -> int:
     return _ndim(arr)
 
 
 def _polyfit(
-    x: Any, y: Any, deg: Any, rcond: Any = None, full: bool = False, w: Any = None, cov: Any = False
+    x: object, y: object, deg: object, rcond: object = None, full: bool = False, w: object = None, cov: object = False
 ) -> int | None:
     return 5 if full else 2 if cov else None
 
 
-def _average(a: Any, axis: Any = None, weights: Any = None, returned: bool = False, **params: Any) -> int | None:
+def _average(
+    a: object, axis: object = None, weights: object = None, returned: bool = False, **params: object
+) -> int | None:
     return 2 if returned else None
 
 
-def _intersect1d(ar1: Any, ar2: Any, assume_unique: bool = False, return_indices: bool = False) -> int | None:
+def _intersect1d(ar1: object, ar2: object, assume_unique: bool = False, return_indices: bool = False) -> int | None:
     return 3 if return_indices else None
 
 
 def _linspace(
-    start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False, *_: Any, **__: Any
+    start: object,
+    stop: object,
+    num: object = 50,
+    endpoint: bool = True,
+    retstep: bool = False,
+    *_: object,
+    **__: object,
 ) -> int | None:
     return 2 if retstep else None
 
@@ -133,7 +146,7 @@ def _qr(a: Any, mode: str = "reduced") -> Several | int | None:
     return 2 if mode == "raw" else Several(2, lambda arrays: _QR(*arrays))
 
 
-def _unravel(indices: Any, shape: Any, order: str = "C") -> int:
+def _unravel(indices: object, shape: Any, order: str = "C") -> int:
     return 1 if np.ndim(shape) == 0 else len(shape)
 
 
@@ -146,7 +159,7 @@ def _always(count: int) -> Counter:
     return lambda *_, **__: count
 
 
-def _type_of(result: Any) -> Any:
+def _type_of(result: object) -> object:
     return type(result)
 
 
@@ -154,7 +167,7 @@ _SVD: Any = _type_of(np.linalg.svd(np.eye(1)))
 _QR: Any = _type_of(np.linalg.qr(np.eye(1)))
 _ONE = np.ones(1)
 
-COUNTS: dict[Any, Counter] = {
+COUNTS: dict[object, Counter] = {
     np.array_split: _split,
     np.atleast_1d: _of_all_or_one,
     np.atleast_2d: _of_all_or_one,
@@ -198,7 +211,7 @@ if hasattr(np, "unstack"):
     COUNTS[np.unstack] = _unstack
 
 
-def several(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Several | None:
+def several(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Several | None:
     """How the result of this call is made of several arrays; None where it is one."""
     counter = COUNTS.get(function)
     count = None if counter is None else counter(*args, **kwargs)

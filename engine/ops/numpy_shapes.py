@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.errors import UnknownShapeError
+from engine.base.lengths import Facts, facts_in_common
 from engine.base.op import ShapeDtype
 from engine.base.pytree import Slot, fill
 from engine.ops.infer import Dim, Shape, outline
@@ -28,7 +29,6 @@ from engine.ops.numpy_binding import Arguments, bind, parameters
 from engine.ops.numpy_results import Several
 
 Function = Callable[..., Any]
-Facts = tuple[ShapeDtype, ...]
 Rule = Callable[..., ShapeDtype | Facts]
 
 VALUE_PARAMETERS = frozenset(
@@ -64,7 +64,7 @@ class Constant:
         self.array.setflags(write=False)
 
 
-def with_constants(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def with_constants(function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> Arguments:
     """The same call with constants in place of the small arrays of integers that decide the shape."""
     names = parameters(function).names
     return (
@@ -76,7 +76,7 @@ def with_constants(function: Function, args: tuple[Any, ...], kwargs: dict[str, 
     )
 
 
-def _constant(value: Any) -> Any:
+def _constant(value: object) -> object:
     if value.__class__ is np.ndarray and value.dtype.kind in "iub" and value.size <= _FEW:
         return Constant(value)
     return value
@@ -97,7 +97,7 @@ class Question:
     __slots__ = ("call", "function", "key", "operands", "result", "way")
 
     def __init__(
-        self, way: Way, function: Function, operands: Sequence[ShapeDtype], call: Any, result: Several | None
+        self, way: Way, function: Function, operands: Sequence[ShapeDtype], call: Arguments, result: Several | None
     ) -> None:
         self.way = way
         self.function = function
@@ -112,12 +112,16 @@ class Question:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Question) and self.key == other.key
 
+    def asked_of(self, operands: Sequence[Any]) -> Question:
+        """The same question about other operands."""
+        return Question(self.way, self.function, operands, self.call, self.result)
+
     @property
     def name(self) -> str:
         """The name of the function."""
         return str(self.function.__name__)
 
-    def filled(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def filled(self, operands: Sequence[object]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The arguments with these in place of the operands."""
         return filled(self.call, operands)
 
@@ -132,7 +136,7 @@ Way = Callable[[Question], Facts]
 """How to tell what the results look like, where all lengths of the operands are known."""
 
 
-def inference(way: Way, function: Function, result: Several | None) -> Callable[..., Any]:
+def inference(way: Way, function: Function, result: Several | None) -> Callable[..., object]:
     """The way in which an op of a NumPy function tells the shape and dtype of its results."""
 
     def infer(*operands: Any, call: Any) -> Any:
@@ -179,51 +183,23 @@ def _answer(question: Question) -> Facts:
 
 def _answered(question: Question) -> Facts:
     """The answer, also where lengths of operands are unknown: what all lengths give that can be meant."""
-    unknown = [place for each in question.operands for place in each.shape].count(None)
-    if not unknown:
+    if not any(None in each.shape for each in question.operands):
         return question.way(question)
-    lengths = _lengths_to_try(question)
-    fitting = {length: facts for length in lengths for facts in _tried(question, [length] * unknown)}
-    found = list(fitting.values())
-    for length in list(fitting)[:1] if unknown > 1 else ():  # some may be other than the rest
-        for place in range(min(unknown, _VARIED)):
-            for other in lengths:
-                found += _tried(question, [length] * place + [other] + [length] * (unknown - place - 1))
-    if len(found) < 2 or len({tuple(len(each.shape) for each in facts) for facts in found}) > 1:
-        raise question.unknown("it depends on a shape that is not known yet")
-    return tuple(map(_common, zip(*found, strict=True)))
 
+    def rule(operands: Sequence[object]) -> Facts:
+        return question.way(question.asked_of(operands))
 
-_VARIED = 4
-_LENGTHS_TRIED = 24
-
-
-def _lengths_to_try(question: Question) -> list[int]:
-    told = numbers([each.shape for each in question.operands])
-    asked = numbers(question.call)
-    lengths = [2, 1, 3, 7, 12, *sorted(told), *(each for n in sorted(asked) for each in (n, 2 * n, n + 7))]
-    return list(dict.fromkeys(lengths))[:_LENGTHS_TRIED]
-
-
-def _tried(question: Question, lengths: list[int]) -> list[Facts]:
-    """The results of the function where these are the unknown lengths; nothing where they do not fit."""
-    left = iter(lengths)
-    operands = [
-        ShapeDtype(tuple(next(left) if n is None else n for n in each.shape), each.dtype) for each in question.operands
-    ]
+    told = numbers([each.shape for each in question.operands]) | numbers(question.call)
     try:
-        again = Question(question.way, question.function, operands, question.call, question.result)
-        return [question.way(again)]
-    except Exception:  # noqa: BLE001 - does not fit these lengths, maybe others
-        return []
+        facts = facts_in_common(rule, question.operands, told)
+    except Exception:  # noqa: BLE001 - what it is depends on the lengths: no length that was tried fits
+        facts = None
+    if facts is None:
+        raise question.unknown("it depends on a shape that is not known yet")
+    return facts
 
 
-def _common(results: Sequence[ShapeDtype]) -> ShapeDtype:
-    lengths = (set(each) for each in zip(*(its.shape for its in results), strict=True))
-    return ShapeDtype(tuple(each.pop() if len(each) == 1 else None for each in lengths), results[0].dtype)
-
-
-def numbers(value: Any) -> set[int]:
+def numbers(value: object) -> set[int]:
     """The lengths that shapes and arguments speak of: their integers, and how long sequences are."""
     if isinstance(value, dict):
         return numbers(list(value.values()))
@@ -309,11 +285,11 @@ class _Deciding:
     """Stands for an operand."""
 
 
-def _holds(value: Any, what: object) -> bool:
+def _holds(value: object, what: object) -> bool:
     return value is what or (isinstance(value, list | tuple) and any(_holds(each, what) for each in value))
 
 
-def _called(question: Question, call: Any, arrays: Sequence[Any]) -> Facts:
+def _called(question: Question, call: object, arrays: Sequence[object]) -> Facts:
     args, kwargs = filled(call, arrays)
     with np.errstate(all="ignore"):
         value = question.function(*args, **kwargs)
@@ -337,7 +313,7 @@ def _size(shape: Shape) -> int:
     return size
 
 
-def _with_sizes(question: Question) -> tuple[Any, dict[str, int]]:
+def _with_sizes(question: Question) -> tuple[object, dict[str, int]]:
     """The arguments by name where one of them is a large length of the result, and these lengths."""
     args, kwargs = question.call
     given = bind(question.function, args, kwargs)

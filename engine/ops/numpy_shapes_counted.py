@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from engine.base.lengths import Facts
 from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, Shape, broadcast, replaced
-from engine.ops.numpy_shapes import Facts, Rule, Undecided
+from engine.ops.numpy_shapes import Rule, Undecided
 from engine.ops.numpy_shapes_terms import FLOAT, INTP, one_axis, operand, promoted
 
 
-def histogram_rule(a: Any, bins: Any = 10, range: Any = None, density: Any = None, weights: Any = None) -> Facts:
+def histogram_rule(
+    a: object, bins: object = 10, range: object = None, density: object = None, weights: object = None
+) -> Facts:
     count, edges = _bins(operand(a), bins)
     if density:
         return ShapeDtype((count,), FLOAT), edges
@@ -20,7 +24,7 @@ def histogram_rule(a: Any, bins: Any = 10, range: Any = None, density: Any = Non
     return ShapeDtype((count,), counted), edges
 
 
-def _bins(a: ShapeDtype, bins: Any) -> tuple[Dim, ShapeDtype]:
+def _bins(a: ShapeDtype, bins: object) -> tuple[Dim, ShapeDtype]:
     """How many bins there are, and their edges."""
     if isinstance(bins, str):
         return None, ShapeDtype((None,), np.result_type(a.dtype, 1.0) if a.dtype.kind != "f" else a.dtype)
@@ -33,11 +37,17 @@ def _bins(a: ShapeDtype, bins: Any) -> tuple[Dim, ShapeDtype]:
     return None if its.shape[0] is None else its.shape[0] - 1, its
 
 
-def edges_rule(a: Any, bins: Any = 10, range: Any = None, weights: Any = None) -> ShapeDtype:
+def edges_rule(a: object, bins: object = 10, range: object = None, weights: object = None) -> ShapeDtype:
     return _bins(operand(a), bins)[1]
 
 
-def histogramdd_rule(sample: Any, bins: Any = 10, range: Any = None, density: Any = None, weights: Any = None) -> Facts:
+def histogramdd_rule(
+    sample: ShapeDtype | Sequence[object],
+    bins: object = 10,
+    range: object = None,
+    density: object = None,
+    weights: object = None,
+) -> Facts:
     if isinstance(sample, ShapeDtype):
         ndim: Dim = sample.shape[1] if len(sample.shape) > 1 else 1
     else:
@@ -52,12 +62,12 @@ def histogramdd_rule(sample: Any, bins: Any = 10, range: Any = None, density: An
 
 
 def histogram2d_rule(
-    x: Any,
-    y: Any,
-    bins: Any = 10,
-    range: Any = None,
-    density: Any = None,
-    weights: Any = None,
+    x: object,
+    y: object,
+    bins: object = 10,
+    range: object = None,
+    density: object = None,
+    weights: object = None,
 ) -> Facts:
     if (isinstance(bins, list | tuple) and len(bins) not in (1, 2)) or (
         isinstance(bins, ShapeDtype) and bins.shape not in ((1,), (2,))
@@ -68,13 +78,13 @@ def histogram2d_rule(
     return histogramdd_rule([x, y], bins)
 
 
-def indices_rule(arr: Any) -> Facts:
+def indices_rule(arr: object) -> Facts:
     arr = operand(arr)
     return (ShapeDtype((arr.shape[0],), INTP),) * len(arr.shape)
 
 
 def triangle_rule(*, upper: bool) -> Rule:
-    def rule(arr: Any, k: Any = 0) -> Facts:
+    def rule(arr: object, k: object = 0) -> Facts:
         n, m = operand(arr).shape
         if not isinstance(k, int | np.integer):
             raise Undecided("k is no integer")
@@ -89,18 +99,18 @@ def triangle_rule(*, upper: bool) -> Rule:
 def some_rule(dtype: np.dtype[Any] | None = None) -> Rule:
     """One dimension of an unknown length."""
 
-    def rule(*args: Any, **given: Any) -> ShapeDtype:
+    def rule(*args: object, **given: object) -> ShapeDtype:
         first = next(iter(given.values()))
         return ShapeDtype((None,), dtype or operand(first).dtype)
 
     return rule
 
 
-def argwhere_rule(a: Any) -> ShapeDtype:
+def argwhere_rule(a: object) -> ShapeDtype:
     return ShapeDtype((None, len(operand(a).shape)), INTP)
 
 
-def where_rule(condition: Any, x: Any = None, y: Any = None) -> Any:
+def where_rule(condition: object, x: object = None, y: object = None) -> ShapeDtype | Facts:
     if x is None and y is None:
         ndim = len(operand(condition).shape)
         return (ShapeDtype((None,), INTP),) * max(ndim, 1)
@@ -108,38 +118,40 @@ def where_rule(condition: Any, x: Any = None, y: Any = None) -> Any:
     return ShapeDtype(shape, promoted(x, y))
 
 
-def bincount_rule(x: Any, weights: Any = None, minlength: Any = 0) -> ShapeDtype:
+def bincount_rule(x: object, weights: object = None, minlength: object = 0) -> ShapeDtype:
     return ShapeDtype((None,), INTP if weights is None else FLOAT)
 
 
-def compress_rule(condition: Any, a: Any, axis: Any = None, out: Any = None) -> ShapeDtype:
+def compress_rule(condition: object, a: object, axis: object = None, out: object = None) -> ShapeDtype:
     a = operand(a)
     if axis is None:
         return ShapeDtype((None,), a.dtype)
     return ShapeDtype(replaced(a.shape, one_axis(axis, len(a.shape)), None), a.dtype)
 
 
-def extract_rule(condition: Any, arr: Any) -> ShapeDtype:
+def extract_rule(condition: object, arr: object) -> ShapeDtype:
     return ShapeDtype((None,), operand(arr).dtype)
 
 
-def joined_sets_rule(ar1: Any, ar2: Any, *_: Any, return_indices: Any = False, **__: Any) -> Any:
+def joined_sets_rule(
+    ar1: object, ar2: object, *_: object, return_indices: object = False, **__: object
+) -> ShapeDtype | Facts:
     common = ShapeDtype((None,), np.result_type(operand(ar1).dtype, operand(ar2).dtype))
     return (common, *(ShapeDtype((None,), INTP),) * 2) if return_indices else common
 
 
-def difference_rule(ar1: Any, ar2: Any, assume_unique: Any = False) -> ShapeDtype:
+def difference_rule(ar1: object, ar2: object, assume_unique: object = False) -> ShapeDtype:
     return ShapeDtype((None,), operand(ar1).dtype)
 
 
 def unique_rule(
-    ar: Any,
-    return_index: Any = False,
-    return_inverse: Any = False,
-    return_counts: Any = False,
-    axis: Any = None,
-    **_: Any,
-) -> Any:
+    ar: object,
+    return_index: object = False,
+    return_inverse: object = False,
+    return_counts: object = False,
+    axis: object = None,
+    **_: object,
+) -> ShapeDtype | Facts:
     ar = operand(ar)
     shape: Shape = (None,) if axis is None else replaced(ar.shape, one_axis(axis, len(ar.shape)), None)
     facts = [ShapeDtype(shape, ar.dtype)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, Shape, probe, replaced, size_of, total
 from engine.ops.numpy_shapes import Function, Rule, Undecided
 from engine.ops.numpy_shapes_terms import flat_or_along, one_axis, operand, parts_of
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 def _joined(shapes: Sequence[Shape], axis: int) -> Shape:
@@ -45,7 +48,7 @@ def stacked_rule(ndim: int, axis: int | None) -> Rule:
     """Arrays of so many dimensions at least, joined along an axis (of vectors, along the only one)."""
     at_least = _at_least(ndim)
 
-    def rule(tup: Any, dtype: Any = None, casting: str = "same_kind") -> ShapeDtype:
+    def rule(tup: object, dtype: DTypeLike | None = None, casting: str = "same_kind") -> ShapeDtype:
         parts = parts_of(tup)
         if not parts:
             raise ValueError("need at least one array to concatenate")
@@ -57,23 +60,23 @@ def stacked_rule(ndim: int, axis: int | None) -> Rule:
     return rule
 
 
-def column_stack_rule(tup: Any) -> ShapeDtype:
+def column_stack_rule(tup: object) -> ShapeDtype:
     parts = parts_of(tup)
     shapes = [(*part.shape, 1)[:2] if len(part.shape) == 1 else (part.shape or (1, 1)) for part in parts]
     return ShapeDtype(_joined(shapes, 1), np.result_type(*(part.dtype for part in parts)))
 
 
-def block_rule(arrays: Any) -> ShapeDtype:
-    def depth(value: Any) -> int:
+def block_rule(arrays: object) -> ShapeDtype:
+    def depth(value: object) -> int:
         return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 
-    def leaves(value: Any) -> list[ShapeDtype]:
+    def leaves(value: object) -> list[ShapeDtype]:
         return [leaf for each in value for leaf in leaves(each)] if isinstance(value, list) else [operand(value)]
 
     deep = depth(arrays)
     ndim = max(deep, max(len(leaf.shape) for leaf in leaves(arrays)))
 
-    def shape(value: Any, level: int) -> Shape:
+    def shape(value: object, level: int) -> Shape:
         if not isinstance(value, list):
             lengths = operand(value).shape
             return (1,) * (ndim - len(lengths)) + lengths
@@ -82,7 +85,7 @@ def block_rule(arrays: Any) -> ShapeDtype:
     return ShapeDtype(shape(arrays, deep), np.result_type(*(leaf.dtype for leaf in leaves(arrays))))
 
 
-def append_rule(arr: Any, values: Any, axis: Any = None) -> ShapeDtype:
+def append_rule(arr: object, values: object, axis: int | None = None) -> ShapeDtype:
     parts = [operand(arr), operand(values)]
     dtype = np.result_type(*(part.dtype for part in parts))
     if axis is None:
@@ -90,14 +93,14 @@ def append_rule(arr: Any, values: Any, axis: Any = None) -> ShapeDtype:
     return ShapeDtype(_joined([part.shape for part in parts], axis), dtype)
 
 
-def ediff1d_rule(ary: Any, to_end: Any = None, to_begin: Any = None) -> ShapeDtype:
+def ediff1d_rule(ary: object, to_end: object = None, to_begin: object = None) -> ShapeDtype:
     ary = operand(ary)
     size = size_of(ary.shape)
     ends = [size_of(operand(each).shape) for each in (to_begin, to_end) if each is not None]
     return ShapeDtype((total([None if size is None else max(size - 1, 0), *ends]),), ary.dtype)
 
 
-def insert_rule(arr: Any, obj: Any, values: Any, axis: Any = None) -> ShapeDtype:
+def insert_rule(arr: object, obj: Any, values: object, axis: object = None) -> ShapeDtype:
     arr, its = operand(arr), operand(values).shape
     shape, where = flat_or_along(arr, axis)
     if len(its) > len(shape):
@@ -122,7 +125,7 @@ def _places(obj: Any, length: Dim) -> Dim:
     return int(np.count_nonzero(array)) if array.dtype == np.bool_ else array.size
 
 
-def delete_rule(arr: Any, obj: Any, axis: Any = None) -> ShapeDtype:
+def delete_rule(arr: object, obj: Any, axis: object = None) -> ShapeDtype:
     arr = operand(arr)
     shape, where = flat_or_along(arr, axis)
     length, left = shape[where], None
@@ -131,7 +134,7 @@ def delete_rule(arr: Any, obj: Any, axis: Any = None) -> ShapeDtype:
     return ShapeDtype(replaced(shape, where, left), arr.dtype)
 
 
-def pad_rule(array: Any, pad_width: Any, mode: Any = "constant", **_: Any) -> ShapeDtype:
+def pad_rule(array: object, pad_width: Any, mode: object = "constant", **_: object) -> ShapeDtype:
     array = operand(array)
     ndim = len(array.shape)
     if isinstance(pad_width, dict):
@@ -144,23 +147,23 @@ def pad_rule(array: Any, pad_width: Any, mode: Any = "constant", **_: Any) -> Sh
     return ShapeDtype(tuple(lengths), array.dtype)
 
 
-def resize_rule(a: Any, new_shape: Any) -> ShapeDtype:
-    lengths = (new_shape,) if isinstance(new_shape, int | np.integer) else tuple(new_shape)
+def resize_rule(a: object, new_shape: SupportsInt | Iterable[SupportsInt]) -> ShapeDtype:
+    lengths = tuple(new_shape) if isinstance(new_shape, Iterable) else (new_shape,)
     return ShapeDtype(tuple(map(int, lengths)), operand(a).dtype)
 
 
-def packbits_rule(a: Any, axis: Any = None, bitorder: str = "big") -> ShapeDtype:
+def packbits_rule(a: object, axis: object = None, bitorder: str = "big") -> ShapeDtype:
     return _bits(a, axis, lambda n: -(-n // 8))
 
 
-def unpackbits_rule(a: Any, axis: Any = None, count: Any = None, bitorder: str = "big") -> ShapeDtype:
+def unpackbits_rule(a: object, axis: object = None, count: int | None = None, bitorder: str = "big") -> ShapeDtype:
     def bits(n: int) -> int:
         return 8 * n if count is None else count if count >= 0 else 8 * n + count
 
     return _bits(a, axis, bits)
 
 
-def _bits(a: Any, axis: Any, lengths: Callable[[int], int]) -> ShapeDtype:
+def _bits(a: object, axis: object, lengths: Callable[[int], int]) -> ShapeDtype:
     a = operand(a)
     shape: Shape = (size_of(a.shape),) if axis is None else a.shape
     where = one_axis(0 if axis is None else axis, len(shape))
@@ -168,7 +171,7 @@ def _bits(a: Any, axis: Any, lengths: Callable[[int], int]) -> ShapeDtype:
     return ShapeDtype(replaced(shape, where, None if length is None else lengths(length)), np.dtype(np.uint8))
 
 
-def diag_rule(v: Any, k: Any = 0) -> ShapeDtype:
+def diag_rule(v: object, k: int = 0) -> ShapeDtype:
     v = operand(v)
     k = int(k)
     if len(v.shape) == 1:
@@ -181,7 +184,7 @@ def diag_rule(v: Any, k: Any = 0) -> ShapeDtype:
     return ShapeDtype((max(0, min(n, m - k) if k >= 0 else min(n + k, m)),), v.dtype)
 
 
-def diagflat_rule(v: Any, k: Any = 0) -> ShapeDtype:
+def diagflat_rule(v: object, k: int = 0) -> ShapeDtype:
     v = operand(v)
     size = size_of(v.shape)
     return _square(None if size is None else size + abs(int(k)), v.dtype)
@@ -191,16 +194,16 @@ def _square(length: Dim, dtype: np.dtype[Any]) -> ShapeDtype:
     return ShapeDtype((length, length), dtype)
 
 
-def flat_rule(a: Any, order: Any = "C") -> ShapeDtype:
+def flat_rule(a: object, order: object = "C") -> ShapeDtype:
     a = operand(a)
     return ShapeDtype((size_of(a.shape),), a.dtype)
 
 
-def copy_rule(a: Any, **_: Any) -> ShapeDtype:
+def copy_rule(a: object, **_: object) -> ShapeDtype:
     return operand(a)
 
 
-def piecewise_rule(x: Any, condlist: Any, funclist: Any, *_: Any, **__: Any) -> ShapeDtype:
+def piecewise_rule(x: object, condlist: object, funclist: object, *_: object, **__: object) -> ShapeDtype:
     return operand(x)
 
 
@@ -208,7 +211,7 @@ def along_rule(function: Function, dtype: np.dtype[Any] | None = None, *, last: 
     """A function along an axis that keeps the shape; without an axis it flattens."""
     name = "x" if function in (np.sort_complex,) else "a"
 
-    def rule(axis: Any = -1 if last else None, **given: Any) -> ShapeDtype:
+    def rule(axis: object = -1 if last else None, **given: Any) -> ShapeDtype:
         x, asked = operand(given[name]), given.get("dtype")
         shape: Shape = (size_of(x.shape),) if axis is None else x.shape
         if axis is not None:

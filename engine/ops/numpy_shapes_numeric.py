@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 
+from engine.base.lengths import Facts
 from engine.base.op import ShapeDtype
 from engine.ops.infer import Dim, probe, size_of, total
-from engine.ops.numpy_shapes import Facts, Function, Rule, Undecided
+from engine.ops.numpy_shapes import Function, Rule, Undecided
 from engine.ops.numpy_shapes_terms import FLOAT, operand, promoted
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
-def _convolved(a: Any, v: Any, mode: Any = None, default: str = "full") -> ShapeDtype:
+
+def _convolved(a: object, v: object, mode: int | str | None = None, default: str = "full") -> ShapeDtype:
     a, v = operand(a), operand(v)
     n, m = (size_of(each.shape) for each in (a, v))
-    mode = {0: "valid", 1: "same", 2: "full"}.get(mode, default if mode is None else mode)
+    if not isinstance(mode, str):
+        mode = default if mode is None else {0: "valid", 1: "same", 2: "full"}.get(mode, str(mode))
     if n is None or m is None:
         raise Undecided("a length is not known")
     if not n or not m:
@@ -27,20 +33,20 @@ def _convolved(a: Any, v: Any, mode: Any = None, default: str = "full") -> Shape
     return ShapeDtype((lengths[mode],), probe(np.convolve, a.dtype, v.dtype))
 
 
-def convolve_rule(a: Any, v: Any, mode: Any = "full") -> ShapeDtype:
+def convolve_rule(a: object, v: object, mode: int | str = "full") -> ShapeDtype:
     return _convolved(a, v, mode)
 
 
-def correlate_rule(a: Any, v: Any, mode: Any = "valid") -> ShapeDtype:
+def correlate_rule(a: object, v: object, mode: int | str = "valid") -> ShapeDtype:
     return _convolved(a, v, mode, "valid")
 
 
-def outer_rule(a: Any, b: Any) -> ShapeDtype:
+def outer_rule(a: object, b: object) -> ShapeDtype:
     a, b = operand(a), operand(b)
     return ShapeDtype((size_of(a.shape), size_of(b.shape)), probe(np.outer, a.dtype, b.dtype))
 
 
-def kron_rule(a: Any, b: Any) -> ShapeDtype:
+def kron_rule(a: object, b: object) -> ShapeDtype:
     a, b = operand(a), operand(b)
     ndim = max(len(a.shape), len(b.shape))
     pairs = zip(*((1,) * (ndim - len(each.shape)) + each.shape for each in (a, b)), strict=True)
@@ -48,7 +54,15 @@ def kron_rule(a: Any, b: Any) -> ShapeDtype:
 
 
 def covariance_rule(function: Function) -> Rule:
-    def rule(m: Any = None, y: Any = None, rowvar: Any = True, *, dtype: Any = None, x: Any = None, **_: Any) -> Any:
+    def rule(
+        m: object = None,
+        y: object = None,
+        rowvar: object = True,
+        *,
+        dtype: DTypeLike | None = None,
+        x: object = None,
+        **_: object,
+    ) -> ShapeDtype | Facts:
         m = operand(x if m is None else m)
         if len(m.shape) > 2:
             raise ValueError("m has more than 2 dimensions")
@@ -64,27 +78,27 @@ def covariance_rule(function: Function) -> Rule:
     return rule
 
 
-def _variables(m: ShapeDtype, rowvar: Any) -> Dim:
+def _variables(m: ShapeDtype, rowvar: object) -> Dim:
     """How many variables an array of observations has."""
     if len(m.shape) < 2:
         return 1
     return m.shape[0] if rowvar else m.shape[1]
 
 
-def polyadd_rule(a1: Any, a2: Any) -> ShapeDtype:
+def polyadd_rule(a1: object, a2: object) -> ShapeDtype:
     a1, a2 = operand(a1), operand(a2)
     sizes = [size_of(each.shape) for each in (a1, a2)]
     length = None if None in sizes else max(size or 0 for size in sizes)
     return ShapeDtype((length,), probe(np.add, a1.dtype, a2.dtype))
 
 
-def polysub_rule(a1: Any, a2: Any) -> ShapeDtype:
+def polysub_rule(a1: object, a2: object) -> ShapeDtype:
     return polyadd_rule(a1, a2)._replace(dtype=probe(np.subtract, operand(a1).dtype, operand(a2).dtype))
 
 
 def polyfit_rule(
-    x: Any, y: Any, deg: Any, rcond: Any = None, full: Any = False, w: Any = None, cov: Any = False
-) -> Any:
+    x: object, y: object, deg: object, rcond: object = None, full: object = False, w: object = None, cov: object = False
+) -> ShapeDtype | Facts:
     x, y = operand(x), operand(y)
     if not isinstance(deg, int | np.integer):
         raise Undecided("deg is an array")
@@ -98,28 +112,28 @@ def polyfit_rule(
     return (fit, ShapeDtype((order, order, *y.shape[1:]), FLOAT)) if cov else fit
 
 
-def polyint_rule(p: Any, m: Any = 1, k: Any = None) -> ShapeDtype:
+def polyint_rule(p: object, m: SupportsInt = 1, k: object = None) -> ShapeDtype:
     p = operand(p)
     if k is not None and not isinstance(k, int | float):
         raise Undecided("k is an array")
     dtype = probe(np.polyint, p.dtype)
-    return ShapeDtype((total([size_of(p.shape), int(m)]),), p.dtype if not m else dtype)
+    return ShapeDtype((total([size_of(p.shape), int(m)]),), p.dtype if not int(m) else dtype)
 
 
-def polyder_rule(p: Any, m: Any = 1) -> ShapeDtype:
+def polyder_rule(p: object, m: SupportsInt = 1) -> ShapeDtype:
     p = operand(p)
     size = size_of(p.shape)
     return ShapeDtype(
-        (None if size is None else max(size - int(m), 0),), np.polyder(np.ones(2 + int(m), p.dtype), m).dtype
+        (None if size is None else max(size - int(m), 0),), np.polyder(np.ones(2 + int(m), p.dtype), int(m)).dtype
     )
 
 
-def tensorinv_rule(a: Any, ind: Any = 2) -> ShapeDtype:
+def tensorinv_rule(a: object, ind: int = 2) -> ShapeDtype:
     a = operand(a)
     return ShapeDtype(a.shape[ind:] + a.shape[:ind], probe(np.linalg.inv, a.dtype, ndim=2))
 
 
-def tensorsolve_rule(a: Any, b: Any, axes: Any = None) -> ShapeDtype:
+def tensorsolve_rule(a: object, b: object, axes: Iterable[int] | None = None) -> ShapeDtype:
     a, b = operand(a), operand(b)
     if axes is not None:
         order = list(range(len(a.shape)))
@@ -135,7 +149,7 @@ def _single(*operands: ShapeDtype) -> bool:
     return all(each.dtype in (np.dtype(np.float32), np.dtype(np.complex64)) for each in operands)
 
 
-def lstsq_rule(a: Any, b: Any, rcond: Any = None) -> Facts:
+def lstsq_rule(a: object, b: object, rcond: object = None) -> Facts:
     a, b = operand(a), operand(b)
     n, m = a.shape
     dtype = np.result_type(a.dtype, b.dtype, np.float32 if _single(a, b) else FLOAT)
@@ -149,12 +163,12 @@ def lstsq_rule(a: Any, b: Any, rcond: Any = None) -> Facts:
     )
 
 
-def eigenvalues_rule(a: Any) -> ShapeDtype:
+def eigenvalues_rule(a: object) -> ShapeDtype:
     a = operand(a)
     if a.dtype.kind != "c":
         raise Undecided("the values decide whether it is complex")
     return ShapeDtype(a.shape[:-1], a.dtype)
 
 
-def eig_rule(a: Any) -> Facts:
+def eig_rule(a: object) -> Facts:
     return eigenvalues_rule(a), operand(a)

@@ -14,7 +14,7 @@ INTP = np.dtype(np.intp)
 FLOAT = np.dtype(np.float64)
 
 
-def operand(value: Any) -> ShapeDtype:
+def operand(value: object) -> ShapeDtype:
     """An argument as an array: a sequence may hold some."""
     if isinstance(value, ShapeDtype):
         return value
@@ -29,7 +29,7 @@ def operand(value: Any) -> ShapeDtype:
     return ShapeDtype(array.shape, array.dtype)
 
 
-def promoted(*values: Any) -> np.dtype[Any]:
+def promoted(*values: object) -> np.dtype[Any]:
     """The dtype that NumPy promotes to; Python scalars are weak."""
     types: list[Any] = [
         value if isinstance(value, bool | int | float | complex) else operand(value).dtype for value in values
@@ -37,12 +37,12 @@ def promoted(*values: Any) -> np.dtype[Any]:
     return np.result_type(*types)
 
 
-def one_axis(axis: Any, ndim: int) -> int:
+def one_axis(axis: object, ndim: int) -> int:
     (found,) = normalize_axes(axis, ndim)
     return found
 
 
-def parts_of(arrays: Any) -> list[ShapeDtype]:
+def parts_of(arrays: object) -> list[ShapeDtype]:
     """The arrays of a sequence, or of the rows of an array."""
     if isinstance(arrays, ShapeDtype):
         if not arrays.shape or arrays.shape[0] is None:
@@ -53,6 +53,6 @@ def parts_of(arrays: Any) -> list[ShapeDtype]:
     return [operand(each) for each in arrays]
 
 
-def flat_or_along(arr: ShapeDtype, axis: Any) -> tuple[Shape, int]:
+def flat_or_along(arr: ShapeDtype, axis: object) -> tuple[Shape, int]:
     """The shape, flattened where there is no axis, and the axis."""
     return ((size_of(arr.shape),), 0) if axis is None else (arr.shape, one_axis(axis, len(arr.shape)))

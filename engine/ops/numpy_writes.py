@@ -18,12 +18,12 @@ from engine.base.pytree import fill, take
 from engine.ops.numpy_binding import Arguments, first_name, without
 from engine.runtime.current import current
 from handles.base import Handle
-from handles.operators import rebind
+from handles.views import rebind
 
 Array = np.ndarray[Any, Any]
 
 
-def name_of(function: Any) -> str:
+def name_of(function: Callable[..., object]) -> str:
     """The name of a NumPy function as users type it, without `numpy.`."""
     module = str(getattr(function, "__module__", "") or "").removeprefix("numpy").lstrip(".")
     name = str(getattr(function, "__name__", function))
@@ -37,7 +37,7 @@ def host(value: Any, what: str) -> Any:
     return fill(call, [np.asarray(each._sync(what)) if isinstance(each, Handle) else each for each in operands])
 
 
-def arrays_of(values: Sequence[Any]) -> list[Array]:
+def arrays_of(values: Sequence[object]) -> list[Array]:
     """The arrays among operands."""
     return [value for value in values if isinstance(value, np.ndarray)]
 
@@ -86,13 +86,13 @@ def _infer_out(*operands: Any, call: Any) -> Any:
     return fill(call, operands)[1]["out"]
 
 
-def _ignores_out(function: Callable[..., Any]) -> bool:
+def _ignores_out(function: Callable[..., object]) -> bool:
     operand = np.ones((2, 2))
     out = np.empty_like(function(operand))
     return function(operand, out=out) is not out
 
 
-_TRANSFORMS: tuple[Callable[..., Any], ...] = (
+_TRANSFORMS: tuple[Callable[..., object], ...] = (
     np.fft.hfft,
     np.fft.ihfft,
     np.fft.fft2,
@@ -121,7 +121,7 @@ def mutator_op(name: str, function: Callable[..., Any], ns: float | None = None)
     return Op(name, kernel, infer=lambda target, *_, call: target, ns=ns, cost=cost)
 
 
-def mutate(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def mutate(op: Op, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
     """Dispatch what would change the first argument, and rebind it to the result."""
     operands: list[Any] = []
     call = take((args, kwargs), operands)
@@ -138,7 +138,7 @@ def change_first(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     function(*args, **kwargs)
 
 
-def _with_first(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def _with_first(function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> Arguments:
     """The same call with its first argument given by position."""
     if args:
         return args, kwargs

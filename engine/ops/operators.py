@@ -15,7 +15,7 @@ import numpy as np
 from engine.base.op import Op, ShapeDtype
 from engine.devices.cpu import holds_objects, plain
 from engine.memory.layout import forwards
-from engine.ops.infer import broadcast, dtype_of, elementwise, shape_of
+from engine.ops.infer import Facts, Infer, broadcast, dtype_of, elementwise, shape_of
 from engine.ops.rows import dispatch_view, scope
 from engine.queues.operands import holds_handle
 from engine.runtime.current import current
@@ -25,10 +25,12 @@ from engine.settings.switch import program
 from handles.base import Handle
 from handles.views import Key, follow
 
+Array = np.ndarray[Any, Any]
+
 _SQUARED_BOOL = (np.ones(1, bool) ** 2).dtype
 
 
-def _called(base: float, exponent: Any) -> np.ufunc:
+def _called(base: float, exponent: object) -> np.ufunc:
     """The ufunc that NumPy calls for an exponent, as its error says."""
     try:
         with np.errstate(all="raise"):
@@ -59,8 +61,9 @@ def _fused_power(types: Sequence[Any], operands: Sequence[Any], params: dict[str
     return _SCALAR_POWERS.get((exponent, value), np.power)
 
 
-def _infer_power(x1: Any, x2: Any) -> Any:
+def _infer_power(x1: object, x2: object) -> ShapeDtype:
     inferred = elementwise(np.power)(x1, x2)
+    assert isinstance(inferred, ShapeDtype)
     squared = isinstance(x1, ShapeDtype) and x1.dtype == bool and x2.__class__ is int and x2 == 2
     return inferred._replace(dtype=_SQUARED_BOOL) if squared else inferred
 
@@ -74,15 +77,15 @@ def power(x1: Any, x2: Any) -> Handle:
     return current().dispatch(_POWER, x1, x2)
 
 
-def _infer_conjugate(x: Any) -> ShapeDtype:
+def _infer_conjugate(x: object) -> ShapeDtype:
     return ShapeDtype(shape_of(x), dtype_of(x))
 
 
-def _conjugate(x: Any) -> Any:
+def _conjugate(x: Array) -> object:
     return x.conj()
 
 
-def _fused_conjugate(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> np.ufunc | None:
+def _fused_conjugate(types: Sequence[object], operands: Sequence[object], params: dict[str, object]) -> np.ufunc | None:
     return np.conjugate if isinstance(types[0], np.dtype) and types[0].kind == "c" else None
 
 
@@ -97,7 +100,7 @@ def conjugate(x: Handle) -> Handle:
 # ---------------------------------------------------------------------------------------------------------------------
 # Comparisons
 
-_COMPARISONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+_COMPARISONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "equal": (operator.eq, "__eq__"),
     "not_equal": (operator.ne, "__ne__"),
     "less": (operator.lt, "__gt__"),
@@ -107,27 +110,27 @@ _COMPARISONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 }
 """For each ufunc its operator, and the method that the other operand has for it."""
 
-_MISSING: Any = object()
+_MISSING: object = object()
 
 
-def _infer_equality(ufunc: np.ufunc) -> Callable[..., ShapeDtype]:
+def _infer_equality(ufunc: np.ufunc) -> Infer:
     """The ufunc's rule; where it has no loop for the dtypes, NumPy's operator says False (or True) for each element."""
     by_dtype = elementwise(ufunc)
 
-    def infer(x1: Any, x2: Any) -> ShapeDtype:
+    def infer(x1: Any, x2: Any) -> Facts:
         try:
-            return by_dtype(x1, x2)  # type: ignore[no-any-return]
+            return by_dtype(x1, x2)
         except TypeError:
             return ShapeDtype(broadcast(shape_of(x1), shape_of(x2)), np.dtype(bool))
 
     return infer
 
 
-def _equality(ufunc: np.ufunc) -> Callable[[Any, Any], Handle]:
+def _equality(ufunc: np.ufunc) -> Callable[[object, object], Handle]:
     """The operator `==` or `!=` between arrays and numbers, of any dtypes."""
     name = ufunc.__name__
 
-    def variant(types: Sequence[Any], operands: Sequence[Any], params: dict[str, Any]) -> np.ufunc | None:
+    def variant(types: Sequence[object], operands: Sequence[object], params: dict[str, object]) -> np.ufunc | None:
         return ufunc if all(not isinstance(each, np.dtype) or each.kind in "biufc" for each in types) else None
 
     op = Op(name, _COMPARISONS[name][0], infer=_infer_equality(ufunc), variant=variant)
@@ -150,7 +153,7 @@ def _with_objects(name: str) -> Op:
     """The comparison with an array of Python objects, by the operators of its elements: code of any cost."""
     function = _COMPARISONS[name][0]
 
-    def kernel(x: Any, *, other: Any) -> Any:
+    def kernel(x: Array, *, other: Any) -> Any:
         return function(x, other)
 
     def infer(x: Any, *, other: Any) -> ShapeDtype:
@@ -159,7 +162,7 @@ def _with_objects(name: str) -> Op:
     return Op(name, kernel, infer=infer, ns=None)
 
 
-def compared(name: str, x: Handle, other: Any) -> Any:
+def compared(name: str, x: Handle, other: object) -> object:
     """`x == other`, or another comparison by the name of its ufunc, with an operand of any class.
 
     It is elementwise, as NumPy's. An object of another library that arrays defer to answers itself; `NotImplemented`
@@ -180,7 +183,7 @@ def compared(name: str, x: Handle, other: Any) -> Any:
     return row(x, other)
 
 
-def _answer_of(name: str, x: Handle, other: Any) -> Any:
+def _answer_of(name: str, x: Handle, other: object) -> object:
     """Ask an object that arrays defer to, by NumPy's rules, for the comparison; missing where there is none."""
     ufunc = getattr(type(other), "__array_ufunc__", _MISSING)
     if ufunc is _MISSING and getattr(type(other), "__array_priority__", 0) <= 0:
@@ -195,7 +198,7 @@ def _answer_of(name: str, x: Handle, other: Any) -> Any:
 # In-place operators
 
 
-def updated(ufunc: str, handle: Handle, other: Any) -> Handle:
+def updated(ufunc: str, handle: Handle, other: object) -> Handle:
     """Compute `handle op= other` for the handle: its dtype and shape stay. Raises what NumPy raises, when it runs."""
     return current().dispatch(_POWERED if ufunc == "power" else _in_place(ufunc), handle, other)
 
@@ -204,10 +207,10 @@ def updated(ufunc: str, handle: Handle, other: Any) -> Handle:
 def _in_place(name: str) -> Op:
     ufunc: np.ufunc = getattr(np, name)
 
-    def into(x1: Any, x2: Any, *, out: Any) -> Any:
+    def into(x1: object, x2: object, *, out: object) -> Any:
         return ufunc(x1, x2, out=out)
 
-    def kernel(x1: Any, x2: Any) -> Any:
+    def kernel(x1: Array, x2: Array) -> Any:
         result = _laid_out_as(x1)
         if x1.size != 1:
             return ufunc(x1, x2, out=result)
@@ -227,7 +230,7 @@ def _in_place(name: str) -> Op:
     )
 
 
-def _laid_out_as(x: Any) -> Any:
+def _laid_out_as(x: Array) -> Array:
     """Memory for what an array becomes, which is walked in the directions in which the array is."""
     if min(x.strides, default=0) >= 0:
         return np.empty_like(x)
@@ -235,7 +238,7 @@ def _laid_out_as(x: Any) -> Any:
     return np.empty_like(x[turned])[turned]
 
 
-def _powered(x1: Any, x2: Any) -> Any:
+def _powered(x1: Array, x2: Array) -> object:
     result = _laid_out_as(x1)
     result[...] = x1
     result **= x2
@@ -249,12 +252,12 @@ _POWERED = Op("power", _powered, infer=lambda x1, x2: x1, ns=20, variant=_fused_
 # Writes into views
 
 
-def _seen(x: Any, old: Any, *operands: Any, steps: Any) -> Any:
+def _seen(x: Array, old: Array, *operands: Array, steps: Sequence[object]) -> Array:
     part = follow(x, steps, operands)
     return part if isinstance(part, np.ndarray) and np.may_share_memory(part, x) else old
 
 
-def _part(x: Any, operands: Sequence[Any], steps: Any, strict: bool) -> Any:
+def _part(x: Array, operands: Sequence[object], steps: Sequence[object], strict: bool) -> Array | None:
     """The view that a write reaches; None where NumPy makes a copy, which is written to in place of it."""
     part = follow(x, steps, operands)
     if isinstance(part, np.ndarray):
@@ -264,7 +267,7 @@ def _part(x: Any, operands: Sequence[Any], steps: Any, strict: bool) -> Any:
     return None
 
 
-def _written(x: Any, value: Any, *operands: Any, steps: Any, strict: bool) -> Any:
+def _written(x: Array, value: Array, *operands: Array, steps: Sequence[object], strict: bool) -> Array:
     if _part(x, operands, steps, strict) is None:
         return x
     result = x.copy(order="K")
@@ -272,7 +275,7 @@ def _written(x: Any, value: Any, *operands: Any, steps: Any, strict: bool) -> An
     return result
 
 
-def _write_over(x: Any, value: Any, *operands: Any, steps: Any, strict: bool) -> Any:
+def _write_over(x: Array, value: Array, *operands: Array, steps: Sequence[object], strict: bool) -> Array:
     """`_written` in place, where nothing else refers to `x`."""
     part = _part(x, operands, steps, strict)
     if part is not None:
@@ -291,16 +294,16 @@ _WRITTEN = Op(
 )
 
 
-def _operands_of(steps: Sequence[Any]) -> tuple[Any, ...]:
+def _operands_of(steps: Sequence[object]) -> tuple[object, ...]:
     return tuple(operand for step in steps if step.__class__ is Key for operand in step.operands)
 
 
-def seen(source: Handle, view: Handle, steps: tuple[Any, ...]) -> Handle:
+def seen(source: Handle, view: Handle, steps: tuple[object, ...]) -> Handle:
     """The view of a handle by these steps, where NumPy makes one; the old handle where it makes a copy."""
     return current().dispatch_any(_SEEN, (source, view, *_operands_of(steps)), {"steps": steps})
 
 
-def written(source: Handle, value: Handle, steps: tuple[Any, ...], *, strict: bool) -> Handle:
+def written(source: Handle, value: Handle, steps: tuple[object, ...], *, strict: bool) -> Handle:
     """The array that a handle would be once a value is written into its view by these steps.
 
     `strict` refuses a scalar, with `TypeError` when it runs; else it is left alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,17 @@ from engine.settings.scope import NOTHING, scope_var
 from handles.base import Handle
 from handles.views import Call, link
 
-Operand = Any
-"""A handle, an array, a Python scalar, or a nested sequence of them."""
+Operand: TypeAlias = "ArrayLike | date | timedelta"
+"""A handle, an array, a Python scalar, or a nested sequence of them; text and dates where the op takes them."""
 Axis = int | tuple[int, ...] | None
 
-BY_NUMPY: dict[Any, Callable[..., Any]] = {}
+BY_NUMPY: dict[object, Callable[..., object]] = {}
 """The function of the namespace for a ufunc."""
+
+if TYPE_CHECKING:
+    from datetime import date, timedelta
+
+    from numpy.typing import ArrayLike, DTypeLike
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +61,9 @@ class ReductionRow(Protocol):
 class TypedReductionRow(Protocol):
     """A reduction over axes, in a dtype that may be given."""
 
-    def __call__(self, x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle: ...
+    def __call__(
+        self, x: Operand, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False
+    ) -> Handle: ...
 
 
 class SpreadRow(Protocol):
@@ -71,7 +78,7 @@ class CumulativeRow(Protocol):
     """A running reduction along an axis."""
 
     def __call__(
-        self, x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+        self, x: Operand, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False
     ) -> Handle: ...
 
 
@@ -123,7 +130,7 @@ def typed_reduction(name: str, kernel: Callable[..., Any], doc: str, *, ns: floa
     """A row: a reduction over axes, in a dtype that may be given."""
     op = Op(name, kernel, infer=reduced(kernel), ns=ns, parallel=in_lanes(reducing(kernel)))
 
-    def function(x: Operand, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Handle:
+    def function(x: Operand, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Handle:
         if axis is not None or keepdims is not False or dtype is not None:
             axis, keepdims = checks.axes(name, axis), checks.flag(name, "keepdims", keepdims)
             dtype = checks.dtype_or_none(name, dtype)
@@ -148,7 +155,7 @@ def op_of_several(
     return Op(name, only, infer=infer_only, **facts)
 
 
-def dispatch_view(op: Op, x: Operand, params: dict[str, Any] | None = None, *, read_only: bool = False) -> Handle:
+def dispatch_view(op: Op, x: Operand, params: dict[str, object] | None = None, *, read_only: bool = False) -> Handle:
     """Dispatch an op whose result NumPy may give as a view of its operand: what is written into it reaches that."""
     handle = current().dispatch(op, x, params=params)
     if isinstance(x, Handle):
@@ -157,7 +164,7 @@ def dispatch_view(op: Op, x: Operand, params: dict[str, Any] | None = None, *, r
     return handle
 
 
-def dispatch_views(op: Op, x: Operand, params: dict[str, Any]) -> tuple[Handle, ...]:
+def dispatch_views(op: Op, x: Operand, params: dict[str, object]) -> tuple[Handle, ...]:
     """The same for an op of several results."""
     handles = current().dispatch_several(op, (x,), params)
     if isinstance(x, Handle):
@@ -166,11 +173,11 @@ def dispatch_views(op: Op, x: Operand, params: dict[str, Any]) -> tuple[Handle, 
     return handles
 
 
-def check_operands(op: Op, *operands: Any, **params: Any) -> None:
+def check_operands(op: Op, *operands: object, **params: object) -> None:
     """Off the loop, in ASYNC mode, raise at the call what the op would raise for operands that do not fit.
 
-    Code off the loop may block, so it is that of libraries, which expect an error where NumPy raises it. Nobody waits
-    here either, and nothing is computed: the error is the one that NumPy has for arrays of these shapes. On the loop
+    Code off the loop may block, so it is that of libraries, which expect an error where NumPy raises it. The caller
+    does not wait, and nothing is computed: the error is the one that NumPy has for arrays of these shapes. On the loop
     the op fails when it runs, as the others do.
     """
     if running_loop() is not None or mode_in_force() is not ExecutionMode.ASYNC:

@@ -26,6 +26,8 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
 INTP = np.dtype(np.intp)
 
 
@@ -42,7 +44,7 @@ def _sorted(x: Any, axis: int, out: Any, *, stable: bool | None = None) -> Any:
     return out
 
 
-def _sorted_stably(x: Any, axis: int, out: Any) -> Any:
+def _sorted_stably(x: Array, axis: int, out: Array) -> Any:
     """`np.sort(x, axis, stable=True)`, by the sort that is not stable and many times as fast.
 
     Whether a sort of values is stable can be seen only where equal elements differ in their bits: zeros of either sign,
@@ -66,7 +68,7 @@ def _sorted_stably(x: Any, axis: int, out: Any) -> Any:
     return result
 
 
-def _argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
+def _argsort(x: Array, *, axis: int, descending: bool, stable: bool) -> object:
     if not descending:
         return np.argsort(x, axis=axis, stable=stable)
     # Flipped before and after, so that equal elements keep their order.
@@ -74,12 +76,12 @@ def _argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
     return x.shape[axis] - 1 - order
 
 
-def _infer_sort(x: Any, *, axis: int, descending: bool, stable: bool) -> ShapeDtype:
+def _infer_sort(x: object, *, axis: int, descending: bool, stable: bool) -> ShapeDtype:
     normalize_axis(axis, len(shape_of(x)))
     return same(x)
 
 
-def _infer_argsort(x: Any, *, axis: int, descending: bool, stable: bool) -> ShapeDtype:
+def _infer_argsort(x: object, *, axis: int, descending: bool, stable: bool) -> ShapeDtype:
     shape = axis_of_scalar(shape_of(x))
     normalize_axis(axis, len(shape))
     return ShapeDtype(shape, INTP)
@@ -89,7 +91,7 @@ _SORT = Op("sort", _sort, infer=_infer_sort, cost=costs.sorting(2), into=_sort, 
 _ARGSORT = Op("argsort", _argsort, infer=_infer_argsort, cost=costs.sorting(5), parallel=in_lanes(along_axis))
 
 
-def _order(name: str, axis: int, descending: bool, stable: bool) -> dict[str, Any]:
+def _order(name: str, axis: int, descending: bool, stable: bool) -> dict[str, object]:
     return {
         "axis": checks.integer(name, "axis", axis),
         "descending": checks.flag(name, "descending", descending),
@@ -111,7 +113,7 @@ def argsort(x: Operand, /, *, axis: int = -1, descending: bool = False, stable: 
 # Searching
 
 
-def _search(name: str, kernel: Callable[..., Any], doc: str) -> SearchRow:
+def _search(name: str, kernel: Callable[..., object], doc: str) -> SearchRow:
     def infer(x: Any, *, axis: int | None, keepdims: bool) -> ShapeDtype:
         shape = shape_of(x)
         probe(kernel, dtype_of(x))
@@ -130,7 +132,7 @@ argmax = _search("argmax", np.argmax, "Index of the first largest element, along
 argmin = _search("argmin", np.argmin, "Index of the first smallest element, along an axis or of all.")
 
 
-def _infer_count(x: Any, *, axis: Axis, keepdims: bool) -> ShapeDtype:
+def _infer_count(x: object, *, axis: Axis, keepdims: bool) -> ShapeDtype:
     shape = shape_of(x)
     if not shape and axis is not None:
         normalize_axes(axis, 1)
@@ -155,7 +157,7 @@ def nonzero(x: Operand, /) -> tuple[Handle, ...]:
 
     Raises `ValueError` at the call for an array of no dimensions.
     """
-    ndim = x.ndim if isinstance(x, Handle) else np.ndim(x)
+    ndim = len(x.shape if isinstance(x, Handle) else np.shape(x))  # type: ignore[arg-type]
     if ndim == 0:
         raise ValueError("nonzero: x must have at least one dimension")
     return current().dispatch_several(_nonzero(ndim), (x,))
@@ -168,11 +170,11 @@ def _nonzero(ndim: int) -> Op:
     return op_of_several("nonzero", np.nonzero, ndim, infer=infer, ns=5)
 
 
-def _searchsorted(x1: Any, x2: Any, *sorter: Any, side: Literal["left", "right"]) -> Any:
+def _searchsorted(x1: Array, x2: Array, *sorter: Array, side: Literal["left", "right"]) -> object:
     return np.searchsorted(x1, x2, side=side, sorter=sorter[0] if sorter else None)
 
 
-def _infer_searchsorted(x1: Any, x2: Any, *sorter: Any, side: str) -> ShapeDtype:
+def _infer_searchsorted(x1: object, x2: object, *sorter: object, side: str) -> ShapeDtype:
     np.result_type(dtype_of(x1), dtype_of(x2))
     return ShapeDtype(shape_of(x2), INTP)
 
@@ -216,7 +218,7 @@ class UniqueInverseResult(NamedTuple):
     inverse_indices: Handle
 
 
-def _values(x: Any) -> ShapeDtype:
+def _values(x: object) -> ShapeDtype:
     return ShapeDtype((None,), dtype_of(x))
 
 
@@ -263,7 +265,7 @@ def unique_values(x: Operand, /) -> Handle:
     return current().dispatch(_UNIQUE_VALUES, x)
 
 
-def _infer_isin(x1: Any, x2: Any, *, invert: bool) -> ShapeDtype:
+def _infer_isin(x1: object, x2: object, *, invert: bool) -> ShapeDtype:
     return ShapeDtype(shape_of(x1), np.dtype(bool))
 
 

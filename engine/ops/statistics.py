@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from engine.parallel.lanes import in_lanes
 from engine.runtime.current import current
 from handles.base import Handle
 
+Array = np.ndarray[Any, Any]
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 sum = typed_reduction("sum", np.sum, "Sum of the elements over the axes.")
 prod = typed_reduction("prod", np.prod, "Product of the elements over the axes.")
 mean = reduction("mean", np.mean, "Arithmetic mean of the elements over the axes.")
@@ -26,16 +31,16 @@ all = reduction("all", np.all, "Whether all elements over the axes are true.")
 any = reduction("any", np.any, "Whether any element over the axes is true.")
 
 
-def _spread(name: str, kernel: Callable[..., Any], doc: str, over_all: Parallel) -> SpreadRow:
+def _spread(name: str, kernel: Callable[..., object], doc: str, over_all: Parallel) -> SpreadRow:
     inferred, along_axes = reduced(kernel), in_lanes(reducing(kernel))
 
-    def run(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
+    def run(x: object, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return kernel(x, axis=axis, ddof=correction, keepdims=keepdims)
 
     def infer(x: Any, *, axis: Axis, correction: float, keepdims: bool) -> Any:
         return inferred(x, axis=axis, keepdims=keepdims, ddof=0)
 
-    def parallel(op: Op, values: Sequence[Any], params: dict[str, Any], threads: int) -> Any:
+    def parallel(op: Op, values: Sequence[object], params: dict[str, object], threads: int) -> Any:
         return (over_all if params["axis"] is None else along_axes)(op, values, params, threads)
 
     op = Op(name, run, infer=infer, ns=4, parallel=parallel)
@@ -60,7 +65,7 @@ var = _spread("var", np.var, "Variance over the axes; `correction` is taken from
 
 
 def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRow:
-    def infer(x: Any, *, axis: int | None, dtype: Any, include_initial: bool) -> ShapeDtype:
+    def infer(x: Any, *, axis: int | None, dtype: np.dtype[Any] | None, include_initial: bool) -> ShapeDtype:
         shape = shape_of(x) or (1,)
         if axis is None and len(shape) > 1:
             raise ValueError(f"For arrays which have more than one dimension ``axis`` argument is required: {shape}")
@@ -70,7 +75,9 @@ def _cumulative(name: str, kernel: Callable[..., Any], doc: str) -> CumulativeRo
 
     op = Op(name, kernel, infer=infer, ns=3, into=kernel, parallel=in_lanes(along_axis))
 
-    def function(x: Operand, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Handle:
+    def function(
+        x: Operand, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False
+    ) -> Handle:
         params = {
             "axis": checks.axis_or_none(name, axis),
             "dtype": checks.dtype_or_none(name, dtype),
@@ -91,11 +98,11 @@ cumulative_prod = _cumulative(
 )
 
 
-def _diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -> Any:
+def _diff(x: Array, *ends: Array, axis: int, n: int, given: tuple[str, ...]) -> object:
     return np.diff(x, n=n, axis=axis, **dict(zip(given, ends, strict=True)))
 
 
-def _infer_diff(x: Any, *ends: Any, axis: int, n: int, given: tuple[str, ...]) -> ShapeDtype:
+def _infer_diff(x: object, *ends: object, axis: int, n: int, given: tuple[str, ...]) -> ShapeDtype:
     shape = shape_of(x)
     if n == 0:
         return ShapeDtype(shape, dtype_of(x))

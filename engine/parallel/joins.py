@@ -43,8 +43,8 @@ def _joined(
 
 
 def is_plain(array: Array) -> bool:
-    """Whether the strides are those of fresh row-major memory: on an axis of one element, too, they tell NumPy how to
-    lay the result out."""
+    """Tell whether the strides are those of fresh row-major memory: on an axis of one element, too, they say how NumPy
+    lays the result out."""
     usual = 1 not in array.shape or array.strides == strides_of(array.shape, array.itemsize)
     return array.flags.c_contiguous and usual
 

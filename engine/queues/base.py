@@ -80,7 +80,9 @@ class Queue:
 
     def reduce(self, cell: Cell) -> tuple[Any, ...]:
         if cell.value is PENDING:
-            raise ValueError(f"only ready handles can be pickled; await this one first: {describe(cell)}")
+            if running_loop() is not None and not may_block():
+                raise ValueError(f"only ready handles can be pickled; await this one first: {describe(cell)}")
+            cell.home.block(cell, None, "pickling")
         if not self.on_host and reading.peek(cell) is None:
             check_may_block(cell, "pickling")
         return self.owner.restorer(), (self.host(cell), str(self.device))

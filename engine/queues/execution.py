@@ -150,7 +150,7 @@ def value_after(error: Exception, cell: Cell, values: Sequence[Any]) -> Any:
     try:
         value = call_at(cell.code, cell.lasti, cell.op.kernel, values, cell.params or {})
         return value if value.__class__ is np.ndarray else checked(np.asarray(value))
-    except Exception as raised:  # noqa: BLE001 - whatever a kernel raises is the op's failure
+    except Exception as raised:  # noqa: BLE001 - any error of a kernel is the op's failure
         forget_refusal(raised)
         return failed(cell, raised)
 

@@ -58,7 +58,7 @@ def operand(value: Any, *, keep: bool) -> Any:
 def is_array_like(value: Any) -> bool:
     """Tell whether NumPy makes numbers of this: a `range`, an `array.array`, an object with the array interface."""
     if isinstance(value, Sequence | memoryview):
-        return not isinstance(value, str | bytes | bytearray)
+        return not isinstance(value, str | bytes)
     return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 

@@ -168,7 +168,7 @@ class Poll:
 
 
 def _is_being_computed(record: Cell) -> bool:
-    """Whether a record waits for computations of the library's own only, all of which have begun, so that they end."""
+    """Tell whether a record waits only for computations of the library, all of which have begun, so that they end."""
     awaited = blockers(record)
     return bool(awaited) and all(
         each.op.known and not each.op.external and each.rare is not None and each.rare.running for each in awaited

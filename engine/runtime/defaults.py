@@ -138,4 +138,4 @@ def report_failures(core: Core, loop: AbstractEventLoop | None) -> None:
     """Tell the loop's exception handler of failures that were not reported; without a loop they wait for the exit."""
     if loop is not None:
         for error in core.ledger.take():
-            report(loop, "an op failed and nobody read its result", error)
+            report(loop, "an op failed and its result was never read", error)

@@ -48,7 +48,7 @@ app.mount("/live", observe.dashboard())
 
 @app.get("/health")
 async def health(request: Request) -> dict[str, Any]:
-    """How it is: answered by the loop alone, whatever is computed."""
+    """How it is: answered by the loop alone, while anything is computed."""
     statistics = request.state.executor.statistics()
     served = engine.asgi.statistics()
     return {

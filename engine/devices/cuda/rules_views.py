@@ -20,6 +20,7 @@ def _part(xp: Xp, array: Term, steps: Sequence[Term], operands: Sequence[Term], 
     shared = True
     for step in steps:
         if step.__class__ is Call:
+            assert step.function is not None, "arguments that are handles were not kept"
             part = find(step.function.__name__, step.function)(xp, array, *step.args, **step.kwargs)
             part = part if step.number is None else part[step.number]
         elif step.__class__ is Key:
