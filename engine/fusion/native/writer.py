@@ -59,12 +59,19 @@ class Writer:
         """The module."""
         self._entry()
         self._block()
-        return self._source.text(f"void @{NAME}(ptr noalias %frame, ptr noalias %scratch, ptr %counter)")
+        return self._source.text(f"i64 @{NAME}(ptr noalias %frame, ptr noalias %scratch, ptr %shared)")
 
     # Memory
 
     def _load(self, kind: str, slot: int) -> str:
         return self._source.let(f"load {kind}, ptr {self._at('%frame', 8 * slot)}")
+
+    def _address(self, slot: int) -> str:
+        """The address of elements: in the frame itself, or in the object whose address is there."""
+        place = self._at("%frame", 8 * slot)
+        within = self._at(self._source.let(f"load ptr, ptr {place}"), self._objects)
+        is_object = self._source.let(f"icmp ne i64 {self._objects}, 0")
+        return self._source.let(f"load ptr, ptr {self._source.let(f'select i1 {is_object}, ptr {within}, ptr {place}')}")
 
     def _at(self, pointer: str, offset: str | int) -> str:
         return self._source.let(f"getelementptr i8, ptr {pointer}, i64 {offset}")
@@ -83,18 +90,26 @@ class Writer:
         source.line(f"%steps = alloca [{arguments} x i64]")
         source.line("%length = alloca i64")
         self._counters = [source.let("alloca i64") for _ in range(ndim)]
-        self._stop = self._load("i64", frame.STOP)
-        self._redo = self._load("ptr", frame.REDO)
-        self._mask = self._load("i32", frame.MASK)
-        self._table = self._load("ptr", frame.TABLE)
+        source.line("%repeated = alloca i64")
+        source.line("store i64 0, ptr %repeated")
+        source.line("%own = alloca i64")  # a counter for the thread that has all blocks to itself
+        source.line("store i64 0, ptr %own")
+        source.line("%alone = icmp eq ptr %shared, null")
+        source.line("%counter = select i1 %alone, ptr %own, ptr %shared")
+        self._stop = self._load("i64", frame.header(frame.STOP))
+        self._redo = self._load("ptr", frame.header(frame.REDO))
+        self._mask = self._load("i32", frame.header(frame.MASK))
+        self._table = self._load("ptr", frame.header(frame.TABLE))
         self._clear, self._test, self._yield = (
-            self._load("ptr", slot) for slot in (frame.CLEAR, frame.TEST, frame.YIELD)
+            self._load("ptr", frame.header(slot)) for slot in (frame.CLEAR, frame.TEST, frame.YIELD)
         )
-        self._slot_bytes = self._load("i64", frame.SLOT_BYTES)
+        self._slot_bytes = self._load("i64", frame.header(frame.SLOT_BYTES))
+        self._objects = self._load("i64", frame.header(frame.OBJECTS))
         count = len(self._structure.arrays)
-        self._bases = [self._load("ptr", frame.array(index)) for index in range(count)]
+        self._bases = [self._address(frame.array(index)) for index in range(count)]
+        self._results = [self._address(frame.reduction(number)) for number in range(len(self._structure.reductions))]
         self._strides = [
-            [self._load("i64", frame.array(index) + 1 + axis) for axis in range(ndim)] for index in range(count)
+            [self._load("i64", frame.strides(index) + axis) for axis in range(ndim)] for index in range(count)
         ]
         self._lane_steps = [self._steps_of(index) for index in range(count)]
         self._slots = [self._at("%scratch", self._times(self._slot_bytes, n)) for n in range(self._stages.slots)]
@@ -128,7 +143,11 @@ class Writer:
         more = source.let(f"icmp slt i64 {self._number}, {self._stop}")
         source.line(f"br i1 {more}, label %begin, label %end")
         source.label("begin")
+        source.line(f"br i1 {source.let(f'icmp eq ptr {self._yield}, null')}, label %go, label %give")
+        source.label("give")
         source.line(f"call i32 {self._yield}()")
+        source.line("br label %go")
+        source.label("go")
         source.line(f"store {self._vector.vector(self._doubt_type)} zeroinitializer, ptr %doubts")
         source.line(f"store {self._doubt_type} 0, ptr %doubt")
         source.line("store i32 0, ptr %flags")
@@ -175,12 +194,14 @@ class Writer:
         source.line(f"br i1 {again}, label %again, label %next")
         source.label("again")
         source.line(f"store i8 1, ptr {self._at(self._redo, self._number)}")
+        before = source.let("load i64, ptr %repeated")
+        source.line(f"store i64 {source.let(f'add i64 {before}, 1')}, ptr %repeated")
         if self._stages.backups:
             self._over_block(self._restore)
         source.line("br label %next")
         source.label("end")
         source.line(f"call i32 {self._clear}(i32 {FLAGS})")
-        source.line("ret void")
+        source.line(f"ret i64 {source.let('load i64, ptr %repeated')}")
 
     def _note_flags(self) -> None:
         source = self._source
@@ -376,15 +397,14 @@ class Writer:
         source, code, size = self._source, reduction.code, bytes_of(reduction.code)
         home = self._home(reduction.ref)
         value = self._slots[home.number] if home.kind == "slot" else self._blocks[home.number]
-        results = self._load("ptr", self._frame.reduction(number))
-        result = self._at(results, self._times(self._number, 8))
+        result = self._at(self._results[number], self._times(self._number, 8))
         kind = stored_type_of(code)
         length = self._total
         if reduction.ufunc in (np.maximum, np.minimum):
             first = source.let(f"load {kind}, ptr {value}, align 1")
             rest, fewer = self._at(value, size), source.let(f"sub i64 {length}, 1")
         else:
-            first, rest, fewer = self._load(kind, self._frame.reduction(number) + 1), value, length
+            first, rest, fewer = self._load(kind, self._frame.initial(number)), value, length
         source.line(f"store {kind} {first}, ptr {result}")
         self._note_flags()
         source.line(f"call i32 {self._clear}(i32 {FLAGS})")
