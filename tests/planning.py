@@ -59,6 +59,7 @@ def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int, compiled: Nati
     """Plan whatever can be planned, in blocks of so many bytes; 64 elements are the smallest block there is."""
     make_all_large(monkeypatch)
     monkeypatch.setattr(buffers, "LARGE", 1)
+    monkeypatch.setattr("engine.fusion.runs.TOGETHER", 0)
     watched = Watched()
 
     def execute(run: Run, threads: int) -> list[Any]:

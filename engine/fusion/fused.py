@@ -20,11 +20,12 @@ from engine.base.op import ShapeDtype
 from engine.base.warned import call_at
 from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.natives import Natives, natives
-from engine.fusion.program import Deviation, Program, reducer
+from engine.fusion.program import Deviation, Program
+from engine.fusion.reductions import reduced
 from engine.fusion.runs import Register, Run, Step
 from engine.fusion.walks import Strips, Walk
 from engine.memory.buffers import buffers, unlocked
-from engine.memory.layout import Shape, strip_axis
+from engine.memory.layout import strip_axis
 from engine.threads.pool import together
 
 Array = np.ndarray[Any, Any]
@@ -204,7 +205,10 @@ class Execution:
         for index, step in enumerate(self.run.steps):
             if step.reduction is not None:
                 mark[0] = index
-                self._outputs[index] = self._reduced(step, next(columns))
+                if step.axes is not None:
+                    self._outputs[index] = self._reduced_along(step, step.axes, next(columns))
+                else:
+                    self._outputs[index] = reduced(step, self.run.shape, self.walk.splits, next(columns))
 
     def _columns(self) -> Iterator[Any]:
         """For each reduction, its results in each block."""
@@ -215,24 +219,6 @@ class Execution:
             for column, value in zip(columns, again, strict=True):
                 column[number] = value
         return iter(columns)
-
-    def _reduced(self, step: Step, partials: Sequence[Any]) -> Array:
-        assert step.reduction is not None
-        if step.axes is not None:
-            return self._reduced_along(step, step.axes, partials)
-        size = math.prod(self.run.shape)
-        if step.reduction in ("add", "mean") and step.dtype.kind == "f":
-            assert self.walk.splits is not None
-            total = self.walk.splits.combine(np.asarray(partials))
-            if step.reduction == "mean":
-                total = total.dtype.type(total / np.intp(size))
-        else:
-            total = reducer("add" if step.reduction == "count" else step.reduction)(np.array(partials))
-        if not _is_clear(step, total, partials):
-            raise Deviation
-        params = step.cell.params or {}
-        shape: Shape = (1,) * len(self.run.shape) if params.get("keepdims") else ()
-        return np.asarray(total).reshape(shape)
 
     def _reduced_along(self, step: Step, axes: tuple[int, ...], partials: Sequence[Any]) -> Array:
         assert isinstance(self.walk, Strips)
@@ -262,17 +248,3 @@ def _said_of(step: Step) -> str:
     if step.reduction is not None:
         return "reduce"
     return "cast" if step.op.fusion.block is not None else str(step.op.kernel.__name__)
-
-
-def _is_clear(step: Step, total: Any, partials: Sequence[Any]) -> bool:
-    """Tell whether any walk over the whole gives these bits.
-
-    Where NaNs meet, or zeros of both signs in a maximum, the order of instructions decides which one it is. That the
-    sum of infinities is no number, does not depend on it.
-    """
-    if step.dtype.kind != "f" or step.reduction == "count":
-        return True
-    if step.reduction in ("add", "mean"):
-        return bool(total == total or not np.isnan(partials).any())
-    zeros = [each for each in partials if each == 0] if total == 0 else []
-    return bool(total == total and len({bool(np.signbit(each)) for each in zeros}) <= 1)

@@ -27,6 +27,9 @@ LONGEST = 64
 """Steps that one run has at most: planning holds the interpreter, and results come when the whole run has ended."""
 LEFT_OUT = 64
 """Records that do not fit, after which the run is closed: looking at them is not free."""
+TOGETHER = 1 << 19
+"""Elements from which what does not belong together is computed together: it may read the same operands, which come
+from memory then. Below, they are in cache, and each combination of chains would be a structure of its own."""
 _KINDS = "biufcmM"
 """The kinds of dtypes that runs compute with: fixed-size numbers, which uninitialized memory is a valid value of."""
 
@@ -105,6 +108,25 @@ class Chooser(Protocol):
 
 def collect(head: Cell, later: Iterable[Cell], chooser: Chooser | None = None) -> Run | None:
     """The run that begins with `head`, whose operands are ready; None when it has to run by itself."""
+    run = _collected(head, later, chooser)
+    if run is None or len(run.steps) < 2 or math.prod(run.shape) >= TOGETHER:
+        return run
+    related = _related(run)
+    return run if len(related) == len(run.steps) else _collected(head, related[1:], None)
+
+
+def _related(run: Run) -> list[Cell]:
+    """The records of the steps that belong together with the first one: one reads another, or both are read by one."""
+    parts = list(range(len(run.steps)))
+    for index, step in enumerate(run.steps):
+        for operand in step.operands:
+            if isinstance(operand, Register) and parts[operand.step] != parts[index]:
+                low, high = sorted((parts[operand.step], parts[index]))
+                parts = [low if part == high else part for part in parts]
+    return [step.cell for step, part in zip(run.steps, parts, strict=True) if part == 0]
+
+
+def _collected(head: Cell, later: Iterable[Cell], chooser: Chooser | None) -> Run | None:
     collector = Collector()
     if not collector.add(head, head=True):
         return None

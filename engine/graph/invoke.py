@@ -34,11 +34,13 @@ def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: 
     on_host = replay.follows_inputs and _is_on_host(replay, arrays, dispatcher)
     if not on_host or (apart and _are_apart(arrays, dispatcher)):
         return run_steps(replay.unmerged, arrays, dispatcher)
-    if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
-        return run_on_queues(replay.merged, arrays, dispatcher)
-    whole = replay.whole
-    if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
-        return run_steps(replay.merged, arrays, dispatcher)
+    whole = replay.quick(arrays)
+    if whole is None:
+        if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
+            return run_on_queues(replay.merged, arrays, dispatcher)
+        whole = replay.whole
+        if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
+            return run_steps(replay.merged, arrays, dispatcher)
     operands = (*arrays, *[replay.plan.initial[slot] for slot in replay.captured])
     if whole.outputs == 1:
         return (dispatcher.dispatch_any(whole, operands),)

@@ -42,6 +42,8 @@ class Description:
     """Inputs and outputs as they are walked."""
     places: dict[int, Ref]
     """Where what a reduction along an axis reduces is, for the number of its step."""
+    origins: Sequence[tuple[int, int]] = ()
+    """For each scalar, the step that it is an operand of, and which one it is."""
 
 
 def described(run: Run, walk: Walk) -> Description:
@@ -63,6 +65,7 @@ class _Describer:
                 self._arrays.append(output)
         self._kinds = [_kind(array) for array in self._arrays]
         self._scalars: list[Array] = []
+        self._origins: list[tuple[int, int]] = []
         self._instructions: list[Instruction] = []
         self._results: dict[int, Ref] = {}
         self._casts: dict[tuple[Ref, str], Ref] = {}
@@ -76,10 +79,9 @@ class _Describer:
             self._add_ufunc(index, step)
         elif step.op.fusion.block is select:
             code = _code(step.dtype)
-            refs = [self._operand(step.operands[0], np.dtype(bool))]
+            refs = self._operands(index, step, [np.dtype(bool), step.dtype, step.dtype])
             if refs[0].kind == "scalar":
                 raise UnsupportedError
-            refs += [self._operand(each, step.dtype) for each in step.operands[1:]]
             self._emit(WHERE, refs, ("b1", code, code, code), index)
         elif step.op.fusion.block is cast:
             ref, code = self._plain(step.operands[0])
@@ -90,7 +92,7 @@ class _Describer:
     def _add_ufunc(self, index: int, step: Step) -> None:
         types = tuple(map(self._type, step.operands))
         dtypes = loop_dtypes(step.op.kernel, types)
-        refs = [self._operand(each, dtype) for each, dtype in zip(step.operands, dtypes[:-1], strict=True)]
+        refs = self._operands(index, step, dtypes[:-1])
         assert isinstance(step.op.kernel, np.ufunc)
         self._emit(step.op.kernel, refs, tuple(map(_code, dtypes)), index)
 
@@ -107,11 +109,16 @@ class _Describer:
             return Ref("array", operand.index), self._kinds[operand.index].code
         raise UnsupportedError
 
-    def _operand(self, operand: Any, dtype: np.dtype[Any]) -> Ref:
-        """An operand in the dtype that it is computed with."""
-        if not isinstance(operand, Register | Input):
-            return self._scalar(operand, dtype)
-        return self._cast(*self._plain(operand), _code(dtype))
+    def _operands(self, index: int, step: Step, dtypes: Sequence[np.dtype[Any]]) -> list[Ref]:
+        """The operands of a step in the dtypes that they are computed with."""
+        refs = []
+        for place, (operand, dtype) in enumerate(zip(step.operands, dtypes, strict=True)):
+            if isinstance(operand, Register | Input):
+                refs.append(self._cast(*self._plain(operand), _code(dtype)))
+            else:
+                refs.append(self._scalar(operand, dtype))
+                self._origins.append((index, place))
+        return refs
 
     def _cast(self, ref: Ref, source: str, target: str) -> Ref:
         if source == target:
@@ -174,7 +181,7 @@ class _Describer:
             awaited,
             any(each.dtype.kind == "f" and bool(np.isnan(each)) for each in self._scalars),
         )
-        return Description(structure, self._scalars, self._arrays, self._places)
+        return Description(structure, self._scalars, self._arrays, self._places, self._origins)
 
 
 def _code(dtype: np.dtype[Any]) -> str:

@@ -4,11 +4,13 @@ What LLVM needs while it compiles, most of a megabyte, is given back as soon as 
 memory is loaded from the object file, takes a few pages, and goes when nothing refers to it any more.
 
 Guarantees: LLVM is called by one thread at a time, the one that holds `at_work`. A fork waits for it; and once the
-interpreter's exit has begun, no thread enters it any more: `ending` takes the lock for good.
+interpreter's exit has begun, no thread enters it any more: `ending` takes the lock for good, and sees to it that no
+function is given back while modules are torn down. llvmlite itself does not, where it is imported that late.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections import deque
@@ -27,9 +29,15 @@ class Function(NamedTuple):
     owner: object
 
 
+class EndingError(Exception):
+    """The program has ended: nothing is compiled any more."""
+
+
 def ending(timeout: float) -> None:
     """Wait until LLVM is not at work, and let no other thread enter it: the interpreter is about to end."""
     at_work.acquire(timeout=timeout)
+    for each in list(_alive):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))  # never collected, whatever is torn down around it
 
 
 def is_ending() -> bool:
@@ -38,9 +46,11 @@ def is_ending() -> bool:
 
 
 def compiled(text: str, name: str) -> bytes:
-    """The object file of a module with one function. Raises what LLVM raises."""
+    """The object file of a module with one function. Raises what LLVM raises, and `EndingError`."""
     from llvmlite import binding as llvm
 
+    if is_ending():  # while llvmlite was imported
+        raise EndingError
     target = _target()
     with llvm.create_context() as context, llvm.parse_assembly(text, context) as module:
         options = llvm.create_pipeline_tuning_options(speed_level=1)
@@ -55,6 +65,7 @@ def loaded(image: bytes, name: str) -> Function:
     from llvmlite import binding as llvm
 
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_target())
+    _alive.add(engine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(image))
     engine.finalize_object()
     address = engine.get_function_address(name)
@@ -73,14 +84,18 @@ class _Owner:
         _unused.append(self._engine)
 
 
+_alive: set[Any] = set()
+"""The objects of llvmlite that live longer than a compilation."""
 _unused: deque[Any] = deque()
-"""The memory of functions that no thread refers to any more; LLVM is called by the compiling thread."""
+"""Those whose functions no thread refers to any more; LLVM is called by the compiling thread."""
 
 
 def dispose() -> None:
     """Give back the memory of functions that are not referred to any more."""
     while _unused:
-        _unused.popleft().close()
+        engine = _unused.popleft()
+        _alive.discard(engine)
+        engine.close()
 
 
 def machine_name() -> str:
@@ -94,7 +109,9 @@ def machine_name() -> str:
 @cache
 def _target() -> Any:
     """The target machine that object files are made with."""
-    return _new_target()
+    target = _new_target()
+    _alive.add(target)
+    return target
 
 
 def _new_target() -> Any:

@@ -1,4 +1,4 @@
-"""The machine that code is compiled for: whether it is one, its floating-point flags, and functions of its C library."""
+"""The machine that code is compiled for: is it one, its floating-point flags, and functions of its C library."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import platform
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 _X86 = {"invalid": 1, "divide": 4, "over": 8, "under": 16}
 _ARM = {"invalid": 1, "divide": 2, "over": 4, "under": 8}
@@ -62,11 +65,16 @@ def data_offset() -> int:
     NumPy's C interface says that it is the first field after those of any object. It is looked at, not believed.
     """
     offset = object.__basicsize__
-    arrays = [np.zeros(3), np.zeros((4, 5), np.float32)[1:, ::2], np.zeros(()), np.broadcast_to(np.ones(1), (2, 2))]
+    arrays: list[Array] = [
+        np.zeros(3),
+        np.zeros((4, 5), np.float32)[1:, ::2],
+        np.zeros(()),
+        np.broadcast_to(np.ones(1), (2, 2)),
+    ]
     found = {ctypes.c_size_t.from_address(id(each) + offset).value - address_of(each) for each in arrays}
     return offset if found == {0} else 0
 
 
-def address_of(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> int:
+def address_of(array: Array) -> int:
     """The address of the first element of an array."""
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]

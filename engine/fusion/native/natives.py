@@ -39,15 +39,17 @@ _log = logging.getLogger(__name__)
 class Entry:
     """The code of one structure, as long as the cache keeps it."""
 
-    __slots__ = ("code", "coming", "used")
+    __slots__ = ("code", "coming", "refused", "used")
 
     def __init__(self) -> None:
         self.code: Code | None = None
         """None before it has been compiled, where it cannot be, and once the cache has let go of it."""
         self.coming = True
         """True until the compiler has looked at the structure."""
+        self.refused = False
+        """True if the compiler has no code for the structure."""
         self.used = False
-        """True if the code served since the cache last looked for what to let go of."""
+        """True if the code came, or served, since the cache last looked for what to let go of."""
 
 
 class Natives:
@@ -61,9 +63,9 @@ class Natives:
         self.background = Background()
         self._lock = threading.Lock()
         self._entries: OrderedDict[Structure, Entry] = OrderedDict()
-        self._counts = dict.fromkeys(
-            ("compiled", "evicted", "unsupported", "failed", "hits", "misses", "blocks_repeated"), 0
-        )
+        self._counts = dict.fromkeys(("compiled", "evicted", "unsupported", "failed", "misses", "blocks_repeated"), 0)
+        self.hits = 0
+        """Groups that were executed as compiled code. Counted without the lock, by threads that may meet."""
         self._seconds = 0.0
         self._check = SelfCheck()
         self._careful: set[Structure] = set()
@@ -88,8 +90,11 @@ class Natives:
         code = None if entry is None else entry.code
         if entry is not None:
             entry.used = True
-        self.count("hits" if code is not None else "misses")
-        return None if code is None else (code, description)
+        if code is None:
+            self.count("misses")
+            return None
+        self.hits += 1
+        return code, description
 
     def entry(self, structure: Structure) -> Entry | None:
         """The entry of a structure, which is compiled in the background; None where it cannot be now."""
@@ -122,13 +127,13 @@ class Natives:
             with llvm.at_work:
                 entry.code = compile_structure(structure, self._check.agrees)
             outcome = "compiled"
-        except UnsupportedError:
+        except (UnsupportedError, llvm.EndingError):
             outcome = "unsupported"
         except BaseException as error:  # noqa: BLE001 - the group is computed without it
             outcome = "failed"
             if not self._counts["failed"]:
                 _log.warning("native fusion failed, and NumPy's ufuncs are called instead: %r", error)
-        entry.coming = False
+        entry.refused, entry.coming, entry.used = entry.code is None, False, True
         self.count(outcome)
         self._seconds += perf_counter() - began
         self._make_room()
@@ -171,6 +176,7 @@ class Natives:
                 limit=self._limit,
                 compile_seconds=self._seconds,
                 differing=self._check.differing,
+                hits=self.hits,
                 **self._counts,
             )
 

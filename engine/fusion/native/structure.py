@@ -182,8 +182,8 @@ def _last_reads(structure: Structure, born: dict[int, int], end: int) -> dict[in
 class Frame:
     """Where the numbers and addresses of a call stand in the memory that the compiled function is given.
 
-    First what changes from call to call: the addresses of arrays and of results of reductions, then scalars. The rest is
-    the same for all calls that walk arrays of the same shapes and strides.
+    First what changes from call to call: the addresses of arrays and of results of reductions, then scalars. The rest
+    is the same for all calls that walk arrays of the same shapes and strides.
     """
 
     HEADER = ("STOP", "REDO", "MASK", "TABLE", "CLEAR", "TEST", "YIELD", "SLOT_BYTES", "OBJECTS")

@@ -71,7 +71,9 @@ class Writer:
         place = self._at("%frame", 8 * slot)
         within = self._at(self._source.let(f"load ptr, ptr {place}"), self._objects)
         is_object = self._source.let(f"icmp ne i64 {self._objects}, 0")
-        return self._source.let(f"load ptr, ptr {self._source.let(f'select i1 {is_object}, ptr {within}, ptr {place}')}")
+        return self._source.let(
+            f"load ptr, ptr {self._source.let(f'select i1 {is_object}, ptr {within}, ptr {place}')}"
+        )
 
     def _at(self, pointer: str, offset: str | int) -> str:
         return self._source.let(f"getelementptr i8, ptr {pointer}, i64 {offset}")

@@ -1,0 +1,246 @@
+"""Chains in place: elementwise records that stand on the queue, computed by the thread that drives, in one call.
+
+A chain that has been compiled takes little more than reading its operands once, so it is worth it for arrays far too
+small for a worker, and pays for much larger ones than a single op may have in place. What is not compiled yet, or
+takes too long, goes the way of single ops.
+
+Under the queue's lock. What is kept is completed first, in dispatch order; then what is not, the last first. So where
+an interrupt comes in between, the records that are left still have operands, and are computed op by op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.base.op import WATCHED, Op
+from engine.fusion.chains.chain import LONGEST_NS, Chain
+from engine.fusion.chains.chains import Chains, Site, chains
+from engine.fusion.chains.key import ChainKey, Operand, Operands, params_key
+from engine.memory.references import others
+from engine.queues.hooks import hooks
+from engine.queues.operands import SCALARS
+from handles.cell import PENDING, Cell, call_waiters
+
+if TYPE_CHECKING:
+    from engine.queues.device_queue import DeviceQueue
+
+FEWEST = WATCHED
+"""Elements of the largest operand from which a chain is looked for: below, single ops take less time than looking."""
+MOST = 1 << 20
+"""Elements up to which it is looked for: above, it is a worker's in any case."""
+LENGTH = 64
+"""Records that a chain has at most."""
+BESIDE = 8
+"""Records in a row that are passed over, as they are not of the chain, before it ends."""
+_HELD = 2
+"""Places that refer to a record here: the queue, and the list of the chain's records."""
+_ARRAY = np.ndarray
+
+
+class Found:
+    """The records of a chain, in dispatch order, with the rows of its key, and their operands."""
+
+    __slots__ = ("cells", "kept", "operands", "parts", "row", "used")
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+        self.row: list[Operand] = []
+        """What the key of the chain begins with; whether a result is kept is not known yet."""
+        self.kept: list[int] = []
+        """For each record, where that is to stand in the key."""
+        self.used: list[int] = []
+        """For each record, how often it is an operand of the others."""
+        self.parts: list[int] = []
+        """For each record the number of the part that it belongs to: what reads one another is of one part."""
+        self.operands = Operands()
+
+    def is_whole(self) -> bool:
+        """Tell whether all records are of one part."""
+        return not any(self.parts)
+
+    def first_part(self) -> list[Cell]:
+        """The records that belong together with the first one."""
+        return [cell for cell, part in zip(self.cells, self.parts, strict=True) if part == 0]
+
+    def key(self) -> ChainKey:
+        """The key of the chain; a result is kept where anything but the chain and the queue refers to it."""
+        row, used, places = self.row, iter(self.used), iter(self.kept)
+        for cell in self.cells:
+            row[next(places)] = others(cell, _HELD + next(used))
+        return (*row, *self.operands.kinds)
+
+
+def collected(records: Iterable[Cell]) -> Found:
+    """Collect a chain from records in dispatch order; what is not of one is passed over."""
+    found = Found()
+    cells, row, kept, used, parts = found.cells, found.row, found.kept, found.used, found.parts
+    numbers: dict[Cell, int] = {}
+    beside = 0
+    for cell in records:
+        read = _added(cell, found.operands, numbers, row)
+        if read is not None:
+            number = numbers[cell] = len(cells)
+            cells.append(cell)
+            kept.append(len(row) - 1)
+            used.append(0)
+            parts.append(parts[read[0]] if read else number)
+            for each in read:
+                used[each] += 1
+                if parts[each] != parts[number]:
+                    join(parts, parts[each], parts[number])
+        beside = 0 if read else beside + 1
+        if beside > BESIDE or not cells:
+            break
+    return found
+
+
+def _added(cell: Cell, operands: Operands, numbers: dict[Cell, int], row: list[Operand]) -> list[int] | None:
+    """Add a record to the key, and return the numbers of those that it reads; None where it cannot be of a chain."""
+    op = cell.op
+    fusion = op.fusion
+    if cell.value is not PENDING or cell.rare is not None or not (fusion.fusable or is_reduction(op)):
+        return None
+    params = cell.params
+    given = (op, None if params is None else params_key(params))
+    read: list[int] = []
+    length, mark = len(row), operands.mark()
+    row += given
+    for arg in cell.args:
+        key: Operand = None
+        if arg.__class__ is Cell:
+            number = numbers.get(arg)
+            if number is not None:
+                row.append(number)
+                read.append(number)
+                continue
+            arg = arg.value
+        if arg.__class__ is _ARRAY:
+            key = operands.array(arg)
+        elif arg.__class__ in SCALARS:
+            key = operands.scalar(arg, fusion)
+        if key is None:
+            break
+        row.append(key)
+    else:
+        if not params or given[1] is not None:
+            row.append(False)
+            return read
+    del row[length:]
+    operands.back_to(mark)
+    return None
+
+
+def is_reduction(op: Op) -> bool:
+    """Tell whether an op may end a chain."""
+    return op.known and op.fusion.facts.reduction is not None
+
+
+def join(parts: list[int], first: int, second: int) -> None:
+    """Make one part of two; it has the lower number."""
+    low, high = min(first, second), max(first, second)
+    parts[:] = [low if part == high else part for part in parts]
+
+
+class InPlaceChains:
+    """Computes chains of one queue in place."""
+
+    def __init__(self, queue: DeviceQueue, known: Chains = chains) -> None:
+        self._queue = queue
+        self._chains = known
+        self._passed = 0
+        """Records that are not looked at, as they are of a chain that cannot be computed in one call now."""
+
+    def run(self) -> bool:
+        """Compute the chain that the first record on the queue begins; False, and nothing done, where there is none.
+
+        Its records are completed, and stay on the queue. No name of a caller may refer to one: references are counted.
+        """
+        if self._passed:
+            self._passed -= 1
+            return False
+        if not self._is_worthwhile():
+            return False
+        known = self._chains.at(self._site())
+        if known is not None:
+            match = known.match(self._queue.pending)
+            if match is not None and self._compute(known, *match):
+                return True
+        return self._look_up()
+
+    def _look_up(self) -> bool:
+        """Compute the chain where it is found by its key."""
+        if not self._chains.active:
+            return False
+        found = self._found()
+        if len(found.cells) < 2:
+            return False
+        operands = found.operands
+        chain = self._chains.find(found.key(), operands.scalars, self._site())
+        if chain is not None and self._compute(chain, found.cells, operands.arrays, operands.scalars):
+            return True
+        self._passed = len(found.cells) - 1
+        return False
+
+    def _site(self) -> Site:
+        """Where the first record on the queue comes from."""
+        head = self._queue.pending[0]
+        return head.code, head.lasti
+
+    def _is_worthwhile(self) -> bool:
+        """Tell whether the first record on the queue may begin a chain, as far as its own operands tell."""
+        head = self._queue.pending[0]
+        if head.rare is not None or not head.op.fusion.fusable:
+            return False
+        size = 0
+        for value in head.args:
+            if value.__class__ is Cell:
+                value = value.value
+            if value.__class__ is _ARRAY and value.size > size:
+                size = value.size
+        return FEWEST <= size <= MOST
+
+    def _found(self) -> Found:
+        found = collected(islice(self._queue.pending, LENGTH))
+        return found if found.is_whole() else collected(found.first_part())
+
+    def _compute(self, chain: Chain, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]) -> bool:
+        if chain.ns > LONGEST_NS:
+            chain.ns *= 0.98  # it may have been slow for another reason: after some time it is tried again
+            return False
+        outcomes = chain.compute(arrays, scalars)
+        if outcomes is None:
+            return False
+        self._complete(cells, outcomes)
+        return True
+
+    def _complete(self, cells: Sequence[Cell], outcomes: Sequence[Any]) -> None:
+        """Complete what is kept, in dispatch order; then what is not, which no other record may read any more."""
+        if hooks.listeners:
+            for cell in cells:
+                hooks.started(cell)
+            hooks.tell("grouped", list(cells))
+        rest = []
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            if outcome.__class__ is _ARRAY:
+                self._complete_one(cell, outcome)
+            else:
+                rest.append((cell, outcome))
+        while rest:
+            self._complete_one(*rest.pop())
+
+    def _complete_one(self, cell: Cell, outcome: Any) -> None:
+        completions = self._queue.completions
+        completions.completed += 1
+        if hooks.listeners or cell.waiters is not None:
+            completions.complete(cell, outcome)
+            return
+        cell.value = outcome  # as `complete` does for a record that stands on the queue
+        cell.args = ()
+        cell.params = None
+        waiters: object = cell.waiters  # a thread may have begun to wait meanwhile
+        if waiters is not None:
+            call_waiters(cell)
