@@ -13,6 +13,7 @@ import pytest
 
 import engine
 from engine.base.op import Op, ShapeDtype
+from engine.fusion.chains.chains import Chains
 from engine.fusion.fused import execute_run
 from engine.fusion.native.natives import Natives
 from engine.fusion.runs import Run
@@ -60,6 +61,7 @@ def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int, compiled: Nati
     make_all_large(monkeypatch)
     monkeypatch.setattr(buffers, "LARGE", 1)
     monkeypatch.setattr("engine.fusion.runs.TOGETHER", 0)
+    monkeypatch.setattr("engine.queues.chained.chains", Chains(OFF))  # each group is planned
     watched = Watched()
 
     def execute(run: Run, threads: int) -> list[Any]:

@@ -10,20 +10,18 @@ an interrupt comes in between, the records that are left still have operands, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.base.op import WATCHED, Op
+from engine.base.op import WATCHED
 from engine.fusion.chains.chain import LONGEST_NS, Chain
 from engine.fusion.chains.chains import Chains, Site, chains
-from engine.fusion.chains.key import ChainKey, Operand, Operands, params_key
-from engine.memory.references import others
+from engine.queues.finding import Found, found_among
 from engine.queues.hooks import hooks
-from engine.queues.operands import SCALARS
-from handles.cell import PENDING, Cell, call_waiters
+from handles.cell import Cell, call_waiters
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -34,115 +32,9 @@ MOST = 1 << 20
 """Elements up to which it is looked for: above, it is a worker's in any case."""
 LENGTH = 64
 """Records that a chain has at most."""
-BESIDE = 8
-"""Records in a row that are passed over, as they are not of the chain, before it ends."""
 _HELD = 2
 """Places that refer to a record here: the queue, and the list of the chain's records."""
 _ARRAY = np.ndarray
-
-
-class Found:
-    """The records of a chain, in dispatch order, with the rows of its key, and their operands."""
-
-    __slots__ = ("cells", "kept", "operands", "parts", "row", "used")
-
-    def __init__(self) -> None:
-        self.cells: list[Cell] = []
-        self.row: list[Operand] = []
-        """What the key of the chain begins with; whether a result is kept is not known yet."""
-        self.kept: list[int] = []
-        """For each record, where that is to stand in the key."""
-        self.used: list[int] = []
-        """For each record, how often it is an operand of the others."""
-        self.parts: list[int] = []
-        """For each record the number of the part that it belongs to: what reads one another is of one part."""
-        self.operands = Operands()
-
-    def is_whole(self) -> bool:
-        """Tell whether all records are of one part."""
-        return not any(self.parts)
-
-    def first_part(self) -> list[Cell]:
-        """The records that belong together with the first one."""
-        return [cell for cell, part in zip(self.cells, self.parts, strict=True) if part == 0]
-
-    def key(self) -> ChainKey:
-        """The key of the chain; a result is kept where anything but the chain and the queue refers to it."""
-        row, used, places = self.row, iter(self.used), iter(self.kept)
-        for cell in self.cells:
-            row[next(places)] = others(cell, _HELD + next(used))
-        return (*row, *self.operands.kinds)
-
-
-def collected(records: Iterable[Cell]) -> Found:
-    """Collect a chain from records in dispatch order; what is not of one is passed over."""
-    found = Found()
-    cells, row, kept, used, parts = found.cells, found.row, found.kept, found.used, found.parts
-    numbers: dict[Cell, int] = {}
-    beside = 0
-    for cell in records:
-        read = _added(cell, found.operands, numbers, row)
-        if read is not None:
-            number = numbers[cell] = len(cells)
-            cells.append(cell)
-            kept.append(len(row) - 1)
-            used.append(0)
-            parts.append(parts[read[0]] if read else number)
-            for each in read:
-                used[each] += 1
-                if parts[each] != parts[number]:
-                    join(parts, parts[each], parts[number])
-        beside = 0 if read else beside + 1
-        if beside > BESIDE or not cells:
-            break
-    return found
-
-
-def _added(cell: Cell, operands: Operands, numbers: dict[Cell, int], row: list[Operand]) -> list[int] | None:
-    """Add a record to the key, and return the numbers of those that it reads; None where it cannot be of a chain."""
-    op = cell.op
-    fusion = op.fusion
-    if cell.value is not PENDING or cell.rare is not None or not (fusion.fusable or is_reduction(op)):
-        return None
-    params = cell.params
-    given = (op, None if params is None else params_key(params))
-    read: list[int] = []
-    length, mark = len(row), operands.mark()
-    row += given
-    for arg in cell.args:
-        key: Operand = None
-        if arg.__class__ is Cell:
-            number = numbers.get(arg)
-            if number is not None:
-                row.append(number)
-                read.append(number)
-                continue
-            arg = arg.value
-        if arg.__class__ is _ARRAY:
-            key = operands.array(arg)
-        elif arg.__class__ in SCALARS:
-            key = operands.scalar(arg, fusion)
-        if key is None:
-            break
-        row.append(key)
-    else:
-        if not params or given[1] is not None:
-            row.append(False)
-            return read
-    del row[length:]
-    operands.back_to(mark)
-    return None
-
-
-def is_reduction(op: Op) -> bool:
-    """Tell whether an op may end a chain."""
-    return op.known and op.fusion.facts.reduction is not None
-
-
-def join(parts: list[int], first: int, second: int) -> None:
-    """Make one part of two; it has the lower number."""
-    low, high = min(first, second), max(first, second)
-    parts[:] = [low if part == high else part for part in parts]
 
 
 class InPlaceChains:
@@ -179,7 +71,7 @@ class InPlaceChains:
         if len(found.cells) < 2:
             return False
         operands = found.operands
-        chain = self._chains.find(found.key(), operands.scalars, self._site())
+        chain = self._chains.find(found.key(_HELD), operands.scalars, self._site())
         if chain is not None and self._compute(chain, found.cells, operands.arrays, operands.scalars):
             return True
         self._passed = len(found.cells) - 1
@@ -204,8 +96,8 @@ class InPlaceChains:
         return FEWEST <= size <= MOST
 
     def _found(self) -> Found:
-        found = collected(islice(self._queue.pending, LENGTH))
-        return found if found.is_whole() else collected(found.first_part())
+        found = found_among(islice(self._queue.pending, LENGTH))
+        return found if found.is_whole() else found_among(found.first_part())
 
     def _compute(self, chain: Chain, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]) -> bool:
         if chain.ns > LONGEST_NS:

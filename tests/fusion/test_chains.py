@@ -19,6 +19,7 @@ from engine.fusion.chains.key import kinds_of, steps_of
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.queues import in_place, slice as slices
+from tests.planning import make_all_large
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
 
@@ -48,15 +49,15 @@ def watched(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Watched:
     monkeypatch.setattr(in_place.InPlaceChains, "__init__", lambda self, queue: _with(self, queue, chains))
     monkeypatch.setattr("engine.graph.compiled.chains", chains)
     monkeypatch.setattr(slices.Slice, "_run_brief", lambda *_: False)  # single ops are not run before chains are seen
-    compute = Chain.compute
+    called = Chain._called
 
     def noted(self: Chain, *args: Any) -> Any:
-        outcomes = compute(self, *args)
+        outcomes = called(self, *args)
         if outcomes is not None:
             watched.computed.append([(step.op.name, step.keep) for step in steps_of(self.key)])
         return outcomes
 
-    monkeypatch.setattr(Chain, "compute", noted)
+    monkeypatch.setattr(Chain, "_called", noted)
     return watched
 
 
@@ -132,6 +133,62 @@ async def test_a_chain_in_place_has_numpys_bits(watched: Watched, chain: Callabl
         assert result.tobytes() == expected.tobytes()
     assert len(watched.computed) >= 3
     assert [keep for _, keep in watched.computed[-1]].count(True) <= 1
+
+
+@pytest.fixture
+def on_workers(monkeypatch: pytest.MonkeyPatch, watched: Watched) -> Watched:
+    """All ops are workers', and groups are looked for among the chains."""
+    make_all_large(monkeypatch)
+    monkeypatch.setattr("engine.queues.chained.chains", watched.chains)
+    engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
+    return watched
+
+
+@pytest.mark.parametrize(("chain", "code"), CHAINS, ids=IDS)
+async def test_a_group_that_is_a_chain_has_numpys_bits(
+    on_workers: Watched, chain: Callable[..., Any], code: str
+) -> None:
+    x, y = values(code, 200_000), values(code, 200_000, seed=1)
+    expected = np.asarray(chain(x, y, np))
+    first, second = ops.asarray(x), ops.asarray(y)
+    for _ in range(2):
+        with engine.testing.hold():  # else the first op may begin before the others are there
+            handle = chain(first, second, ops)
+        assert np.asarray(await handle).tobytes() == expected.tobytes()
+    assert on_workers.computed
+
+
+async def test_a_group_keeps_what_is_referred_to_and_warns_as_numpy_does(on_workers: Watched) -> None:
+    array = values("f8", 200_000)
+    x = ops.asarray(array)
+    with engine.testing.hold():
+        inner = x * 2
+        outer = (inner + 1) * x
+    assert (await outer == (array * 2 + 1) * array).all()
+    assert (await inner == array * 2).all()
+    assert [("multiply", True), ("add", False), ("multiply", True)] in on_workers.computed
+    array[7] = 0.0
+    y = ops.asarray(array)
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = await (1.0 / (y * 2.0) + 1.0)
+        assert [str(each.message) for each in caught] == ["divide by zero encountered in divide"]
+        with np.errstate(divide="ignore"):
+            assert np.asarray(result).tobytes() == (1.0 / (array * 2.0) + 1.0).tobytes()
+
+
+async def test_an_operand_that_dies_is_written_over_all_the_same(on_workers: Watched) -> None:
+    array = values("f8", 200_000)
+    x = ops.asarray(array) + 0
+    await x
+    computed = len(on_workers.computed)
+    for _ in range(3):
+        x = (x * 0.5 + 1) * 2
+        array = (array * 0.5 + 1) * 2
+        await x
+    assert (await x == array).all()
+    assert len(on_workers.computed) == computed  # planned as a group that writes over its operand
 
 
 @pytest.mark.parametrize(("chain", "code"), CHAINS, ids=IDS)

@@ -27,7 +27,7 @@ from engine.fusion.native.structure import (
     UnsupportedError,
     staged,
 )
-from engine.fusion.native.writer import NAME, Writer
+from engine.fusion.native.writer import NAME, written
 
 Usable = Callable[[Instruction], bool]
 """True if the compiled form of an instruction gives NumPy's bits on this machine."""
@@ -42,10 +42,11 @@ _DIRECT = ctypes.PYFUNCTYPE(*_ARGUMENTS)
 class Code:
     """A compiled function, and what has to live as long as it does."""
 
-    walk: Callable[[int, int, int], int]
+    walk: Callable[[int | bytes, int, int], int]
     """Takes blocks until none is left, without the interpreter lock, and returns how many have to be repeated.
 
-    It is given the addresses of a frame, of scratch memory, and of the counter that threads take blocks from.
+    It is given a frame or its address, and the addresses of scratch memory and of the counter that threads take blocks
+    from.
     """
     direct: Callable[[bytes, int, None], int]
     """The same, with the interpreter lock held: for so little work that giving it up would take longer."""
@@ -67,7 +68,7 @@ def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | N
     loops = [_loop_of(structure, stages, index) for index in called]
     loops += [_reducer(reduction) for reduction in structure.reductions]
     frame = Frame(structure, len(loops))
-    text = Writer(structure, stages, frame, [loop.silent for loop in loops], minds_nans).text()
+    text = written(structure, stages, frame, [loop.silent for loop in loops], minds_nans)
     function = loaded(compiled(text, NAME), NAME)
     return Code(_WALK(function.address), _DIRECT(function.address), frame, stages, tuple(loops), function.owner)
 
