@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from engine.fusion.groups import Step
 from engine.fusion.pairwise import Splits
 from engine.fusion.program import Deviation, reducer
-from engine.fusion.runs import Step
 from engine.memory.layout import Shape
 
 Array = np.ndarray[Any, Any]

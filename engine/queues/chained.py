@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import chains
-from engine.fusion.runs import LONGEST, TOGETHER, Chooser
+from engine.fusion.groups import LONGEST, TOGETHER, Chooser
 from engine.queues.finding import Found, found_among, may_be_written_over
 from engine.queues.records import entry_of
 from engine.queues.states import Entry

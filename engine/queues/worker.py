@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.op import SMALL_NS
 from engine.failures import failed
-from engine.fusion.fused import execute_run
+from engine.fusion.fused import execute_group
+from engine.fusion.groups import LOOKAHEAD, FusionGroup, can_begin, collect
 from engine.fusion.liveness import give_up_operands, mark_kept
-from engine.fusion.runs import LOOKAHEAD, Run, can_begin, collect
 from engine.queues.chained import ChainedGroup, chained_group
 from engine.queues.execution import execute_guarded, run_coroutine
 from engine.queues.hooks import hooks
@@ -123,8 +123,8 @@ class WorkerLane:
             job = jobs.pop()
             self._end_alone(job, failed(job.record, error), jobs)
             return
-        if isinstance(group, Run):
-            self._work_run(group, jobs)
+        if isinstance(group, FusionGroup):
+            self._work_group(group, jobs)
         elif group is not None:
             self._work_chain(group, jobs)
         else:
@@ -183,7 +183,7 @@ class WorkerLane:
 
     # Groups
 
-    def _collect(self, jobs: list[Job]) -> Run | ChainedGroup | None:
+    def _collect(self, jobs: list[Job]) -> FusionGroup | ChainedGroup | None:
         """The group that the next job begins; None when the job is to be run by itself."""
         head = jobs[-1].entry
         if not can_begin(head.record.op):
@@ -195,13 +195,13 @@ class WorkerLane:
                 records.clear()
                 self._take_all(chained.found.cells, jobs)
                 return chained
-            run = collect(records[0], records[1:], Favour(head))
+            group = collect(records[0], records[1:], Favour(head))
             records.clear()
-            if run is None:
+            if group is None:
                 return None
-            self._take_all(run.cells, jobs)
-            run.entry = head
-        return run
+            self._take_all(group.cells, jobs)
+            group.entry = head
+        return group
 
     def _take_all(self, cells: Sequence[Cell], jobs: list[Job]) -> None:
         """Take the records of a group that the next job begins."""
@@ -231,16 +231,16 @@ class WorkerLane:
                     self._queue.slice.run_in_place(cell, values)
         return iter([*aside, *queued])
 
-    def _work_run(self, run: Run, jobs: list[Job]) -> None:
-        head: Entry = run.entry
-        results = self._results_of(run, _threads(head))
-        cells = run.cells
+    def _work_group(self, group: FusionGroup, jobs: list[Job]) -> None:
+        head: Entry = group.entry
+        results = self._results_of(group, _threads(head))
+        cells = group.cells
         if results is None:
             for cell in cells:
                 self._run_again(cell)
             del cell
-        run.inputs.clear()
-        run.steps.clear()
+        group.inputs.clear()
+        group.steps.clear()
         self._end_group(head, cells, results, jobs)
 
     def _work_chain(self, group: ChainedGroup, jobs: list[Job]) -> None:
@@ -274,15 +274,15 @@ class WorkerLane:
         finally:
             self._queue.driver.looked()
 
-    def _results_of(self, run: Run, threads: int) -> list[Any] | None:
+    def _results_of(self, group: FusionGroup, threads: int) -> list[Any] | None:
         """Compute the group and return its results; None where its ops have to be run one by one."""
         try:
             with self._queue.lock:
-                mark_kept(run, self._queue.slice.early)
-                give_up_operands(run, self._queue.slice.early)
-                if run.overwrites:
-                    self._queue.overwriting.update(run.cells)
-            return execute_run(run, threads)
+                mark_kept(group, self._queue.slice.early)
+                give_up_operands(group, self._queue.slice.early)
+                if group.overwrites:
+                    self._queue.overwriting.update(group.cells)
+            return execute_group(group, threads)
         except Exception:  # noqa: BLE001 - a deviation, or a defect of the engine: one by one they come out right
             return None
 

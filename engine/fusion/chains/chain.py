@@ -114,13 +114,13 @@ class Chain:
 
     def _reduce(self, outcomes: list[Any], partials: list[Array]) -> bool:
         """Make the results of reductions; False where NumPy would have warned, or another order might matter."""
-        run, splits = self.layout.run, self.layout.walk.splits
-        steps = [(index, step) for index, step in enumerate(run.steps) if step.reduction is not None]
+        group, splits = self.layout.group, self.layout.walk.splits
+        steps = [(index, step) for index, step in enumerate(group.steps) if step.reduction is not None]
         try:
             with np.errstate(divide="raise", over="raise", invalid="raise", under="ignore"):
                 for (index, step), each, its in zip(steps, partials, self.structure.reductions, strict=True):
                     blocks = each.view(its.code)[:: 8 // np.dtype(its.code).itemsize]
-                    outcomes[index] = reduced(step, run.shape, splits, blocks)
+                    outcomes[index] = reduced(step, group.shape, splits, blocks)
         except (Deviation, FloatingPointError):
             return False
         return True
@@ -137,10 +137,10 @@ class Frames:
     """
 
     def __init__(self, layout: Layout, code: Code) -> None:
-        run, walk = layout.run, layout.walk
+        group, walk = layout.group, layout.walk
         one_pass = len(code.stages.stages) == 1 and not code.stages.slots
         block_bytes = ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES
-        elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
+        elements = max(64, block_bytes // max(step.dtype.itemsize for step in group.steps))
         if layout.description.structure.reductions:
             walk.cut_for_sums(elements)
         else:

@@ -15,9 +15,9 @@ import numpy as np
 
 from engine.base.op import Op, ShapeDtype
 from engine.fusion.chains.key import ChainKey, Kind, Step, kinds_of, steps_of
+from engine.fusion.groups import FusionGroup, collect
 from engine.fusion.native.describe import Description, described
 from engine.fusion.native.structure import UnsupportedError
-from engine.fusion.runs import Run, collect
 from engine.fusion.walks import Walk
 from engine.memory.buffers import buffers, strides_of
 from engine.memory.layout import Shape, Strides
@@ -36,7 +36,7 @@ Output = tuple[int, Shape, np.dtype[Any], tuple[int, ...] | None]
 class Layout:
     """The plan of a chain."""
 
-    run: Run
+    group: FusionGroup
     walk: Walk
     description: Description
     inputs: Sequence[int]
@@ -67,37 +67,37 @@ class Layout:
 def laid_out(key: ChainKey, scalars: Sequence[Any], *, careful: bool) -> Layout:
     """Plan a chain. Raises `UnsupportedError` where it is not one that can be computed by one call."""
     steps = steps_of(key)
-    run, inputs = _grouped(steps, kinds_of(key), scalars)
-    walk, outputs = _walked(run)
-    description = described(run, walk)
+    group, inputs = _grouped(steps, kinds_of(key), scalars)
+    walk, outputs = _walked(group)
+    description = described(group, walk)
     if careful:
         description = replace(description, structure=description.structure._replace(careful=True))
     numbers, pack = _packing(steps, description, scalars)
-    outcomes = [ShapeDtype(run.shape, step.dtype) for step in run.steps]
-    ns = _estimated(steps, run, description)
-    return Layout(run, walk, description, inputs, outputs, numbers, pack, outcomes, ns, _successors(run, inputs))
+    outcomes = [ShapeDtype(group.shape, step.dtype) for step in group.steps]
+    ns = _estimated(steps, group, description)
+    return Layout(group, walk, description, inputs, outputs, numbers, pack, outcomes, ns, _successors(group, inputs))
 
 
-def _estimated(steps: Sequence[Step], run: Run, description: Description) -> float:
+def _estimated(steps: Sequence[Step], group: FusionGroup, description: Description) -> float:
     """Estimate a call: about what arithmetic in cache takes; for each other op what it takes by itself."""
-    elements, width = math.prod(run.shape), description.structure.widest / 8
-    whole = _stand_in(np.dtype(np.float64), run.shape, (0,) * len(run.shape))
+    elements, width = math.prod(group.shape), description.structure.widest / 8
+    whole = _stand_in(np.dtype(np.float64), group.shape, (0,) * len(group.shape))
     others = [step.op for step in steps if not _is_arithmetic(step.op)]
     inline = width * (0.03 * (len(steps) - len(others)) + 0.1 * len(description.arrays))
     return 2_000 + elements * inline + sum(op.cost.estimate([whole], {}) for op in others)
 
 
-def _successors(run: Run, inputs: Sequence[int]) -> list[int]:
+def _successors(group: FusionGroup, inputs: Sequence[int]) -> list[int]:
     """The arrays that are of the shape, dtype and layout of a result."""
-    kept = {(step.dtype, strides_of(run.shape, step.dtype.itemsize, step.order)) for step in run.steps if step.keep}
+    kept = {(step.dtype, strides_of(group.shape, step.dtype.itemsize, step.order)) for step in group.steps if step.keep}
     return [
         inputs[number]
-        for number, array in enumerate(run.inputs)
-        if array.shape == run.shape and (array.dtype, array.strides) in kept
+        for number, array in enumerate(group.inputs)
+        if array.shape == group.shape and (array.dtype, array.strides) in kept
     ]
 
 
-def _grouped(steps: Sequence[Step], kinds: Sequence[Kind], scalars: Sequence[Any]) -> tuple[Run, list[int]]:
+def _grouped(steps: Sequence[Step], kinds: Sequence[Kind], scalars: Sequence[Any]) -> tuple[FusionGroup, list[int]]:
     """The chain as a fusion group of stand-ins; and for each of its inputs, which array of the key it is."""
     arrays = [_stand_in(*kind) for kind in kinds]
     values: Iterator[Any] = iter(scalars)
@@ -106,13 +106,13 @@ def _grouped(steps: Sequence[Step], kinds: Sequence[Kind], scalars: Sequence[Any
         args = tuple(_operand(each, cells, arrays, values) for each in operands)
         given: Any = None if params is None else dict(params)
         cells.append(pending_cell(op, args, given, None, None, 0))  # type: ignore[arg-type]
-    run = collect(cells[0], cells[1:])
-    if run is None or len(run.steps) != len(cells) or run.whole:
+    group = collect(cells[0], cells[1:])
+    if group is None or len(group.steps) != len(cells) or group.whole:
         raise UnsupportedError
-    for step, planned in zip(run.steps, steps, strict=True):
+    for step, planned in zip(group.steps, steps, strict=True):
         step.keep = planned.keep or step.reduction is not None
     numbers = {id(array): number for number, array in enumerate(arrays)}
-    return run, [numbers[id(array)] for array in run.inputs]
+    return group, [numbers[id(array)] for array in group.inputs]
 
 
 def _operand(operand: Any, cells: Sequence[Cell], arrays: Sequence[Array], scalars: Any) -> Any:
@@ -126,16 +126,18 @@ def _stand_in(dtype: np.dtype[Any], shape: Shape, strides: Strides) -> Array:
     return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, strides)
 
 
-def _walked(run: Run) -> tuple[Walk, list[Output]]:
-    outputs: list[Array | None] = [None] * len(run.steps)
+def _walked(group: FusionGroup) -> tuple[Walk, list[Output]]:
+    outputs: list[Array | None] = [None] * len(group.steps)
     made: list[Output] = []
-    for index, step in enumerate(run.steps):
+    for index, step in enumerate(group.steps):
         if step.keep and step.reduction is None:
-            outputs[index] = _stand_in(step.dtype, run.shape, strides_of(run.shape, step.dtype.itemsize, step.order))
-            plain = step.order == tuple(range(len(run.shape))) and not buffers.leases(run.shape, step.dtype)
-            made.append((index, run.shape, step.dtype, None if plain else step.order))
-    walk = Walk(run.shape, run.inputs, outputs)
-    if len(walk.shape) > 1 and any(step.reduction is not None for step in run.steps):
+            outputs[index] = _stand_in(
+                step.dtype, group.shape, strides_of(group.shape, step.dtype.itemsize, step.order)
+            )
+            plain = step.order == tuple(range(len(group.shape))) and not buffers.leases(group.shape, step.dtype)
+            made.append((index, group.shape, step.dtype, None if plain else step.order))
+    walk = Walk(group.shape, group.inputs, outputs)
+    if len(walk.shape) > 1 and any(step.reduction is not None for step in group.steps):
         raise UnsupportedError
     return walk, made
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.base.op import loop_dtypes
 from engine.fusion.blocks import cast, select
+from engine.fusion.groups import FusionGroup, Input, Register, Step, promoted_as
 from engine.fusion.native.emit import code_of
 from engine.fusion.native.structure import (
     CAST,
@@ -26,7 +27,6 @@ from engine.fusion.native.structure import (
     UnsupportedError,
 )
 from engine.fusion.program import as_array
-from engine.fusion.runs import Input, Register, Run, Step, promoted_as
 from engine.fusion.walks import Walk
 
 Array = np.ndarray[Any, Any]
@@ -46,17 +46,17 @@ class Description:
     """For each scalar, the step that it is an operand of, and which one it is."""
 
 
-def described(run: Run, walk: Walk) -> Description:
+def described(group: FusionGroup, walk: Walk) -> Description:
     """Describe a group. Raises `UnsupportedError` where it has something that is not compiled."""
-    description = _Describer(run, walk)
-    for index, step in enumerate(run.steps):
+    description = _Describer(group, walk)
+    for index, step in enumerate(group.steps):
         description.add(index, step)
     return description.result()
 
 
 class _Describer:
-    def __init__(self, run: Run, walk: Walk) -> None:
-        self._run = run
+    def __init__(self, group: FusionGroup, walk: Walk) -> None:
+        self._group = group
         self._arrays = list(walk.inputs)
         self._outputs: dict[int, int] = {}
         for index, output in enumerate(walk.outputs):
@@ -98,13 +98,13 @@ class _Describer:
 
     def _type(self, operand: Any) -> Any:
         if isinstance(operand, Register):
-            return self._run.steps[operand.step].dtype
-        return promoted_as(self._run.inputs[operand.index] if isinstance(operand, Input) else operand)
+            return self._group.steps[operand.step].dtype
+        return promoted_as(self._group.inputs[operand.index] if isinstance(operand, Input) else operand)
 
     def _plain(self, operand: Any) -> tuple[Ref, str]:
         """An operand that is no scalar, and its dtype."""
         if isinstance(operand, Register):
-            return self._results[operand.step], _code(self._run.steps[operand.step].dtype)
+            return self._results[operand.step], _code(self._group.steps[operand.step].dtype)
         if isinstance(operand, Input):
             return Ref("array", operand.index), self._kinds[operand.index].code
         raise UnsupportedError
@@ -145,7 +145,7 @@ class _Describer:
 
     def _emit(self, op: Computed, refs: Sequence[Ref], loop: tuple[str, ...], step: int | None = None) -> Ref:
         output = None if step is None else self._outputs.get(step)
-        over = step is not None and self._run.steps[step].over is not None
+        over = step is not None and self._group.steps[step].over is not None
         ref = Ref("step", len(self._instructions))
         self._instructions.append(Instruction(op, tuple(refs), loop, output, over))
         if step is not None:

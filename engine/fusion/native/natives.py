@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
+from engine.fusion.groups import FusionGroup
 from engine.fusion.native import llvm
 from engine.fusion.native.background import Background
 from engine.fusion.native.compiler import Code, compile_structure
@@ -23,7 +24,6 @@ from engine.fusion.native.machine import is_available
 from engine.fusion.native.selfcheck import SelfCheck
 from engine.fusion.native.statistics import FusionStatistics
 from engine.fusion.native.structure import Structure, UnsupportedError
-from engine.fusion.runs import Run
 from engine.fusion.walks import Walk
 
 LIMIT = 256
@@ -75,12 +75,12 @@ class Natives:
         """Tell whether groups can be compiled here."""
         return is_available()
 
-    def find(self, run: Run, walk: Walk) -> tuple[Code, Description] | None:
+    def find(self, group: FusionGroup, walk: Walk) -> tuple[Code, Description] | None:
         """The code of a group; None where it is not there, which it may be next time."""
         if not (self.enabled and self.available):
             return None
         try:
-            description = described(run, walk)
+            description = described(group, walk)
         except UnsupportedError:
             self.count("misses")
             return None
