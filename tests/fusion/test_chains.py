@@ -1,6 +1,7 @@
 """Chains that are computed in place, or as one call of a function: NumPy's bits and warnings, and what is kept."""
 
 import asyncio
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import engine
 from engine import ops
 from engine.base.op import op_of
 from engine.fusion.chains import chains as module
-from engine.fusion.chains.chain import Chain
+from engine.fusion.chains.chain import Chain, Frames
 from engine.fusion.chains.chains import Chains, State
 from engine.fusion.chains.key import kinds_of, steps_of
+from engine.fusion.native import llvm
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.queues import in_place, slice as slices
@@ -354,6 +356,47 @@ async def test_code_that_was_let_go_of_is_compiled_again(
         assert (await handle == right).all()
     assert natives.statistics().cached <= 2
     assert [len(chain) for chain in watched.computed] == [2, 3, 4, 5, 6, 2]
+
+
+def chain_key(length: int) -> tuple[Any, ...]:
+    """The key of a chain of additions on three doubles."""
+    steps = ((op_of(np.add), None, number - 1, ~0, number == length) for number in range(1, length + 1))
+    return (op_of(np.add), None, ~0, ~0, False, *(each for step in steps for each in step), np.dtype("f8"), (3,), (8,))
+
+
+def test_code_that_is_being_executed_outlives_its_entry() -> None:
+    natives = Natives(limit=1, at_once=True)
+    chains = Chains(natives, sightings=1)
+    chain = chains.find(chain_key(2), [])
+    assert chain is not None
+    code = chain.entry.code
+    assert code is not None
+    assert chains.find(chain_key(3), []) is not None
+    assert chain.entry.code is None  # another one has taken its place
+    assert chain.compute([np.ones(3)], []) is None
+    llvm.dispose()
+    outcomes = chain._called(code, [np.ones(3)], [], Frames.in_place)
+    assert outcomes is not None
+    assert outcomes[-1].tolist() == [4.0] * 3
+    before = len(llvm._alive)
+    del code
+    gc.collect()
+    llvm.dispose()
+    assert len(llvm._alive) == before - 1
+
+
+def test_what_is_let_go_of_is_given_back() -> None:
+    chains = Chains(Natives(limit=2, at_once=True), sightings=1)
+    for length in range(1, 5):
+        assert chains.find(chain_key(length), []) is not None
+    gc.collect()
+    llvm.dispose()
+    alive = len(llvm._alive)
+    for length in range(5, 8):
+        assert chains.find(chain_key(length), []) is not None
+    gc.collect()
+    llvm.dispose()
+    assert len(llvm._alive) == alive
 
 
 async def test_an_op_that_fails_fails_alone(watched: Watched) -> None:
