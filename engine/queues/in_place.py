@@ -56,11 +56,14 @@ class InPlaceChains:
             return False
         if not self._is_worthwhile():
             return False
-        known = self._chains.at(self._site())
+        site = self._site()
+        if self._chains.rests(site):
+            return False
+        known = self._chains.at(site)
         if known is not None:
             match = known.match(self._queue.pending)
-            if match is not None and self._compute(known, *match):
-                return True
+            if match is not None:
+                return self._done(known, *match)
         return self._look_up()
 
     def _look_up(self) -> bool:
@@ -72,10 +75,14 @@ class InPlaceChains:
             return False
         operands = found.operands
         chain = self._chains.find(found.key(_HELD), operands.scalars, self._site())
-        if chain is not None and self._compute(chain, found.cells, operands.arrays, operands.scalars):
-            return True
-        self._passed = len(found.cells) - 1
-        return False
+        return self._done(chain, found.cells, operands.arrays, operands.scalars)
+
+    def _done(self, chain: Chain | None, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]) -> bool:
+        """Compute a chain; where that is not possible, its records are not looked at any more."""
+        done = chain is not None and self._compute(chain, cells, arrays, scalars)
+        if not done:
+            self._passed = len(cells) - 1
+        return done
 
     def _site(self) -> Site:
         """Where the first record on the queue comes from."""
@@ -84,7 +91,10 @@ class InPlaceChains:
 
     def _is_worthwhile(self) -> bool:
         """Tell whether the first record on the queue may begin a chain, as far as its own operands tell."""
-        head = self._queue.pending[0]
+        pending = self._queue.pending
+        if len(pending) < 2:
+            return False
+        head = pending[0]
         if head.rare is not None or not head.op.fusion.fusable:
             return False
         size = 0

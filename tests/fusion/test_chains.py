@@ -21,6 +21,7 @@ from engine.fusion.native import llvm
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.queues import in_place, slice as slices
+from engine.queues.finding import found_among
 from tests.planning import make_all_large
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
@@ -397,6 +398,27 @@ def test_what_is_let_go_of_is_given_back() -> None:
     gc.collect()
     llvm.dispose()
     assert len(llvm._alive) == alive
+
+
+async def test_a_chain_that_is_refused_is_not_looked_for_each_time(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enable()
+    looks: list[object] = []
+
+    def counted(records: Any) -> Any:
+        looks.append(None)
+        return found_among(records)
+
+    monkeypatch.setattr(in_place, "found_among", counted)
+    array = values("f8") * 1j
+    x = ops.asarray(array)
+    await x
+    for _ in range(60):
+        result = await (x * 2 + x)
+    assert (result == array * 2 + array).all()
+    assert 0 < len(looks) < 10
+    assert not watched.computed
 
 
 async def test_an_op_that_fails_fails_alone(watched: Watched) -> None:

@@ -19,11 +19,14 @@ from engine.fusion.chains.key import ChainKey
 from engine.fusion.native.natives import Natives, natives
 from engine.fusion.native.structure import UnsupportedError
 
-LIMIT = 1024
+LIMIT = 512
 """Keys that are remembered."""
 SIGHTINGS = 2
 """How often a chain is seen before it is planned."""
 
+
+REST = 64
+"""How often a place that a refused chain came from is not looked at, before it is again."""
 
 Site = tuple[CodeType | None, int]
 """The code that dispatched the first op of a chain, and in it the instruction."""
@@ -45,6 +48,8 @@ class Chains:
         self._known: dict[ChainKey, Chain | State | int] = {}
         self._at: dict[Site, Chain] = {}
         """The chain that was last found by its key, for the place where its first op was dispatched."""
+        self._resting: dict[Site, int] = {}
+        """How often more a place is not looked at, as a chain that was refused came from there."""
 
     @property
     def active(self) -> bool:
@@ -57,6 +62,15 @@ class Chains:
         if known is None or not self._natives.enabled or known.entry.code is None or known.is_hopeless:
             return None
         return known
+
+    def rests(self, site: Site) -> bool:
+        """Tell whether to look for no chain from a place now: one that was refused came from there lately."""
+        left = self._resting.get(site, 0)
+        if left > 1:
+            self._resting[site] = left - 1
+        elif left:
+            self._resting.pop(site, None)
+        return left > 0
 
     def find(self, key: ChainKey, scalars: Sequence[Any], site: Site | None = None) -> Chain | None:
         """A chain that can be computed now; None where it cannot, which it may be next time."""
@@ -71,6 +85,10 @@ class Chains:
                 return known
             self._without_code(known, scalars)
             return None
+        if known is State.REFUSED and site is not None:
+            if len(self._resting) >= LIMIT:
+                self._resting.clear()
+            self._resting[site] = REST
         if isinstance(known, int):
             self._remember(key, known + 1)
             if known + 1 >= self._sightings:
