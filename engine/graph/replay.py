@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from engine.base.op import SMALL_NS, Op
+from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
-from engine.graph.codegen import cost_of, merge
+from engine.graph.codegen import cost_of, merge, traced
 from engine.graph.compiled import CompiledReplay
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
@@ -54,6 +56,8 @@ class Replay:
         self._mergeable = [step.op.known and step.device is None and step.op is not TRANSFER for step in plan.steps]
         self.follows_inputs = all(self._mergeable)
         """True if all steps run on the device of the first input, so that they may be merged."""
+        self._taken: dict[type, bool] = {}
+        """Whether all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
         self.compiled = CompiledReplay(plan, self.captured) if self.follows_inputs else None
@@ -79,6 +83,24 @@ class Replay:
             return None
         inputs = (*range(plan.inputs), *self.captured)
         return merge(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled, quick=quick)
+
+    @cached_property
+    def traced(self) -> Op | None:
+        """All steps as one op for a backend that takes functions; None where there are none, or devices are named."""
+        plan = self.plan
+        if not plan.steps or not plan.outputs or not self.follows_inputs:
+            return None
+        return traced(plan, (*range(plan.inputs), *self.captured), self._name)
+
+    def is_taken_by(self, backend: Backend[Any]) -> bool:
+        """Tell whether a backend takes a call as one record, and computes each of its steps."""
+        if not backend.takes_functions:
+            return False
+        cls = type(backend)
+        known = self._taken.get(cls)
+        if known is None:
+            known = self._taken[cls] = all(backend.runs(step.op.name, step.op.kernel) for step in self.plan.steps)
+        return known
 
     @cached_property
     def merged(self) -> Ready:
