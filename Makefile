@@ -50,6 +50,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.graphs
 	$(BIN)/python -m benchmarks.fairness
+	$(BIN)/python -m benchmarks.native --write
+	$(BIN)/python -m benchmarks.chains --write
 	$(BIN)/python -m benchmarks.cluster
 
 # What `make bench` measures beside eagerloop where it finds them. PyTorch is left out: the registry's build brings

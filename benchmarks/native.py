@@ -1,7 +1,8 @@
 """`python -m benchmarks.native`: chains computed by NumPy, by the engine without and with compiled code, in turns.
 
 All of them run in one process, one after the other in each round, so that what else the machine does falls on all.
-Where jax is installed, `jax.jit` takes part. Every result is compared with NumPy's, bit for bit.
+Where they are installed, `jax.jit` and numexpr take part. Every result of the engine is compared with NumPy's, bit for
+bit. `--write` puts the tables into docs/performance.md, with those of `benchmarks.chains`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -19,8 +21,12 @@ import numpy as np
 
 import engine
 from benchmarks.measure import heartbeat, percentile
+from benchmarks.report import put
 from engine import ops
 from engine.fusion.native.natives import natives
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+BEGIN, END = "<!-- native: written by `python -m benchmarks.native --write` -->", "<!-- end of native -->"
 
 Array = np.ndarray[Any, Any]
 Chain = Callable[[Any, Any, Any], Any]
@@ -96,6 +102,20 @@ CHAINS: dict[str, tuple[Chain, str]] = {
 }
 
 
+EXPRESSIONS: dict[Chain, str] = {
+    ten: "where((sqrt(abs(x*2 + y)) - x)**2 + 1 > y, (sqrt(abs(x*2 + y)) - x)**2 + 1, y) / 3 - y",
+    chosen: (
+        "where(where((x > 0.5) & (y < 1.2), x*2 + 1, y - x) > 1, where((x > 0.5) & (y < 1.2), x*2 + 1, y - x) * y, "
+        "where((x > 0.5) & (y < 1.2), x*2 + 1, y - x) + 0.5)"
+    ),
+    summed: "sum(((x - y) * 0.5)**2 + abs(x))",
+    functions: "tanh(exp(-x*x) * sin(y*3) + log(y + 1)) * 2 - x",
+    one_add: "x + y",
+    one_root: "sqrt(y)",
+}
+"""Chains as numexpr has them; what it computes once that stands there twice, it finds itself."""
+
+
 def operands(code: str, side: int) -> tuple[Array, Array]:
     """Two square arrays of a dtype."""
     source = np.random.default_rng(0)
@@ -120,9 +140,27 @@ def ways(chain: Chain, x: Array, y: Array) -> dict[str, Way]:
         return await chain(first, second, ops)
 
     systems: dict[str, Way] = {"numpy": with_numpy, "called": called, "compiled": compiled}
+    return systems | peers(chain, x, y)
+
+
+def peers(chain: Chain, x: Array, y: Array) -> dict[str, Way]:
+    """The other systems that are installed."""
+    found: dict[str, Way] = {}
     if find_spec("jax") is not None:
-        systems["jax"] = with_jax(chain, x, y)
-    return systems
+        found["jax.jit"] = with_jax(chain, x, y)
+    if find_spec("numexpr") is not None and chain in EXPRESSIONS:
+        found["numexpr"] = with_numexpr(EXPRESSIONS[chain], x, y)
+    return found
+
+
+def with_numexpr(expression: str, x: Array, y: Array) -> Way:
+    """The chain as an expression of numexpr."""
+    numexpr = import_module("numexpr")
+
+    async def run() -> object:
+        return numexpr.evaluate(expression, {"x": x, "y": y})
+
+    return run
 
 
 def with_jax(chain: Chain, x: Array, y: Array) -> Way:
@@ -160,19 +198,38 @@ async def compared(chain: Chain, code: str, side: int, rounds: int) -> dict[str,
     return seconds
 
 
-async def run(names: Sequence[str], side: int, rounds: int) -> None:
+def facts(seconds: dict[str, list[float]]) -> tuple[list[tuple[str, float, float]], float]:
+    """For each system its median seconds and how many times as fast as NumPy it is; and the lag."""
+    numpy = median(seconds["numpy"])
+    rows = [(name, median(each), numpy / median(each)) for name, each in seconds.items() if name != "lag"]
+    return rows, median(seconds["lag"])
+
+
+def table(heading: str, results: dict[str, dict[str, list[float]]]) -> str:
+    """The rows of all chains, the fastest system first, as Markdown."""
+    lines = [f"### {heading}", "", "| chain | system | median | against NumPy | lag p99 |", "|---|---|---:|---:|---:|"]
+    for chain, seconds in results.items():
+        rows, lag = facts(seconds)
+        for name, its, ratio in sorted(rows, key=lambda row: row[1]):
+            beside = f"{lag * 1e3:.2f} ms" if name == "compiled" else ""
+            lines.append(f"| {chain} | {NAMES.get(name, name)} | {its * 1e3:.2f} ms | {ratio:.1f}x | {beside} |")
+    return "\n".join([*lines, ""])
+
+
+NAMES = {"numpy": "NumPy", "compiled": "eagerloop", "called": "eagerloop without llvmlite"}
+
+
+async def run(names: Sequence[str], side: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Print a line for each chain: milliseconds, and how many times as fast as NumPy."""
+    results = {}
     async with engine.Executor(execution_mode=engine.ASYNC):
         for name in names:
-            seconds = await compared(*CHAINS[name], side, rounds)
-            numpy = median(seconds["numpy"])
-            figures = [
-                f"{system} {median(each) * 1e3:7.1f} ms {numpy / median(each):5.1f}x"
-                for system, each in seconds.items()
-                if system != "lag"
-            ]
-            print(f"{name:<20} {'   '.join(figures)}   lag p99 {median(seconds['lag']) * 1e3:.2f} ms", flush=True)
+            seconds = results[name] = await compared(*CHAINS[name], side, rounds)
+            rows, lag = facts(seconds)
+            figures = [f"{system} {its * 1e3:7.1f} ms {ratio:5.1f}x" for system, its, ratio in rows]
+            print(f"{name:<20} {'   '.join(figures)}   lag p99 {lag * 1e3:.2f} ms", flush=True)
     print(engine.fusion_statistics())
+    return results
 
 
 def main() -> None:
@@ -181,8 +238,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="CHAIN", help=f"one or more of {', '.join(CHAINS)}; default: all")
     parser.add_argument("--side", type=int, default=3_162, help="elements along an axis; default: 10 million in all")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
-    asyncio.run(run(options.names or list(CHAINS), options.side, options.rounds))
+    results = asyncio.run(run(options.names or list(CHAINS), options.side, options.rounds))
+    if options.write:
+        elements = options.side**2
+        text = table(f"Chains on {elements / 1e6:.0f} million elements", results)
+        put(PAGE, BEGIN, END, text + f"\n* command: `python -m benchmarks.native --rounds {options.rounds} --write`\n")
 
 
 if __name__ == "__main__":

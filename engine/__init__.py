@@ -49,7 +49,8 @@ from engine.custom.functions import op
 from engine.devices.base import Device
 from engine.dispatch.executor import Statistics
 from engine.failures import INTERNAL as _INTERNAL
-from engine.fusion.native.natives import FusionStatistics, fusion_statistics
+from engine.fusion.native.natives import fusion_statistics
+from engine.fusion.native.statistics import FusionStatistics
 from engine.graph.default_graph import get_default_graph, graphs as _graphs, placeholder, reset_default_graph
 from engine.graph.function import FunctionStatistics, function
 from engine.graph.graph import Graph

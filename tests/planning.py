@@ -13,9 +13,10 @@ import pytest
 
 import engine
 from engine.base.op import Op, ShapeDtype
-from engine.fusion.fused import execute_run
+from engine.fusion.chains.chains import Chains
+from engine.fusion.fused import execute_group
+from engine.fusion.groups import FusionGroup
 from engine.fusion.native.natives import Natives
-from engine.fusion.runs import Run
 from engine.memory import buffers
 from engine.parallel import lanes
 from engine.queues import slice as slices, worker
@@ -28,7 +29,7 @@ OFF = Natives(enabled=False)
 
 @dataclass
 class Watched:
-    """What was run as runs: for each one, the names of its ops, and which of their results were kept."""
+    """What was run as groups: for each one, the names of its ops, and which of their results were kept."""
 
     runs: list[list[tuple[str, bool]]] = field(default_factory=list)
     overwritten: int = 0
@@ -37,7 +38,7 @@ class Watched:
     @property
     def elided(self) -> int:
         """Results that were never written to memory."""
-        return sum(not kept for run in self.runs for _, kept in run)
+        return sum(not kept for group in self.runs for _, kept in group)
 
 
 def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,16 +60,18 @@ def force_runs(monkeypatch: pytest.MonkeyPatch, block_bytes: int, compiled: Nati
     """Plan whatever can be planned, in blocks of so many bytes; 64 elements are the smallest block there is."""
     make_all_large(monkeypatch)
     monkeypatch.setattr(buffers, "LARGE", 1)
+    monkeypatch.setattr("engine.fusion.groups.TOGETHER", 0)
+    monkeypatch.setattr("engine.queues.chained.chains", Chains(OFF))  # each group is planned
     watched = Watched()
 
-    def execute(run: Run, threads: int) -> list[Any]:
-        watched.overwritten += sum(step.over is not None for step in run.steps)
-        results = execute_run(run, threads, block_bytes, compiled)
+    def execute(group: FusionGroup, threads: int) -> list[Any]:
+        watched.overwritten += sum(step.over is not None for step in group.steps)
+        results = execute_group(group, threads, block_bytes, compiled)
         kept = [not isinstance(result, ShapeDtype) for result in results]
-        watched.runs.append([(step.op.name, keep) for step, keep in zip(run.steps, kept, strict=True)])
+        watched.runs.append([(step.op.name, keep) for step, keep in zip(group.steps, kept, strict=True)])
         return results
 
-    monkeypatch.setattr(worker, "execute_run", functools.wraps(execute_run)(execute))
+    monkeypatch.setattr(worker, "execute_group", functools.wraps(execute_group)(execute))
     return watched
 
 
@@ -79,7 +82,7 @@ def forbid_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def enable_runs(monkeypatch: pytest.MonkeyPatch, threads: int) -> Watched:
-    """ASYNC mode on two devices, every chain a run, on all of so many cores, in blocks of 64 doubles.
+    """ASYNC mode on two devices, every chain a group, on all of so many cores, in blocks of 64 doubles.
 
     Each device does one thing at a time, in dispatch order: then it is certain which ops come together.
     """
@@ -93,7 +96,7 @@ def enable_runs(monkeypatch: pytest.MonkeyPatch, threads: int) -> Watched:
 
 
 class Held:
-    """An elementwise op, `x + addend`, whose blocks are written and then wait until `opened` is set: holds a run."""
+    """An elementwise op, `x + addend`, whose blocks are written and then wait until `opened` is set: holds a group."""
 
     def __init__(self, addend: int = 0) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()

@@ -61,7 +61,7 @@ ASYNCIO_MODULES = (
 LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
     {
         ("engine.cli", "engine.observe.page.server"),
-        ("engine.fusion.native.compiler", "llvmlite.binding"),
+        ("engine.fusion.native.llvm", "llvmlite.binding"),
         ("engine.observe", "engine.observe.metrics"),
         ("engine.observe", "engine.observe.page.application"),
         ("engine.observe", "engine.observe.spans"),

@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 import engine
 from engine import ops
-from engine.fusion.fused import execute_run
-from engine.fusion.runs import Run
+from engine.fusion.fused import execute_group
+from engine.fusion.groups import FusionGroup
 from engine.parallel import composed, lanes
 from engine.parallel.axes import cut
 from tests.planning import force_threads
@@ -118,11 +118,11 @@ async def test_a_variance_over_all_axes_has_the_bits_of_numpys(
 async def test_a_variance_is_made_of_two_walks(pieces: Pieces, monkeypatch: pytest.MonkeyPatch) -> None:
     walks: list[list[str]] = []
 
-    def watched(run: Run, threads: int) -> list[Any]:
-        walks.append([step.op.name for step in run.steps])
-        return execute_run(run, threads)
+    def watched(group: FusionGroup, threads: int) -> list[Any]:
+        walks.append([step.op.name for step in group.steps])
+        return execute_group(group, threads)
 
-    monkeypatch.setattr(composed, "execute_run", watched)
+    monkeypatch.setattr(composed, "execute_group", watched)
     await ops.var(ops.asarray(values((7000,), "float64", special=False)))
     assert walks == [["sum"], ["subtract", "square", "sum"]]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from engine.fusion.runs import strides_of
+from engine.fusion.groups import strides_of
 from engine.memory.buffers import BufferCache
 from engine.memory.layout import blocks, broadcast_strides, coalesce, copy_order, iteration_order, tile
 

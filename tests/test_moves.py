@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import engine
 import engine.testing
 from engine import ops
-from engine.fusion.fused import execute_run
+from engine.fusion.fused import execute_group
 from engine.parallel import composed, joins, lanes, moves
 from tests.planning import force_threads
 
@@ -30,11 +30,11 @@ def shared(monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> list[bool]:
 
     def watched_run(*args: Any) -> Any:
         outcomes.append(True)
-        return execute_run(*args)
+        return execute_group(*args)
 
     monkeypatch.setattr(moves, "share_out", watched)
     monkeypatch.setattr(joins, "share_out", watched)
-    monkeypatch.setattr(composed, "execute_run", watched_run)
+    monkeypatch.setattr(composed, "execute_group", watched_run)
     return outcomes
 
 

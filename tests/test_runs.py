@@ -14,8 +14,8 @@ import engine
 import engine.testing
 from engine import ops
 from engine.base.op import Op, op_of
+from engine.fusion.groups import LEFT_OUT, LONGEST, collect
 from engine.fusion.liveness import give_up_operands, mark_kept
-from engine.fusion.runs import LEFT_OUT, LONGEST, collect
 from engine.queues import worker
 from engine.runtime.current import current
 from handles.cell import Cell, pending_cell, settle
@@ -27,7 +27,7 @@ N = 1_000
 
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"], autouse=True)
 def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fresh_engine: None) -> Watched:
-    """Every chain a run, in blocks of 64 elements."""
+    """Every chain a group, in blocks of 64 elements."""
     return enable_runs(monkeypatch, request.param)
 
 
@@ -58,13 +58,13 @@ def test_what_was_set_aside_and_stands_on_the_queue_nevertheless_is_not_kept_by_
     home: Any = None
     add: Cell = pending_cell(op_of(np.add), (numbers(), 1.0), None, home, None, 0)
     root: Cell = pending_cell(op_of(np.sqrt), (add,), None, home, None, 0)
-    run = collect(add, [root])
-    assert run is not None
+    group = collect(add, [root])
+    assert group is not None
     queue = deque([add, root])  # the names stand for the set of what runs
-    mark_kept(run, set())
-    assert [step.keep for step in run.steps] == [True, True]
-    mark_kept(run, {id(cell) for cell in queue})
-    assert [step.keep for step in run.steps] == [False, False]
+    mark_kept(group, set())
+    assert [step.keep for step in group.steps] == [True, True]
+    mark_kept(group, {id(cell) for cell in queue})
+    assert [step.keep for step in group.steps] == [False, False]
 
 
 def test_an_operand_that_stands_on_the_queue_nevertheless_is_written_over() -> None:
@@ -72,16 +72,16 @@ def test_an_operand_that_stands_on_the_queue_nevertheless_is_written_over() -> N
     operand: Cell = pending_cell(op_of(np.negative), (), None, home, None, 0)
     add: Cell = pending_cell(op_of(np.add), (operand, 1.0), None, home, None, 0)
     settle(operand, numbers() + 0)
-    run = collect(add, [])
-    assert run is not None
+    group = collect(add, [])
+    assert group is not None
     queue = deque([operand])
     del operand
     kept = add
-    mark_kept(run, set())
+    mark_kept(group, set())
     over = []
     for queued in (set(), {id(cell) for cell in queue}):
-        give_up_operands(run, queued)
-        over.append(run.steps[0].over)
+        give_up_operands(group, queued)
+        over.append(group.steps[0].over)
     assert over == [None, 0]
     del kept
 
@@ -90,7 +90,7 @@ picky = engine.op(lambda x: x + 0, name="picky")
 KEEPERS: dict[str, Callable[[Any], Any]] = {
     "the handle": lambda handle: handle,
     "a copy of it": copy.copy,
-    "an op that no run takes": lambda handle: ops.cumulative_sum(ops.reshape(handle, (-1,)))[:0],
+    "an op that no group takes": lambda handle: ops.cumulative_sum(ops.reshape(handle, (-1,)))[:0],
     "an op of unknown cost": picky,
     "a view": lambda handle: handle[:],
     "an op on another device": lambda handle: handle.to_device("CPU:1") + 0,
@@ -157,7 +157,7 @@ async def test_a_run_leaves_out_what_does_not_fit_and_what_depends_on_it(watched
     result = start * 2
     np.testing.assert_array_equal(await result, (x + 1) * 2)
     np.testing.assert_array_equal(await after, np.cumsum(x + 1) + 1)
-    assert [[name for name, _ in run] for run in watched.runs] == [["add", "multiply"], ["add"]]
+    assert [[name for name, _ in group] for group in watched.runs] == [["add", "multiply"], ["add"]]
 
 
 VIEWS: dict[str, Callable[[Any], Any]] = {
@@ -487,7 +487,7 @@ def defective(*_: Any) -> Any:
 async def test_a_defect_of_the_execution_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     h = ops.asarray(numbers())
     with monkeypatch.context() as broken:
-        broken.setattr(worker, "execute_run", defective)
+        broken.setattr(worker, "execute_group", defective)
         np.testing.assert_array_equal(await ((h + 1) * 2), (numbers() + 1) * 2)
 
 

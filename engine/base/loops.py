@@ -115,7 +115,7 @@ class Heartbeat:
         loop = self._loop()
         if loop is not None:
             self._armed = True
-            loop.call_later(BEAT, self._beat)
+            loop.call_later(BEAT, self._beat, context=Context())  # that of a waiter would keep its scope
 
     def _beat(self) -> None:
         self._armed = False

@@ -170,6 +170,7 @@ class Op:
         updates: bool = False,
         limit: Slots | None = None,
         computes: bool = False,
+        brief: int | None = None,
     ) -> None:
         known, simple = ns is not None, outputs == 1 and overwrite is None
         if ns is None:
@@ -195,7 +196,7 @@ class Op:
             "coroutine": coroutine,
             "external": external or coroutine,
             "simple": simple,
-            "brief": min(small, WATCHED) if simple else -1,
+            "brief": -1 if not simple else min(small, WATCHED) if brief is None else brief,
             "limit": limit,
         }
         for slot, value in values.items():

@@ -18,13 +18,14 @@ import numpy as np
 
 from engine.base.op import ShapeDtype
 from engine.base.warned import call_at
+from engine.fusion.groups import FusionGroup, Register, Step
 from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.natives import Natives, natives
-from engine.fusion.program import Deviation, Program, reducer
-from engine.fusion.runs import Register, Run, Step
+from engine.fusion.program import Deviation, Program
+from engine.fusion.reductions import reduced
 from engine.fusion.walks import Strips, Walk
 from engine.memory.buffers import buffers, unlocked
-from engine.memory.layout import Shape, strip_axis
+from engine.memory.layout import strip_axis
 from engine.threads.pool import together
 
 Array = np.ndarray[Any, Any]
@@ -43,69 +44,71 @@ _WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
 """The kinds of warnings, in the order in which NumPy gives them."""
 
 
-def execute_run(run: Run, threads: int, block_bytes: int = BLOCK_BYTES, compiled: Natives = natives) -> list[Any]:
+def execute_group(
+    group: FusionGroup, threads: int, block_bytes: int = BLOCK_BYTES, compiled: Natives = natives
+) -> list[Any]:
     """The result of each step: only its shape and dtype where nobody refers to it, its error where it has one.
 
-    Raises `Deviation` where the run has to be done again, op by op; nothing has happened then.
+    Raises `Deviation` where the group has to be done again, op by op; nothing has happened then.
     """
     once = False
     try:
-        execution = Execution(run, block_bytes, compiled)
-        once = run.overwrites
+        execution = Execution(group, block_bytes, compiled)
+        once = group.overwrites
         execution.work_with(threads)
         return execution.results()
     except BaseException as error:  # a worker calls this, which nobody interrupts
         if once:  # its operands may be written over already; memory for scratch ran out, for example
-            return [error] * len(run.steps)
+            return [error] * len(group.steps)
         raise Deviation from error
 
 
 class Execution:
     """The outputs and the walk of one group, shared by the threads that work on it."""
 
-    def __init__(self, run: Run, block_bytes: int, compiled: Natives) -> None:
-        self.run = run
-        self._outputs: list[Any] = [None] * len(run.steps)
+    def __init__(self, group: FusionGroup, block_bytes: int, compiled: Natives) -> None:
+        self.group = group
+        self._outputs: list[Any] = [None] * len(group.steps)
         self._warned: dict[tuple[int, str], None] = {}
         self.error: BaseException | None = None
-        self._noted = _noted_states(run.context)
-        self._program = Program(run)
+        self._noted = _noted_states(group.context)
+        self._program = Program(group)
         self._compiled = compiled
         self._native: NativeCall | None = None
         self._allocate()
         self.walk = self._walk()
         self._cut(block_bytes)
         self.partials: dict[int, list[Any]] = {}
-        if run.overwrites:
+        if group.overwrites:
             with np.errstate(all="ignore"):
                 self._program.try_out(self.walk)
 
     def _allocate(self) -> None:
-        for index, step in enumerate(self.run.steps):
+        for index, step in enumerate(self.group.steps):
             if step.over is not None:
-                self._outputs[index] = unlocked(self.run.inputs[step.over])
+                self._outputs[index] = unlocked(self.group.inputs[step.over])
             elif step.keep and step.reduction is None:
-                self._outputs[index] = buffers.array(self.run.shape, step.dtype, step.order)
+                self._outputs[index] = buffers.array(self.group.shape, step.dtype, step.order)
 
     def _walk(self) -> Walk:
-        run = self.run
-        if not run.whole:
-            return Walk(run.shape, run.inputs, self._outputs)
-        if strip_axis(run.shape, run.whole) is None:
+        group = self.group
+        if not group.whole:
+            return Walk(group.shape, group.inputs, self._outputs)
+        if strip_axis(group.shape, group.whole) is None:
             raise Deviation
-        return Strips(run.shape, run.inputs, self._outputs, run.whole)
+        return Strips(group.shape, group.inputs, self._outputs, group.whole)
 
     def _cut(self, block_bytes: int) -> None:
         """Find the compiled code, and cut the walk into blocks of the size that is best for it, or without it."""
-        run, walk = self.run, self.walk
-        found = self._compiled.find(run, walk)
+        group, walk = self.group, self.walk
+        found = self._compiled.find(group, walk)
         if found is not None:
             one_pass = len(found[0].stages.stages) == 1 and not found[0].stages.slots
             block_bytes = min(block_bytes, ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES)
-        elif len(run.steps) == 1:
+        elif len(group.steps) == 1:
             block_bytes *= 4  # nothing is read twice, so nothing has to stay in cache
-        elements = max(64, block_bytes // max(step.dtype.itemsize for step in run.steps))
-        if run.whole or all(step.reduction is None for step in run.steps):
+        elements = max(64, block_bytes // max(step.dtype.itemsize for step in group.steps))
+        if group.whole or all(step.reduction is None for step in group.steps):
             walk.cut(elements)
         elif len(walk.shape) == 1:
             walk.cut_for_sums(elements)
@@ -143,7 +146,7 @@ class Execution:
             raise self.error
 
     def _work_natively(self, native: NativeCall, todo: Iterator[int]) -> None:
-        if not self.run.whole:
+        if not self.group.whole:
             native.work()
             return
 
@@ -172,8 +175,8 @@ class Execution:
         self._noting(self._reduce)
         raised = self._warn() if self._warned else {}
         return [
-            raised.get(index, ShapeDtype(self.run.shape, step.dtype) if output is None else output)
-            for index, (output, step) in enumerate(zip(self._outputs, self.run.steps, strict=True))
+            raised.get(index, ShapeDtype(self.group.shape, step.dtype) if output is None else output)
+            for index, (output, step) in enumerate(zip(self._outputs, self.group.steps, strict=True))
         ]
 
     def _warn(self) -> dict[int, BaseException]:
@@ -182,7 +185,7 @@ class Execution:
         A step that depends on such a one would not have been run, and does not warn.
         """
         raised: dict[int, BaseException] = {}
-        for index, step in enumerate(self.run.steps):
+        for index, step in enumerate(self.group.steps):
             sources = [each.step for each in step.operands if isinstance(each, Register) and each.step in raised]
             if sources:
                 raised[index] = raised[sources[0]]
@@ -198,17 +201,20 @@ class Execution:
 
     def _reduce(self, mark: list[int]) -> None:
         """Make the results of reductions from those of their blocks."""
-        if all(step.reduction is None for step in self.run.steps):
+        if all(step.reduction is None for step in self.group.steps):
             return
         columns = self._columns()
-        for index, step in enumerate(self.run.steps):
+        for index, step in enumerate(self.group.steps):
             if step.reduction is not None:
                 mark[0] = index
-                self._outputs[index] = self._reduced(step, next(columns))
+                if step.axes is not None:
+                    self._outputs[index] = self._reduced_along(step, step.axes, next(columns))
+                else:
+                    self._outputs[index] = reduced(step, self.group.shape, self.walk.splits, next(columns))
 
     def _columns(self) -> Iterator[Any]:
         """For each reduction, its results in each block."""
-        if self._native is None or self.run.whole:
+        if self._native is None or self.group.whole:
             return zip(*(self.partials[number] for number in range(len(self.walk))), strict=True)
         columns = self._native.columns()
         for number, again in self.partials.items():
@@ -216,29 +222,11 @@ class Execution:
                 column[number] = value
         return iter(columns)
 
-    def _reduced(self, step: Step, partials: Sequence[Any]) -> Array:
-        assert step.reduction is not None
-        if step.axes is not None:
-            return self._reduced_along(step, step.axes, partials)
-        size = math.prod(self.run.shape)
-        if step.reduction in ("add", "mean") and step.dtype.kind == "f":
-            assert self.walk.splits is not None
-            total = self.walk.splits.combine(np.asarray(partials))
-            if step.reduction == "mean":
-                total = total.dtype.type(total / np.intp(size))
-        else:
-            total = reducer("add" if step.reduction == "count" else step.reduction)(np.array(partials))
-        if not _is_clear(step, total, partials):
-            raise Deviation
-        params = step.cell.params or {}
-        shape: Shape = (1,) * len(self.run.shape) if params.get("keepdims") else ()
-        return np.asarray(total).reshape(shape)
-
     def _reduced_along(self, step: Step, axes: tuple[int, ...], partials: Sequence[Any]) -> Array:
         assert isinstance(self.walk, Strips)
         across = self.walk.across
         result: Array = np.concatenate(partials, axis=across - sum(axis < across for axis in axes))
-        shape = self.run.shape
+        shape = self.group.shape
         if step.reduction == "mean":
             count = np.intp(math.prod(shape[axis] for axis in axes))
             np.true_divide(result, count, out=result, casting="unsafe")
@@ -262,17 +250,3 @@ def _said_of(step: Step) -> str:
     if step.reduction is not None:
         return "reduce"
     return "cast" if step.op.fusion.block is not None else str(step.op.kernel.__name__)
-
-
-def _is_clear(step: Step, total: Any, partials: Sequence[Any]) -> bool:
-    """Tell whether any walk over the whole gives these bits.
-
-    Where NaNs meet, or zeros of both signs in a maximum, the order of instructions decides which one it is. That the
-    sum of infinities is no number, does not depend on it.
-    """
-    if step.dtype.kind != "f" or step.reduction == "count":
-        return True
-    if step.reduction in ("add", "mean"):
-        return bool(total == total or not np.isnan(partials).any())
-    zeros = [each for each in partials if each == 0] if total == 0 else []
-    return bool(total == total and len({bool(np.signbit(each)) for each in zeros}) <= 1)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.base.op import loop_dtypes
-from engine.fusion.runs import Input, Register, Run, Step, promoted_as
+from engine.fusion.groups import FusionGroup, Input, Register, Step, promoted_as
 from engine.fusion.walks import Walk
 from engine.memory.layout import Shape
 from engine.threads.pool import give_way
@@ -41,15 +41,15 @@ class Work(Protocol):
 class Program:
     """The steps as straight-line Python, with a place for each result: an output, or scratch that is used again.
 
-    Between two ufunc calls the interpreter lock is held, and the other threads of the run wait for it: so the code of
-    a block is compiled, once for each form of run, instead of interpreted.
+    Between two ufunc calls the interpreter lock is held, and the other threads of the group wait for it: so the code of
+    a block is compiled, once for each form of group, instead of interpreted.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._steps, self._inputs = run.steps, run.inputs
+    def __init__(self, group: FusionGroup) -> None:
+        self._steps, self._inputs = group.steps, group.inputs
         self._last_use = {
             operand.step: index
-            for index, step in enumerate(run.steps)
+            for index, step in enumerate(group.steps)
             for operand in step.operands
             if isinstance(operand, Register)
         }
@@ -57,7 +57,7 @@ class Program:
         self._count = 0
         self._assign()
         self._constants: list[Any] = []
-        self._code = _made(self._source(len(run.inputs)))
+        self._code = _made(self._source(len(group.inputs)))
 
     # Where results go
 
@@ -222,5 +222,5 @@ def _names(letter: str, count: int) -> str:
 @lru_cache(maxsize=256)
 def _made(source: str) -> Callable[..., list[Any]]:
     namespace: dict[str, Any] = {}
-    exec(compile(source, "<fused run>", "exec"), namespace)
+    exec(compile(source, "<fusion group>", "exec"), namespace)
     return namespace["block"]  # type: ignore[no-any-return]

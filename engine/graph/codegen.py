@@ -12,6 +12,7 @@ in its namespace.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from types import CodeType
@@ -24,6 +25,7 @@ from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeD
 from engine.base.traced import Traced, TracedStep
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
+from engine.graph.compiled import CompiledReplay
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimize import Plan
 from engine.graph.schedule import schedule
@@ -43,21 +45,27 @@ def merge(
     inputs: Sequence[int],
     outputs: Sequence[int],
     name: str,
+    compiled: CompiledReplay | None = None,
+    *,
+    quick: bool = False,
 ) -> Op:
     """Make an op that takes the slots `inputs` and gives the slots `outputs`, by running these steps in order.
 
-    `costs` has the estimated nanoseconds of each step, None where a shape is not known.
+    `costs` has the estimated nanoseconds of each step, None where a shape is not known. `compiled` is used where it
+    can be; with `quick`, the op is run in place without another look at it.
     """
-    brief = all(cost is not None for cost in costs) and sum(filter(None, costs)) <= SMALL_NS
+    total = sum(filter(None, costs)) if all(cost is not None for cost in costs) else math.inf
+    kernel = straight_line(plan, steps, inputs, outputs, name)
     return Op(
         name,
-        straight_line(plan, steps, inputs, outputs, name),
+        kernel if compiled is None else compiled.kernel(kernel),
         infer=_inference(plan, steps, inputs, outputs),
-        cost=_cost(costs, steps),
+        cost=_cost(costs, steps) if compiled is None else _compiled_cost(costs, steps, compiled),
         view=any(step.op.memory.view for step in steps)
         or not {slot for step in steps for slot in step.outputs()}.issuperset(outputs),
         blas=any(step.op.cost.blas for step in steps),
-        small=UNLIMITED if brief else 0,
+        small=UNLIMITED if total <= SMALL_NS or quick else 0,
+        brief=UNLIMITED if total <= SMALL_NS / 2 or quick else None,
         outputs=len(outputs),
     )
 
@@ -126,6 +134,11 @@ def _cost(costs: Sequence[float | None], steps: Sequence[Step]) -> Estimate:
         return fixed + 2.0 * len(steps) * max((np.size(value) for value in values), default=1)
 
     return estimate
+
+
+def _compiled_cost(costs: Sequence[float | None], steps: Sequence[Step], compiled: CompiledReplay) -> Estimate:
+    otherwise = _cost(costs, steps)
+    return lambda values, params: compiled.cost(otherwise(values, params))
 
 
 def _inference(plan: Plan, steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int]) -> Infer:

@@ -38,11 +38,13 @@ def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: 
         if not are_apart and _is_taken_whole(replay, arrays, dispatcher) and replay.traced is not None:
             return _dispatch_whole(replay, replay.traced, arrays, dispatcher)
         return run_steps(replay.unmerged, arrays, dispatcher)
-    if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
-        return run_on_queues(replay.merged, arrays, dispatcher)
-    whole = replay.whole
-    if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
-        return run_steps(replay.merged, arrays, dispatcher)
+    whole = replay.quick(arrays)
+    if whole is None:
+        if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
+            return run_on_queues(replay.merged, arrays, dispatcher)
+        whole = replay.whole
+        if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
+            return run_steps(replay.merged, arrays, dispatcher)
     return _dispatch_whole(replay, whole, arrays, dispatcher)
 
 

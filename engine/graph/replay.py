@@ -12,6 +12,7 @@ one, and a second thread that comes meanwhile makes an equal one, so no lock is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from engine.base.op import SMALL_NS, Op
 from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
 from engine.graph.codegen import cost_of, merge, traced
+from engine.graph.compiled import CompiledReplay
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
 from engine.graph.steps import Slots, Step
@@ -58,15 +60,29 @@ class Replay:
         """Whether all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
+        self.compiled = CompiledReplay(plan, self.captured) if self.follows_inputs else None
+        """The steps as one compiled call, where they are a chain of elementwise ops."""
         self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
 
     @cached_property
     def whole(self) -> Op | None:
         """All steps as one op; None where they are too many, or none."""
+        return self._merged_whole(quick=False)
+
+    @cached_property
+    def _quick(self) -> Op | None:
+        return self._merged_whole(quick=True)
+
+    def quick(self, arrays: Sequence[object]) -> Op | None:
+        """All steps as one op that is computed in place by one compiled call; None where it cannot be, or not yet."""
+        return self._quick if self.compiled is not None and self.compiled.is_quick(arrays) else None
+
+    def _merged_whole(self, *, quick: bool) -> Op | None:
         plan = self.plan
         if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
             return None
-        return merge(plan, plan.steps, self._costs, (*range(plan.inputs), *self.captured), plan.outputs, self._name)
+        inputs = (*range(plan.inputs), *self.captured)
+        return merge(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled, quick=quick)
 
     @cached_property
     def traced(self) -> Op | None:

@@ -92,11 +92,15 @@ class BufferCache:
             axes = tuple(range(len(shape))) if order is None else order
             return np.empty([shape[axis] for axis in axes], dtype).transpose(np.argsort(axes))
         nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes < LARGE or dtype.char in "mMV":
+        if not self.leases(shape, dtype):
             memory = np.empty(nbytes, np.uint8)
             return np.ndarray(shape, dtype, memory, strides=strides_of(shape, dtype.itemsize, order))
         strides = strides_of(shape, dtype.itemsize, order)
         return np.asarray(Lease(self, self._take(nbytes), shape, strides, dtype))
+
+    def leases(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Tell whether a result is large enough for a lease, and of a dtype that can be on one."""
+        return math.prod(shape) * dtype.itemsize >= LARGE and dtype.char not in "mMV"
 
     def _take(self, nbytes: int) -> Array:
         buffer = self._free_buffer(nbytes)

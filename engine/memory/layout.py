@@ -1,6 +1,6 @@
 """How NumPy lays out and walks the operands of an elementwise op, and how to cut that walk into blocks. Pure.
 
-The layout of a result is visible: in its strides, and in the order in which a later reduction adds. So a fused run
+The layout of a result is visible: in its strides, and in the order in which a later reduction adds. So a fusion group
 must choose the very order of axes that NumPy's iterator would choose.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.facts import facts_of
-from engine.fusion.runs import reduces_exactly
+from engine.fusion.groups import reduces_exactly
 from engine.memory.layout import NARROWEST, pieces
 
 Array = np.ndarray[Any, Any]

@@ -1,4 +1,4 @@
-"""Ops that are made of a few elementwise ones, as runs on several threads: variances and differences."""
+"""Ops that are made of a few elementwise ones, as groups on several threads: variances and differences."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from engine.base.op import Op, op_of
-from engine.fusion.fused import execute_run
-from engine.fusion.runs import Input, Register, Run, Step
+from engine.fusion.fused import execute_group
+from engine.fusion.groups import FusionGroup, Input, Register, Step
 from handles.cell import pending_cell
 
 Array = np.ndarray[Any, Any]
@@ -72,7 +72,7 @@ def _step(x: Array, kernel: Any, *operands: Any) -> Step:
 
 
 def _run(inputs: list[Array], steps: list[Step], threads: int) -> Array:
-    result = execute_run(Run(inputs[0].shape, None, steps, inputs), threads)[-1]
+    result = execute_group(FusionGroup(inputs[0].shape, None, steps, inputs), threads)[-1]
     if isinstance(result, BaseException):
         raise result
     return np.asarray(result)

@@ -24,6 +24,7 @@ from engine.devices.cpu import checked
 from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
+from engine.queues.in_place import InPlaceChains
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
@@ -88,6 +89,7 @@ class Slice:
         self._backlog = queue.backlog
         self._completions = queue.completions
         self._plain = queue.on_host and not queue.strict
+        self._chains = InPlaceChains(queue)
         self.costs = Costs()
         self.early: set[int] = set()
         """Records that were demanded and dealt with, and still stand on the queue: their identities."""
@@ -133,7 +135,12 @@ class Slice:
         if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
             return False
         with queue.lock:
-            return self._run_brief(ends, until)
+            if self._run_brief(ends, until):
+                return True
+            if not self._pending or not self._chains.run():
+                return False
+            self._take_off_done()
+            return until.value is not PENDING
 
     def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
         """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
@@ -169,11 +176,21 @@ class Slice:
             pending.popleft()  # it was demanded, or cancelled
         if not pending:
             return False
+        if self._plain and IN_PLACE and self._chains.run():
+            self._take_off_done()
+            return until is not None and until.value is not PENDING
         cell = pending[0]  # taken off only when it is dealt with: an interrupt loses nothing
         self.deal_with(cell)
         early.discard(id(cell))
         pending.popleft()
         return cell is until and cell.value is not PENDING
+
+    def _take_off_done(self) -> None:
+        """Take records off the front of the queue that have ended, which would keep their results."""
+        pending = self._pending
+        while pending and pending[0].value is not PENDING and pending[0].waiters is None:
+            self.early.discard(id(pending[0]))
+            pending.popleft()
 
     def _take_off_early(self) -> None:
         """Take what was demanded and dealt with off the front of the queue, which would keep its result.
@@ -227,7 +244,14 @@ class Slice:
                     elif left.__class__ not in SCALARS:
                         return False
                     params = cell.params
-                    if size > op.brief or cell.rare is not None or cell.value is not PENDING or (slow and op in slow):
+                    if size > op.brief and not (
+                        left.__class__ is array
+                        and left.size <= op.brief
+                        and op.fusion.fusable
+                        and left.shape == right.shape
+                    ):
+                        return False  # the product of two sizes is what may be computed, not what is
+                    if cell.rare is not None or cell.value is not PENDING or (slow and op in slow):
                         return False
                     kernel = op.guarded
                     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.op import Op
 from engine.devices.base import Backend
-from engine.fusion.runs import can_begin
+from engine.fusion.groups import can_begin
 from engine.queues.demand import Demand
 from engine.queues.execution import is_part_of_call
 from engine.queues.hooks import hooks

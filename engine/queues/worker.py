@@ -9,16 +9,17 @@ Under the queue's lock: to look ahead, to settle, and to choose the next op. Wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from time import perf_counter, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
 from engine.base.op import SMALL_NS
 from engine.failures import failed
-from engine.fusion.fused import execute_run
+from engine.fusion.fused import execute_group
+from engine.fusion.groups import LOOKAHEAD, FusionGroup, can_begin, collect
 from engine.fusion.liveness import give_up_operands, mark_kept
-from engine.fusion.runs import LOOKAHEAD, Run, can_begin, collect
+from engine.queues.chained import ChainedGroup, chained_group
 from engine.queues.execution import execute_guarded, run_coroutine
 from engine.queues.hooks import hooks
 from engine.queues.launch import Job
@@ -93,6 +94,11 @@ def _is_view_of(values: list[Any], cell: Cell) -> bool:
         return False
 
 
+def _threads(head: Entry) -> int:
+    """How many threads the slots of a group's first record allow."""
+    return sum(count for slots, count in head.grants if slots is core_slots)
+
+
 class WorkerLane:
     """Computes large ops of one queue."""
 
@@ -112,13 +118,15 @@ class WorkerLane:
 
     def _work_one(self, jobs: list[Job]) -> None:
         try:
-            run = self._collect(jobs)
+            group = self._collect(jobs)
         except Exception as error:  # noqa: BLE001 - a defect of the planning: a task that waits for the op is told
             job = jobs.pop()
             self._end_alone(job, failed(job.record, error), jobs)
             return
-        if run is not None:
-            self._work_run(run, jobs)
+        if isinstance(group, FusionGroup):
+            self._work_group(group, jobs)
+        elif group is not None:
+            self._work_chain(group, jobs)
         else:
             self._work_alone(jobs.pop(), jobs)
         self._queue.bells.ring()
@@ -175,23 +183,34 @@ class WorkerLane:
 
     # Groups
 
-    def _collect(self, jobs: list[Job]) -> Run | None:
+    def _collect(self, jobs: list[Job]) -> FusionGroup | ChainedGroup | None:
         """The group that the next job begins; None when the job is to be run by itself."""
         head = jobs[-1].entry
         if not can_begin(head.record.op):
             return None
         with self._queue.lock:
-            run = collect(head.record, self._ahead(head), Favour(head))
-            if run is None:
+            records = [head.record, *self._ahead(head)]
+            chained = chained_group(head, records, Favour, self._queue.slice.early)
+            if chained is not None:
+                records.clear()
+                self._take_all(chained.found.cells, jobs)
+                return chained
+            group = collect(records[0], records[1:], Favour(head))
+            records.clear()
+            if group is None:
                 return None
-            for cell in run.cells[1:]:
-                self._take(cell)
-            run.entry = head
-            if hooks.listeners:
-                for cell in run.cells:
-                    hooks.started(cell)
-            jobs.pop().operands.clear()  # what refers to an operand keeps its memory
-        return run
+            self._take_all(group.cells, jobs)
+            group.entry = head
+        return group
+
+    def _take_all(self, cells: Sequence[Cell], jobs: list[Job]) -> None:
+        """Take the records of a group that the next job begins."""
+        for cell in cells[1:]:
+            self._take(cell)
+        if hooks.listeners:
+            for cell in cells:
+                hooks.started(cell)
+        jobs.pop().operands.clear()  # what refers to an operand keeps its memory
 
     def _take(self, cell: Cell) -> None:
         if entry_of(cell) is None:
@@ -212,39 +231,58 @@ class WorkerLane:
                     self._queue.slice.run_in_place(cell, values)
         return iter([*aside, *queued])
 
-    def _work_run(self, run: Run, jobs: list[Job]) -> None:
-        head: Entry = run.entry
-        threads = sum(count for slots, count in head.grants if slots is core_slots)
-        results = self._results_of(run, threads)
+    def _work_group(self, group: FusionGroup, jobs: list[Job]) -> None:
+        head: Entry = group.entry
+        results = self._results_of(group, _threads(head))
+        cells = group.cells
         if results is None:
-            for cell in run.cells:
+            for cell in cells:
                 self._run_again(cell)
-        run.inputs.clear()
+            del cell
+        group.inputs.clear()
+        group.steps.clear()
+        self._end_group(head, cells, results, jobs)
+
+    def _work_chain(self, group: ChainedGroup, jobs: list[Job]) -> None:
+        """Compute a group that was planned before; where NumPy would have warned, its ops are run one by one."""
+        head, cells = group.head, list(group.found.cells)
+        results = group.computed(_threads(head))
+        if results is None:
+            for cell in cells:
+                self._run_again(cell)
+            del cell
+        group.found.let_go()
+        self._end_group(head, cells, results, jobs)
+
+    def _end_group(self, head: Entry, cells: list[Cell], results: list[Any] | None, jobs: list[Job]) -> None:
+        """Complete the records of a group, and go on with what became ready; `cells` and `results` are emptied."""
         self._queue.driver.leaving_slots()
         try:
             self._queue.starting.release(head)
             with self._queue.lock:
                 if results is not None and hooks.listeners:
-                    hooks.tell("grouped", run.cells)
-                for number, cell in enumerate(run.cells):
+                    hooks.tell("grouped", cells)
+                for number, cell in enumerate(cells):
                     self._queue.overwriting.discard(cell)
                     if results is not None:
                         self._settle_taken(cell, results[number])
-                del cell, results
-                run.steps.clear()  # before anything else runs here: what refers to its results counts
+                del cell
+                if results is not None:
+                    results.clear()
+                cells.clear()  # before anything else runs here: what refers to its results counts
                 self._go_on(jobs)
         finally:
             self._queue.driver.looked()
 
-    def _results_of(self, run: Run, threads: int) -> list[Any] | None:
+    def _results_of(self, group: FusionGroup, threads: int) -> list[Any] | None:
         """Compute the group and return its results; None where its ops have to be run one by one."""
         try:
             with self._queue.lock:
-                mark_kept(run, self._queue.slice.early)
-                give_up_operands(run, self._queue.slice.early)
-                if run.overwrites:
-                    self._queue.overwriting.update(run.cells)
-            return execute_run(run, threads)
+                mark_kept(group, self._queue.slice.early)
+                give_up_operands(group, self._queue.slice.early)
+                if group.overwrites:
+                    self._queue.overwriting.update(group.cells)
+            return execute_group(group, threads)
         except Exception:  # noqa: BLE001 - a deviation, or a defect of the engine: one by one they come out right
             return None
 

@@ -17,8 +17,9 @@ import pytest
 import engine
 from engine import ops
 from engine.fusion.native import natives as module
-from engine.fusion.native.compiler import compile_structure, is_available
+from engine.fusion.native.compiler import compile_structure
 from engine.fusion.native.emit import CODES
+from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.selfcheck import _structure, computed, has_numpys_bits, special_values

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.fusion.native.compiler import Code, flags, math_library
+from engine.fusion.native.compiler import Code
 from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import BYTES, FLOATS
+from engine.fusion.native.machine import address_of, flags, math_library
 from engine.fusion.native.structure import Frame, Ref
 from engine.fusion.walks import Walk
 
@@ -28,7 +29,7 @@ class NativeCall:
         self._redo = np.zeros(count, np.uint8)
         self._counter = np.zeros(1, np.int64)
         self._results = [np.zeros(count, np.int64) for _ in description.structure.reductions]
-        self._slot_bytes = -(-math.prod(walk.block) * description.structure.widest // BYTES) * BYTES + BYTES
+        self._slot_bytes = slot_bytes_of(walk, description)
         self._keep: list[Array] = []
         if description.structure.minds_nans and not description.structure.careful:
             noted = noted | {"invalid"}  # a NaN that was not there before may meet another one
@@ -36,43 +37,32 @@ class NativeCall:
 
     def _filled(self, mask: int) -> Array:
         code, description = self._code, self.description
-        frame, layout = np.zeros(code.frame.size, np.int64), code.frame
-        library = math_library()
-        assert library is not None
         table = np.ascontiguousarray(self._walk.table)
         self._keep.append(table)
-        frame[Frame.STOP], frame[Frame.REDO], frame[Frame.MASK] = len(self._redo), _address(self._redo), mask
-        frame[Frame.TABLE], frame[Frame.SLOT_BYTES] = _address(table), self._slot_bytes
-        frame[Frame.CLEAR], frame[Frame.TEST], frame[Frame.YIELD] = library.clear, library.test, library.give_way
+        frame = constant_frame(code, description, self._redo, table, mask, self._slot_bytes)
+        layout = code.frame
+        library = math_library()
+        assert library is not None
+        frame[layout.header(Frame.YIELD)] = library.give_way
         for index, array in enumerate(description.arrays):
-            place = layout.array(index)
-            frame[place] = _address(array)
-            frame[place + 1 : place + 1 + array.ndim] = array.strides
+            frame[layout.array(index)] = address_of(array)
         for index, scalar in enumerate(description.scalars):
             frame[layout.scalar(index) :].view(scalar.dtype)[0] = scalar
-        for number, loop in enumerate(code.loops):
-            place = layout.loop(number)
-            frame[place : place + 3] = loop.loop, loop.context, loop.auxdata
-        for number, (reduction, results) in enumerate(
-            zip(description.structure.reductions, self._results, strict=True)
-        ):
-            place = layout.reduction(number)
-            frame[place] = _address(results)
-            initial = -0.0 if reduction.code in FLOATS else int(reduction.ufunc is np.logical_and)
-            frame[place + 1 :].view(reduction.code)[0] = initial
+        for number, results in enumerate(self._results):
+            frame[layout.reduction(number)] = address_of(results)
         return frame
 
     def work(self) -> None:
         """Take blocks until none is left; for each thread."""
         scratch = self._scratch()
-        self._code.walk(_address(self._frame), _address(scratch), _address(self._counter))
+        self._code.walk(address_of(self._frame), address_of(scratch), address_of(self._counter))
 
     def work_with(self, todo: Iterator[int], reduce: Reduce) -> None:
         """Take blocks from a list, and have each reduced along axes; for each thread."""
         scratch, frame, counter = self._scratch(), self._frame.copy(), np.zeros(1, np.int64)
         for number in todo:
-            counter[0], frame[Frame.STOP] = number, number + 1
-            self._code.walk(_address(frame), _address(scratch), _address(counter))
+            counter[0], frame[self._code.frame.header(Frame.STOP)] = number, number + 1
+            self._code.walk(address_of(frame), address_of(scratch), address_of(counter))
             if not self._redo[number]:
                 reduce(number, lambda step, number=number: self._place(step, number, scratch))  # type: ignore[misc]
 
@@ -106,5 +96,36 @@ class NativeCall:
         ]
 
 
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+def constant_frame(
+    code: Code, description: Description, redo: Array, table: Array, mask: int, slot_bytes: int
+) -> Array:
+    """A frame with all that is the same for walks of these shapes and strides; the addresses refer to its arguments."""
+    frame, layout = np.zeros(code.frame.size, np.int64), code.frame
+    library = math_library()
+    assert library is not None
+    numbers = {
+        Frame.STOP: len(redo),
+        Frame.REDO: address_of(redo),
+        Frame.MASK: mask,
+        Frame.TABLE: address_of(table),
+        Frame.CLEAR: library.clear,
+        Frame.TEST: library.test,
+        Frame.SLOT_BYTES: slot_bytes,
+    }
+    for number, value in numbers.items():
+        frame[layout.header(number)] = value
+    for index, array in enumerate(description.arrays):
+        place = layout.strides(index)
+        frame[place : place + array.ndim] = array.strides
+    for number, loop in enumerate(code.loops):
+        place = layout.loop(number)
+        frame[place : place + 3] = loop.loop, loop.context, loop.auxdata
+    for number, reduction in enumerate(description.structure.reductions):
+        initial = -0.0 if reduction.code in FLOATS else int(reduction.ufunc is np.logical_and)
+        frame[layout.initial(number) :].view(reduction.code)[0] = initial
+    return frame
+
+
+def slot_bytes_of(walk: Walk, description: Description) -> int:
+    """Bytes of scratch memory for one value of a block."""
+    return -(-math.prod(walk.block) * description.structure.widest // BYTES) * BYTES + BYTES

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.base.op import loop_dtypes
 from engine.fusion.blocks import cast, select
+from engine.fusion.groups import FusionGroup, Input, Register, Step, promoted_as
 from engine.fusion.native.emit import code_of
 from engine.fusion.native.structure import (
     CAST,
@@ -26,7 +27,6 @@ from engine.fusion.native.structure import (
     UnsupportedError,
 )
 from engine.fusion.program import as_array
-from engine.fusion.runs import Input, Register, Run, Step, promoted_as
 from engine.fusion.walks import Walk
 
 Array = np.ndarray[Any, Any]
@@ -42,19 +42,21 @@ class Description:
     """Inputs and outputs as they are walked."""
     places: dict[int, Ref]
     """Where what a reduction along an axis reduces is, for the number of its step."""
+    origins: Sequence[tuple[int, int]] = ()
+    """For each scalar, the step that it is an operand of, and which one it is."""
 
 
-def described(run: Run, walk: Walk) -> Description:
+def described(group: FusionGroup, walk: Walk) -> Description:
     """Describe a group. Raises `UnsupportedError` where it has something that is not compiled."""
-    description = _Describer(run, walk)
-    for index, step in enumerate(run.steps):
+    description = _Describer(group, walk)
+    for index, step in enumerate(group.steps):
         description.add(index, step)
     return description.result()
 
 
 class _Describer:
-    def __init__(self, run: Run, walk: Walk) -> None:
-        self._run = run
+    def __init__(self, group: FusionGroup, walk: Walk) -> None:
+        self._group = group
         self._arrays = list(walk.inputs)
         self._outputs: dict[int, int] = {}
         for index, output in enumerate(walk.outputs):
@@ -63,6 +65,7 @@ class _Describer:
                 self._arrays.append(output)
         self._kinds = [_kind(array) for array in self._arrays]
         self._scalars: list[Array] = []
+        self._origins: list[tuple[int, int]] = []
         self._instructions: list[Instruction] = []
         self._results: dict[int, Ref] = {}
         self._casts: dict[tuple[Ref, str], Ref] = {}
@@ -76,10 +79,9 @@ class _Describer:
             self._add_ufunc(index, step)
         elif step.op.fusion.block is select:
             code = _code(step.dtype)
-            refs = [self._operand(step.operands[0], np.dtype(bool))]
+            refs = self._operands(index, step, [np.dtype(bool), step.dtype, step.dtype])
             if refs[0].kind == "scalar":
                 raise UnsupportedError
-            refs += [self._operand(each, step.dtype) for each in step.operands[1:]]
             self._emit(WHERE, refs, ("b1", code, code, code), index)
         elif step.op.fusion.block is cast:
             ref, code = self._plain(step.operands[0])
@@ -90,28 +92,33 @@ class _Describer:
     def _add_ufunc(self, index: int, step: Step) -> None:
         types = tuple(map(self._type, step.operands))
         dtypes = loop_dtypes(step.op.kernel, types)
-        refs = [self._operand(each, dtype) for each, dtype in zip(step.operands, dtypes[:-1], strict=True)]
+        refs = self._operands(index, step, dtypes[:-1])
         assert isinstance(step.op.kernel, np.ufunc)
         self._emit(step.op.kernel, refs, tuple(map(_code, dtypes)), index)
 
     def _type(self, operand: Any) -> Any:
         if isinstance(operand, Register):
-            return self._run.steps[operand.step].dtype
-        return promoted_as(self._run.inputs[operand.index] if isinstance(operand, Input) else operand)
+            return self._group.steps[operand.step].dtype
+        return promoted_as(self._group.inputs[operand.index] if isinstance(operand, Input) else operand)
 
     def _plain(self, operand: Any) -> tuple[Ref, str]:
         """An operand that is no scalar, and its dtype."""
         if isinstance(operand, Register):
-            return self._results[operand.step], _code(self._run.steps[operand.step].dtype)
+            return self._results[operand.step], _code(self._group.steps[operand.step].dtype)
         if isinstance(operand, Input):
             return Ref("array", operand.index), self._kinds[operand.index].code
         raise UnsupportedError
 
-    def _operand(self, operand: Any, dtype: np.dtype[Any]) -> Ref:
-        """An operand in the dtype that it is computed with."""
-        if not isinstance(operand, Register | Input):
-            return self._scalar(operand, dtype)
-        return self._cast(*self._plain(operand), _code(dtype))
+    def _operands(self, index: int, step: Step, dtypes: Sequence[np.dtype[Any]]) -> list[Ref]:
+        """The operands of a step in the dtypes that they are computed with."""
+        refs = []
+        for place, (operand, dtype) in enumerate(zip(step.operands, dtypes, strict=True)):
+            if isinstance(operand, Register | Input):
+                refs.append(self._cast(*self._plain(operand), _code(dtype)))
+            else:
+                refs.append(self._scalar(operand, dtype))
+                self._origins.append((index, place))
+        return refs
 
     def _cast(self, ref: Ref, source: str, target: str) -> Ref:
         if source == target:
@@ -138,7 +145,7 @@ class _Describer:
 
     def _emit(self, op: Computed, refs: Sequence[Ref], loop: tuple[str, ...], step: int | None = None) -> Ref:
         output = None if step is None else self._outputs.get(step)
-        over = step is not None and self._run.steps[step].over is not None
+        over = step is not None and self._group.steps[step].over is not None
         ref = Ref("step", len(self._instructions))
         self._instructions.append(Instruction(op, tuple(refs), loop, output, over))
         if step is not None:
@@ -174,7 +181,7 @@ class _Describer:
             awaited,
             any(each.dtype.kind == "f" and bool(np.isnan(each)) for each in self._scalars),
         )
-        return Description(structure, self._scalars, self._arrays, self._places)
+        return Description(structure, self._scalars, self._arrays, self._places, self._origins)
 
 
 def _code(dtype: np.dtype[Any]) -> str:

@@ -180,28 +180,54 @@ def _last_reads(structure: Structure, born: dict[int, int], end: int) -> dict[in
 
 
 class Frame:
-    """Where the numbers and addresses of a call stand in the memory that the compiled function is given."""
+    """Where the numbers and addresses of a call stand in the memory that the compiled function is given.
 
-    STOP, REDO, MASK, TABLE, CLEAR, TEST, YIELD, SLOT_BYTES = range(8)
+    First what changes from call to call: the addresses of arrays and of results of reductions, then scalars. The rest
+    is the same for all calls that walk arrays of the same shapes and strides.
+    """
+
+    HEADER = ("STOP", "REDO", "MASK", "TABLE", "CLEAR", "TEST", "YIELD", "SLOT_BYTES", "OBJECTS")
+    STOP, REDO, MASK, TABLE, CLEAR, TEST, YIELD, SLOT_BYTES, OBJECTS = range(9)
+    """The numbers that each frame has. OBJECTS is 0 where addresses are those of elements; else they are those of
+    objects, which have the address of their elements that far from their beginning."""
 
     def __init__(self, structure: Structure, calls: int) -> None:
-        self._ndim = structure.ndim
-        self._scalars = 8 + len(structure.arrays) * (1 + structure.ndim)
-        self._loops = self._scalars + len(structure.scalars)
-        self._reductions = self._loops + 3 * calls
-        self.size = self._reductions + 2 * len(structure.reductions)
+        self._ndim, self._arrays = structure.ndim, len(structure.arrays)
+        self._scalars = self._arrays + len(structure.reductions)
+        self._header = self._scalars + len(structure.scalars)
+        self._strides = self._header + len(self.HEADER)
+        self._loops = self._strides + self._arrays * self._ndim
+        self._initials = self._loops + 3 * calls
+        self.size = self._initials + len(structure.reductions)
+
+    @property
+    def changing(self) -> int:
+        """How many of the numbers change from call to call."""
+        return self._header
 
     def array(self, index: int) -> int:
-        """The address of an array; its strides, in bytes, follow."""
-        return 8 + index * (1 + self._ndim)
+        """The address of an array."""
+        return index
+
+    def strides(self, index: int) -> int:
+        """The strides of an array, in bytes."""
+        return self._strides + index * self._ndim
+
+    def reduction(self, number: int) -> int:
+        """The address of the results of blocks."""
+        return self._arrays + number
+
+    def initial(self, number: int) -> int:
+        """The value that a reduction begins with."""
+        return self._initials + number
 
     def scalar(self, index: int) -> int:
         return self._scalars + index
 
+    def header(self, number: int) -> int:
+        """One of the numbers that each frame has."""
+        return self._header + number
+
     def loop(self, number: int) -> int:
         """The address of a loop; its context and its data follow."""
         return self._loops + 3 * number
-
-    def reduction(self, number: int) -> int:
-        """The address of the results of blocks; the value to begin with follows."""
-        return self._reductions + 2 * number

@@ -1,9 +1,9 @@
-"""Runs: chains of elementwise records over one shape, planned to be executed together, block by block. Pure.
+"""Fusion groups: chains of elementwise records over one shape, planned to be executed together, block by block. Pure.
 
-A run is collected from what is pending on a device when its first op is about to start. It takes along every later
-record that is elementwise over the same broadcast shape and whose operands are ready or computed within the run;
+A group is collected from what is pending on a device when its first op is about to start. It takes along every later
+record that is elementwise over the same broadcast shape and whose operands are ready or computed within the group;
 what it leaves out does not depend on it, so each result is as if ops ran one by one. A result that nothing outside
-the run refers to is never written to memory.
+the group refers to is never written to memory.
 """
 
 from __future__ import annotations
@@ -22,34 +22,37 @@ from engine.memory.layout import Shape, broadcast_strides, coalesce, copy_order,
 from handles.cell import PENDING, Cell
 
 LOOKAHEAD = 256
-"""Records that are looked at for one run."""
+"""Records that are looked at for one group."""
 LONGEST = 64
-"""Steps that one run has at most: planning holds the interpreter, and results come when the whole run has ended."""
+"""Steps that one group has at most: planning holds the interpreter, and results come when the whole group has ended."""
 LEFT_OUT = 64
-"""Records that do not fit, after which the run is closed: looking at them is not free."""
+"""Records that do not fit, after which the group is closed: looking at them is not free."""
+TOGETHER = 1 << 19
+"""Elements from which what does not belong together is computed together: it may read the same operands, which come
+from memory then. Below, they are in cache, and each combination of chains would be a structure of its own."""
 _KINDS = "biufcmM"
-"""The kinds of dtypes that runs compute with: fixed-size numbers, which uninitialized memory is a valid value of."""
+"""The kinds of dtypes that groups compute with: fixed-size numbers, which uninitialized memory is a valid value of."""
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """An operand that an earlier step of the run computes."""
+    """An operand that an earlier step of the group computes."""
 
     step: int
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An operand that is there when the run begins."""
+    """An operand that is there when the group begins."""
 
     index: int
 
 
 @dataclass(slots=True)
 class Step:
-    """One op of a run. `operands` are registers, inputs, and scalars as they are."""
+    """One op of a group. `operands` are registers, inputs, and scalars as they are."""
 
     cell: Cell
     op: Op
@@ -61,13 +64,13 @@ class Step:
     axes: tuple[int, ...] | None = None
     """The axes that are reduced, None for all of them."""
     keep: bool = True
-    """True if anything outside the run refers to the result."""
+    """True if anything outside the group refers to the result."""
     over: int | None = None
     """The input whose memory becomes the result's."""
 
 
 @dataclass(slots=True)
-class Run:
+class FusionGroup:
     """Steps in dispatch order, over one shape."""
 
     shape: Shape
@@ -76,13 +79,13 @@ class Run:
     steps: list[Step] = field(default_factory=list)
     inputs: list[Array] = field(default_factory=list)
     entry: Any = None
-    """The backlog's entry of the record that begins the run."""
+    """The backlog's entry of the record that begins the group."""
     whole: frozenset[int] = frozenset()
     """The axes that some step reduces, apart from others: blocks are not cut across them."""
 
     @property
     def overwrites(self) -> bool:
-        """Tell whether results are written over operands: such a run cannot be done again."""
+        """Tell whether results are written over operands: such a group cannot be done again."""
         return any(step.over is not None for step in self.steps)
 
     @property
@@ -91,46 +94,65 @@ class Run:
 
 
 def can_begin(op: Op) -> bool:
-    """Tell whether a run can begin with this op."""
+    """Tell whether a group can begin with this op."""
     return op.fusion.fusable or (op.known and op.fusion.facts.reduction is not None)
 
 
 class Chooser(Protocol):
-    """Which records may be offered to a run."""
+    """Which records may be offered to a group."""
 
     def allows(self, cell: Cell) -> bool: ...
 
     def joined(self, cell: Cell) -> None: ...
 
 
-def collect(head: Cell, later: Iterable[Cell], chooser: Chooser | None = None) -> Run | None:
-    """The run that begins with `head`, whose operands are ready; None when it has to run by itself."""
+def collect(head: Cell, later: Iterable[Cell], chooser: Chooser | None = None) -> FusionGroup | None:
+    """The group that begins with `head`, whose operands are ready; None when it has to run by itself."""
+    group = _collected(head, later, chooser)
+    if group is None or len(group.steps) < 2 or math.prod(group.shape) >= TOGETHER:
+        return group
+    related = _related(group)
+    return group if len(related) == len(group.steps) else _collected(head, related[1:], None)
+
+
+def _related(group: FusionGroup) -> list[Cell]:
+    """The records of the steps that belong together with the first one: one reads another, or both are read by one."""
+    parts = list(range(len(group.steps)))
+    for index, step in enumerate(group.steps):
+        for operand in step.operands:
+            if isinstance(operand, Register) and parts[operand.step] != parts[index]:
+                low, high = sorted((parts[operand.step], parts[index]))
+                parts = [low if part == high else part for part in parts]
+    return [step.cell for step, part in zip(group.steps, parts, strict=True) if part == 0]
+
+
+def _collected(head: Cell, later: Iterable[Cell], chooser: Chooser | None) -> FusionGroup | None:
     collector = Collector()
     if not collector.add(head, head=True):
         return None
-    assert collector.run is not None
+    assert collector.group is not None
     left_out = 0
     for cell in later:
         added = (chooser is None or chooser.allows(cell)) and collector.add(cell)
         left_out += not added
         if added and chooser is not None:
             chooser.joined(cell)
-        if left_out == LEFT_OUT or len(collector.run.steps) == LONGEST:
+        if left_out == LEFT_OUT or len(collector.group.steps) == LONGEST:
             break
-    return collector.run
+    return collector.group
 
 
 class Collector:
-    """A run that grows while records are offered to it in dispatch order."""
+    """A group that grows while records are offered to it in dispatch order."""
 
     def __init__(self) -> None:
-        self.run: Run | None = None
+        self.group: FusionGroup | None = None
         self._steps: dict[Cell, int] = {}
         self._inputs: dict[int, int] = {}
         self._reduces = False
-        """True if the run has a reduction: it is cut where NumPy's summation cuts it."""
+        """True if the group has a reduction: it is cut where NumPy's summation cuts it."""
         self._complex = False
-        """True if the run has complex numbers: then every operand is one long row, cut between vectors."""
+        """True if the group has complex numbers: then every operand is one long row, cut between vectors."""
         self._one_row = False
         """True if every operand has to be one long row."""
         self._context: Context | None = None
@@ -168,7 +190,7 @@ class Collector:
 
     def _add_elementwise(self, cell: Cell, operands: list[Any]) -> bool:
         shape, described = self._described(operands)
-        if shape is None or math.prod(shape) <= 1 or (self.run is not None and shape != self.run.shape):
+        if shape is None or math.prod(shape) <= 1 or (self.group is not None and shape != self.group.shape):
             return False
         op = cell.op.fused_as(described, operands, cell.params)
         if op is None:
@@ -178,8 +200,8 @@ class Collector:
         dtype = op.result_dtype(described, cell.params)
         if dtype is None or not _computable(op, dtype, described, operands):
             return False
-        if self.run is None:
-            self.run = Run(shape, self._context)
+        if self.group is None:
+            self.group = FusionGroup(shape, self._context)
         strides = [self._strides(each, shape) for each in operands if _is_array(each)]
         likewise = copy_order(strides[0], len(shape)) if strides else ()
         order = likewise if op.fusion.block is cast else iteration_order(strides, len(shape))
@@ -194,9 +216,9 @@ class Collector:
         return True
 
     def _walks_like(self, order: tuple[int, ...]) -> bool:
-        """Tell whether the result is laid out as the other results of the run: NumPy walks all of them in one order."""
-        assert self.run is not None
-        shape, steps = self.run.shape, self.run.steps
+        """Tell whether the result is laid out as the others of the group: NumPy walks all of them in one order."""
+        assert self.group is not None
+        shape, steps = self.group.shape, self.group.steps
         return not steps or strides_of(shape, order) == strides_of(shape, steps[0].order)
 
     def _keeps_loops(self, op: Op, types: list[Any], arrays: list[Array]) -> bool:
@@ -218,7 +240,7 @@ class Collector:
         if minds_layout and any(_is_repeated(each) and each.dtype != types[0] for each in arrays):
             return False  # to be cast, it would be written out, and not be one element repeated any more
         one_row = self._one_row or is_complex or minds_layout
-        if one_row and ((self.run is not None and self.run.whole) or not self._is_flat(arrays)):
+        if one_row and ((self.group is not None and self.group.whole) or not self._is_flat(arrays)):
             return False
         self._one_row, self._complex = one_row, self._complex or is_complex
         return True
@@ -229,15 +251,15 @@ class Collector:
             return False
         if params.get("axis") is not None:
             return isinstance(operand, Register) and self._add_along(cell, kind, operand, params["axis"])
-        if self.run is not None and self.run.whole:
+        if self.group is not None and self.group.whole:
             return False
         if isinstance(operand, Register):
-            assert self.run is not None
-            dtype, order = self.run.steps[operand.step].dtype, self.run.steps[operand.step].order
-            if self.run.steps[operand.step].reduction is not None:
+            assert self.group is not None
+            dtype, order = self.group.steps[operand.step].dtype, self.group.steps[operand.step].order
+            if self.group.steps[operand.step].reduction is not None:
                 return False
-        elif isinstance(operand, np.ndarray) and self.run is None and operand.size > 1 and operand.flags.aligned:
-            self.run = Run(operand.shape, self._context)
+        elif isinstance(operand, np.ndarray) and self.group is None and operand.size > 1 and operand.flags.aligned:
+            self.group = FusionGroup(operand.shape, self._context)
             strides = broadcast_strides(operand, operand.shape)
             dtype, order = operand.dtype, iteration_order([strides], operand.ndim)
         else:
@@ -251,45 +273,45 @@ class Collector:
 
     def _add_along(self, cell: Cell, kind: str, operand: Register, axis: Any) -> bool:
         """A reduction along some axes: each block has all elements along them."""
-        assert self.run is not None
-        run, source = self.run, self.run.steps[operand.step]
-        ndim = len(run.shape)
+        assert self.group is not None
+        group, source = self.group, self.group.steps[operand.step]
+        ndim = len(group.shape)
         if self._one_row or source.reduction is not None or source.order != tuple(range(ndim)):
             return False
         try:
             axes = np.lib.array_utils.normalize_axis_tuple(axis, ndim)
         except ValueError:
             return False
-        whole = run.whole.union(axes)
-        if not reduces_exactly(kind, source.dtype) or strip_axis(run.shape, whole) is None:
+        whole = group.whole.union(axes)
+        if not reduces_exactly(kind, source.dtype) or strip_axis(group.shape, whole) is None:
             return False
         self._append(Step(cell, cell.op, (operand,), source.dtype, source.order, reduction=kind, axes=axes))
-        run.whole = whole
+        group.whole = whole
         return True
 
     def _is_flat(self, more: list[Array]) -> bool:
         """Tell whether all operands can be walked as one long row: then NumPy adds them up as one."""
-        assert self.run is not None
-        shape = self.run.shape
-        strides = [broadcast_strides(array, shape) for array in (*self.run.inputs, *more)]
-        strides += [strides_of(shape, step.order) for step in self.run.steps[:1]]  # the others are laid out likewise
+        assert self.group is not None
+        shape = self.group.shape
+        strides = [broadcast_strides(array, shape) for array in (*self.group.inputs, *more)]
+        strides += [strides_of(shape, step.order) for step in self.group.steps[:1]]  # the others are laid out likewise
         order = iteration_order(strides, len(shape))
         walked = [tuple(each[axis] for axis in order) for each in strides]
         return len(coalesce(tuple(shape[axis] for axis in order), walked)[0]) == 1
 
     def _append(self, step: Step) -> None:
-        assert self.run is not None
-        self._steps[step.cell] = len(self.run.steps)
-        self.run.steps.append(step)
+        assert self.group is not None
+        self._steps[step.cell] = len(self.group.steps)
+        self.group.steps.append(step)
 
     def _stored(self, operand: Any) -> Any:
         if not isinstance(operand, np.ndarray):
             return operand
-        assert self.run is not None
+        assert self.group is not None
         index = self._inputs.get(id(operand))
         if index is None:
-            index = self._inputs[id(operand)] = len(self.run.inputs)
-            self.run.inputs.append(operand)
+            index = self._inputs[id(operand)] = len(self.group.inputs)
+            self.group.inputs.append(operand)
         return Input(index)
 
     def _described(self, operands: list[Any]) -> tuple[Shape | None, list[Any]]:
@@ -297,11 +319,11 @@ class Collector:
         shapes, types = [], []
         for operand in operands:
             if isinstance(operand, Register):
-                assert self.run is not None
-                source = self.run.steps[operand.step]
+                assert self.group is not None
+                source = self.group.steps[operand.step]
                 if source.reduction is not None:
                     return None, []
-                shapes.append(self.run.shape)
+                shapes.append(self.group.shape)
                 types.append(source.dtype)
             else:
                 types.append(promoted_as(operand))
@@ -314,14 +336,14 @@ class Collector:
 
     def _shape_of(self, operand: Any) -> Shape | None:
         if isinstance(operand, Register):
-            assert self.run is not None
-            return self.run.shape
+            assert self.group is not None
+            return self.group.shape
         return getattr(operand, "shape", None)
 
     def _strides(self, operand: Any, shape: Shape) -> tuple[int, ...]:
         if isinstance(operand, Register):
-            assert self.run is not None
-            return strides_of(shape, self.run.steps[operand.step].order)
+            assert self.group is not None
+            return strides_of(shape, self.group.steps[operand.step].order)
         return broadcast_strides(operand, shape)
 
 
@@ -338,7 +360,7 @@ def _is_repeated(array: Array) -> bool:
 
 
 _PLAIN = frozenset({"axis", "dtype", "keepdims"})
-"""The parameters of a reduction that a run knows of."""
+"""The parameters of a reduction that a group knows of."""
 _HALF_MAX = 65_504
 """The largest number of float16, the narrowest dtype that a Python scalar may overflow."""
 

@@ -1,0 +1,202 @@
+"""One chain, planned: its frame is made once, so that computing it is little more than a call of its compiled code.
+
+In place, the call keeps the interpreter lock: such a chain takes less time than getting the lock back may. That also
+means that one thread at a time uses the scratch memory there. On a worker, several threads share the blocks without it.
+
+The operands are never written over. So a chain on which NumPy would have warned, or whose bits are not certain, is left
+to those who asked for it, to be computed in another way; nothing has happened then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import thread_time_ns
+from typing import Any
+
+import numpy as np
+
+from engine.fusion.chains.key import ChainKey
+from engine.fusion.chains.layout import Layout, laid_out
+from engine.fusion.chains.matching import Matcher, matcher
+from engine.fusion.fused import NATIVE_BLOCK_BYTES, ONE_PASS_BYTES
+from engine.fusion.native.calls import constant_frame, slot_bytes_of
+from engine.fusion.native.compiler import Code
+from engine.fusion.native.machine import address_of, data_offset, flags, math_library
+from engine.fusion.native.natives import Entry, Natives
+from engine.fusion.native.structure import Frame, Structure, UnsupportedError
+from engine.fusion.program import Deviation
+from engine.fusion.reductions import reduced
+from engine.threads.pool import together
+
+Array = np.ndarray[Any, Any]
+
+NOTED = {"divide", "over", "invalid"}
+"""The errors that NumPy warns of by default; compiled code needs the last one also where two NaNs may meet."""
+LONGEST_NS = 400_000
+"""Nanoseconds that a chain may take in place."""
+PATIENCE = 4
+"""Calls in a row that had to be done again, after which the chain is computed in another way for good."""
+WATCHED_NS = 20_000
+"""Estimated nanoseconds from which a call is timed: below, the clock would cost more than it tells."""
+
+
+class Chain:
+    """A chain of ops on operands of certain dtypes, shapes and strides."""
+
+    def __init__(self, key: ChainKey, scalars: Sequence[Any], natives: Natives, *, careful: bool = False) -> None:
+        """Plan a chain. Raises `UnsupportedError` where it cannot be computed by one call, and `BusyError`."""
+        if not data_offset():
+            raise UnsupportedError("the objects of arrays are not as NumPy says")
+        self.key = key
+        self._natives = natives
+        self.layout = laid_out(key, scalars, careful=careful)
+        entry = natives.entry(self.structure)
+        if entry is None:
+            raise BusyError
+        self.entry: Entry = entry
+        self._frames: Frames | None = None
+        self.match: Matcher = matcher(key)
+        """Recognizes the chain in the records at the front of a queue."""
+        self.failures = 0
+        """Calls in a row that had to be done again."""
+        self.ns = self.layout.ns
+        """Nanoseconds of a core that a call takes."""
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of its compiled code."""
+        return self.layout.description.structure
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True if its calls have to be done again, time after time."""
+        return self.failures >= PATIENCE
+
+    def compute(self, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
+        """Compute it on this thread, which may be a loop's.
+
+        Returns the result of each step, its shape and dtype where it is not kept; None to have it computed op by op.
+        """
+        code = self.entry.code
+        if code is None:
+            return None
+        timed = self.ns > WATCHED_NS
+        began = thread_time_ns() if timed else 0
+        outcomes = self._called(code, arrays, scalars, Frames.in_place)
+        if timed and outcomes is not None:
+            self.ns += (thread_time_ns() - began - self.ns) / 4
+        return outcomes
+
+    def compute_on(self, threads: int, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
+        """Compute it on so many threads, this one included, none of which is a loop's; as `compute` does."""
+        code = self.entry.code
+        if code is None:
+            return None
+        return self._called(code, arrays, scalars, lambda frames, head: frames.shared(head, threads))
+
+    def _called(
+        self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], call: Callable[[Frames, bytes], bool]
+    ) -> list[Any] | None:
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = Frames(self.layout, code)
+        layout = self.layout
+        walked, outcomes = layout.operands(arrays)
+        partials = [np.empty(frames.blocks, np.int64) for _ in self.structure.reductions]
+        head = layout.pack(*map(id, walked), *map(id, partials), *[scalars[number] for number in layout.scalars])
+        if not call(frames, head) or (partials and not self._reduce(outcomes, partials)):
+            self.failures += 1
+            return None
+        self.failures = 0
+        self.entry.used = True
+        self._natives.hits += 1
+        return outcomes
+
+    def _reduce(self, outcomes: list[Any], partials: list[Array]) -> bool:
+        """Make the results of reductions; False where NumPy would have warned, or another order might matter."""
+        group, splits = self.layout.group, self.layout.walk.splits
+        steps = [(index, step) for index, step in enumerate(group.steps) if step.reduction is not None]
+        try:
+            with np.errstate(divide="raise", over="raise", invalid="raise", under="ignore"):
+                for (index, step), each, its in zip(steps, partials, self.structure.reductions, strict=True):
+                    blocks = each.view(its.code)[:: 8 // np.dtype(its.code).itemsize]
+                    outcomes[index] = reduced(step, group.shape, splits, blocks)
+        except (Deviation, FloatingPointError):
+            return False
+        return True
+
+
+class BusyError(Exception):
+    """Too much waits to be compiled: the chain is planned another time."""
+
+
+class Frames:
+    """The frames of the calls of one chain. What is the same in all of them is made once.
+
+    It refers to the loops of the code by their addresses: it is used while the code is held.
+    """
+
+    def __init__(self, layout: Layout, code: Code) -> None:
+        group, walk = layout.group, layout.walk
+        one_pass = len(code.stages.stages) == 1 and not code.stages.slots
+        block_bytes = ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES
+        elements = max(64, block_bytes // max(step.dtype.itemsize for step in group.steps))
+        if layout.description.structure.reductions:
+            walk.cut_for_sums(elements)
+        else:
+            walk.cut(elements)
+        self._walk, self._direct = code.walk, code.direct
+        self.blocks = len(walk)
+        """Blocks that the walk is cut into."""
+        self._kept = np.ascontiguousarray(walk.table), np.zeros(len(walk), np.uint8)
+        table, redo = self._kept
+        slot_bytes = slot_bytes_of(walk, layout.description)
+        self._scratch_bytes = code.stages.slots * slot_bytes
+        frame = constant_frame(code, layout.description, redo, table, flags(NOTED), slot_bytes)
+        frame[code.frame.header(Frame.OBJECTS)] = data_offset()
+        self._tail = frame[code.frame.changing :].tobytes()
+        library = math_library()
+        assert library is not None
+        frame[code.frame.header(Frame.YIELD)] = library.give_way
+        self._shared_tail = frame[code.frame.changing :].tobytes()
+
+    def in_place(self, head: bytes) -> bool:
+        """Walk all blocks under the interpreter lock; False where one has to be computed in NumPy's way."""
+        scratch = _scratch_of(self._scratch_bytes)  # held: another thread may come and take a larger one
+        return not self._direct(head + self._tail, scratch.address, None)
+
+    def shared(self, head: bytes, threads: int) -> bool:
+        """Walk all blocks on so many threads, which give way between blocks; False as above."""
+        frame, counter = head + self._shared_tail, np.zeros(1, np.int64)
+        repeated: list[int] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                scratch = _Scratch(self._scratch_bytes)
+                repeated.append(self._walk(frame, scratch.address, address_of(counter)))
+            except BaseException as error:  # noqa: BLE001 - no memory for scratch: the thread that began it is told
+                errors.append(error)
+
+        together(work, min(threads, self.blocks))
+        return not errors and not any(repeated)
+
+
+class _Scratch:
+    """Memory for what lies between the passes over a block."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.memory = np.empty(nbytes, np.uint8)
+        self.address = address_of(self.memory)
+
+
+_latest = _Scratch(0)
+
+
+def _scratch_of(nbytes: int) -> _Scratch:
+    """So much scratch memory, the same for all threads: it is used under the interpreter lock only."""
+    global _latest
+    scratch = _latest
+    if scratch.memory.nbytes < nbytes:
+        scratch = _latest = _Scratch(nbytes)
+    return scratch

@@ -1,0 +1,91 @@
+"""The elements of a row: read from arrays and written to them, kept before they are written over, and put back."""
+
+from __future__ import annotations
+
+from engine.fusion.native.arguments import Arguments, as_register
+from engine.fusion.native.blueprint import Blueprint
+from engine.fusion.native.emit import FLOATS, Lanes, bytes_of, stored_type_of
+from engine.fusion.native.rows import Rows
+from engine.fusion.native.structure import CONTIGUOUS
+
+
+class Elements:
+    """Writes loads and stores at a position of the row."""
+
+    def __init__(self, made: Blueprint, given: Arguments, rows: Rows, *, minds_nans: bool) -> None:
+        self._made, self._given, self._rows = made, given, rows
+        self._minds_nans = minds_nans and not made.structure.careful
+        """True if a NaN among the operands may meet another one, so that it is not certain which one comes out."""
+
+    def read(self, lanes: Lanes, index: int, position: str) -> str:
+        """Elements of an array, which may be checked."""
+        code = self._made.structure.arrays[index].code
+        value = self._stored(lanes, index, position)
+        if code == "b1":
+            lanes.doubt(lanes.compare("ugt", "i8", value, lanes.constant("i8", 1)))
+        value = as_register(lanes, code, value)
+        self.check(lanes, code, value)
+        return value
+
+    def _stored(self, lanes: Lanes, index: int, position: str) -> str:
+        """Elements of an array as they are in memory."""
+        code, inner = self._made.structure.arrays[index]
+        if inner == CONTIGUOUS:
+            pointer = self._side_by_side(index, position)
+            return lanes.op(f"load {lanes.vector(stored_type_of(code))}, ptr {pointer}, align 1")
+        scalar = stored_type_of(code)
+        value = "poison"
+        for lane, pointer in enumerate(self._apart(lanes, index, position)):
+            element = lanes.op(f"load {scalar}, ptr {pointer}, align 1")
+            if lanes.lanes == 1:
+                return element
+            value = lanes.op(f"insertelement {lanes.vector(scalar)} {value}, {scalar} {element}, i64 {lane}")
+        return value
+
+    def _side_by_side(self, index: int, position: str) -> str:
+        made = self._made
+        return made.at(self._rows.pointers[index], made.times(position, bytes_of(made.structure.arrays[index].code)))
+
+    def _apart(self, lanes: Lanes, index: int, position: str) -> list[str]:
+        """The addresses of elements that do not lie side by side."""
+        made, given = self._made, self._given
+        first = made.at(self._rows.pointers[index], made.times(position, given.strides[index][-1]))
+        return [first, *(made.at(first, step) for step in given.lane_steps[index][1 : lanes.lanes])]
+
+    def check(self, lanes: Lanes, code: str, value: str) -> None:
+        """Doubt NaNs that come from outside of a pass, where they may meet others."""
+        if self._minds_nans and code in FLOATS:
+            lanes.doubt(lanes.is_nan(code, value))
+
+    def write(self, lanes: Lanes, index: int, position: str, value: str) -> None:
+        """Elements into an array, in the form that they have in memory."""
+        code, inner = self._made.structure.arrays[index]
+        scalar = stored_type_of(code)
+        stored = lanes.vector(scalar)
+        if inner == CONTIGUOUS:
+            lanes.source.line(f"store {stored} {value}, ptr {self._side_by_side(index, position)}, align 1")
+            return
+        for lane, pointer in enumerate(self._apart(lanes, index, position)):
+            element = value if lanes.lanes == 1 else lanes.op(f"extractelement {stored} {value}, i64 {lane}")
+            lanes.source.line(f"store {scalar} {element}, ptr {pointer}, align 1")
+
+    def in_slot(self, slot: int, code: str, position: str) -> str:
+        """The address of an element in scratch memory, where the rows of the block lie one after the other."""
+        made = self._made
+        place = made.source.let(f"add i64 {self._rows.linear}, {position}")
+        return made.at(self._given.slots[slot], made.times(place, bytes_of(code)))
+
+    def keep_old(self, lanes: Lanes, index: int, position: str) -> None:
+        """Keep what an array has before it is written over."""
+        code = self._made.structure.arrays[index].code
+        old = self._stored(lanes, index, position)
+        target = self.in_slot(self._made.stages.backups[index], code, position)
+        lanes.source.line(f"store {lanes.vector(stored_type_of(code))} {old}, ptr {target}, align 1")
+
+    def restore(self, lanes: Lanes, position: str) -> None:
+        """Put back what was written over."""
+        for index, slot in self._made.stages.backups.items():
+            code = self._made.structure.arrays[index].code
+            pointer = self.in_slot(slot, code, position)
+            old = lanes.op(f"load {lanes.vector(stored_type_of(code))}, ptr {pointer}, align 1")
+            self.write(lanes, index, position, old)

@@ -1,0 +1,139 @@
+"""LLVM, by way of llvmlite: from the text of a module to an object file, and from that to a function in memory.
+
+What LLVM needs while it compiles, most of a megabyte, is given back as soon as the object file is there. A function in
+memory is loaded from the object file, takes a few pages, and goes when nothing refers to it any more.
+
+Guarantees: LLVM is called by one thread at a time, the one that holds `at_work`. A fork waits for it; and once the
+interpreter's exit has begun, no thread enters it any more: `ending` takes the lock for good, and sees to it that no
+function is given back while modules are torn down. llvmlite itself does not, where it is imported that late.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import deque
+from functools import cache
+from typing import Any, NamedTuple
+
+at_work = threading.RLock()
+"""Held by the thread that calls LLVM."""
+os.register_at_fork(before=at_work.acquire, after_in_parent=at_work.release, after_in_child=at_work.release)
+
+
+class Function(NamedTuple):
+    """A function in memory, which is there as long as its owner is."""
+
+    address: int
+    owner: object
+
+
+class EndingError(Exception):
+    """The program has ended: nothing is compiled any more."""
+
+
+def ending(timeout: float) -> None:
+    """Wait until LLVM is not at work, and let no other thread enter it: the interpreter is about to end."""
+    at_work.acquire(timeout=timeout)
+    for each in list(_alive):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))  # never collected, whatever is torn down around it
+
+
+def is_ending() -> bool:
+    """Tell whether the program has ended, and the interpreter is waiting for its threads or runs its exit handlers."""
+    return not threading.main_thread().is_alive()
+
+
+def compiled(text: str, name: str) -> bytes:
+    """The object file of a module with one function. Raises what LLVM raises, and `EndingError`."""
+    from llvmlite import binding as llvm
+
+    if is_ending():  # while llvmlite was imported
+        raise EndingError
+    target = _target()
+    with llvm.create_context() as context, llvm.parse_assembly(text, context) as module:
+        options = llvm.create_pipeline_tuning_options(speed_level=1)
+        with llvm.create_pass_builder(target, options) as builder, llvm.create_new_function_pass_manager() as passes:
+            passes.add_sroa_pass()
+            passes.run(module.get_function(name), builder)
+        return bytes(target.emit_object(module))
+
+
+def loaded(image: bytes, name: str) -> Function:
+    """The function of an object file. Raises `RuntimeError` where the file has none, or is none."""
+    from llvmlite import binding as llvm
+
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_target())
+    _alive.add(engine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(image))
+    engine.finalize_object()
+    address = engine.get_function_address(name)
+    if not address:
+        raise RuntimeError(f"the object file has no function {name!r}")
+    return Function(address, _Owner(engine))
+
+
+class _Owner:
+    """The memory of a function: given back when nothing refers to it any more."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __del__(self) -> None:
+        _unused.append(self._engine)
+
+
+_alive: set[Any] = set()
+"""The objects of llvmlite that live longer than a compilation."""
+_unused: deque[Any] = deque()
+"""Those whose functions no thread refers to any more; LLVM is called by the compiling thread."""
+
+
+def dispose() -> None:
+    """Give back the memory of functions that are not referred to any more."""
+    while _unused:
+        engine = _unused.popleft()
+        _alive.discard(engine)
+        engine.close()
+
+
+def machine_name() -> str:
+    """The processor, its features and the versions that an object file was made for."""
+    from llvmlite import binding as llvm
+
+    version = ".".join(map(str, llvm.llvm_version_info))
+    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version}"
+
+
+@cache
+def _target() -> Any:
+    """The target machine that object files are made with."""
+    target = _new_target()
+    _alive.add(target)
+    return target
+
+
+def _new_target() -> Any:
+    """A target machine; what loads a function takes over one of its own."""
+    from llvmlite import binding as llvm
+
+    _initialize()
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, jit=True
+    )
+
+
+@cache
+def _features() -> str:
+    from llvmlite import binding as llvm
+
+    return llvm.get_host_cpu_features().flatten()  # type: ignore[no-any-return]
+
+
+@cache
+def _initialize() -> None:
+    from llvmlite import binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
