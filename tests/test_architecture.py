@@ -50,6 +50,7 @@ ASYNCIO_MODULES = (
     # Dask's own loop, which these run on, is asyncio's.
     *(
         "engine.devices.dask.link",
+        "engine.devices.dask.loop_thread",
         "engine.devices.dask.process",
         "engine.devices.dask.session",
         "engine.remote.serving",

@@ -52,6 +52,8 @@ MOST_STEPS = 16_384
 """Steps that may be in flight to one worker; further ones wait here, where they can still be dropped."""
 MOST_BYTES = 256 << 20
 """Bytes of operands that may be in flight to one worker, but for a single program that has more."""
+ANSWER_SECONDS = 30.0
+"""Seconds that a worker may take to accept a connection."""
 SILENCE = 4
 """Seconds after which a worker that does not answer the probes of the network is lost."""
 TIDY = 0.25
@@ -230,7 +232,7 @@ class Link:
     async def run(self, there: Future[None], connection_args: dict[str, Any], hello: dict[str, Any]) -> None:
         """Connect, and speak to the worker until the connection breaks."""
         try:
-            comm = await connect(self.address, timeout=5, **connection_args)
+            comm = await connect(self.address, timeout=ANSWER_SECONDS, **connection_args)
             _probe(comm)
             await comm.write({"op": "eagerloop", "reply": False, "session": self.session, **hello})
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller of the first op is told
