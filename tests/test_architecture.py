@@ -52,7 +52,9 @@ ASYNCIO_MODULES = (
         "engine.devices.dask.link",
         "engine.devices.dask.loop_thread",
         "engine.devices.dask.process",
+        "engine.devices.dask.pulse",
         "engine.devices.dask.session",
+        "engine.devices.dask.wire",
         "engine.remote.serving",
     ),
 )

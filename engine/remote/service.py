@@ -5,7 +5,7 @@ only others of its program read is a record that nothing else refers to: so it i
 part of a fusion group.
 
 The number of a step stands in its cell in place of the instruction that dispatched it: what failed is found by it.
-`take` is called on one thread, `reply` on another; `_told` and `_answers` are the only things between them.
+`take` is called on one thread, `reply` perhaps on another: `_told` and `_answers` are the only things between them.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Service:
 
     def take(self, message: Message) -> None:
         """Do what a message asks for."""
+        for number in message.drops:  # first, as what is computed next may have their memory
+            self._values.pop(number, None)
         for number, definition in message.ops:
             self._ops[number] = _op(definition, self._calls)
         for number, array in message.values:
@@ -83,12 +85,8 @@ class Service:
             cell = self._running.get(number)
             if cell is not None:
                 self._queue.cancel(cell, "its client cancelled it")
-        for number in message.drops:
-            self._values.pop(number, None)
         for number in message.reads:
             self._read(number)
-        if message.values or message.reads:
-            self._wake()
 
     def hold(self, number: int, array: Array) -> None:
         """Keep an array that came from elsewhere."""
@@ -115,20 +113,23 @@ class Service:
             made.clear()
 
     def _push(self, step: Step, constants: Sequence[Any], made: dict[int, Cell]) -> None:
-        op = self._ops[step.op]
+        number, op_number, operands, params, errors, fate = step
+        op = self._ops[op_number]
         args = tuple(
-            constants[-each - 1] if each < 0 else made[each] if each in made else self._values[each]
-            for each in step.operands
+            [
+                constants[-each - 1] if each < 0 else made[each] if each in made else self._values[each]
+                for each in operands
+            ]
         )
-        cell = make_record(op, args, step.params, self._queue, None, step.number)
-        if not op.known or step.errors is not None:
-            cell.extend().context = self._context_of(step.errors)
+        cell = make_record(op, args, params, self._queue, None, number)
+        if not op.known or errors is not None:
+            cell.extend().context = self._context_of(errors)
         for index, each in enumerate(cells_of(cell)):
-            made[step.number + index] = each
-            if step.fate == KEPT:
-                self._values[step.number + index] = each
-        if step.fate != SILENT:
-            self._running[step.number] = cell
+            made[number + index] = each
+            if fate == KEPT:
+                self._values[number + index] = each
+        if fate != SILENT:
+            self._running[number] = cell
             add_waiter(cell, self._ended)
         self._queue.push(cell)
 
@@ -173,7 +174,7 @@ class Service:
             raise LookupError("the value is not there any more")
         return packed((cell.value,))  # type: ignore[arg-type]
 
-    # On the thread of the loop
+    # On one thread at a time
 
     def reply(self) -> Package | None:
         """The message that there is to send; None where there is nothing."""
@@ -186,7 +187,8 @@ class Service:
         ended = [self._facts(each) for each in told]
         if not (ended or failures or any(answers.values())):
             return None
-        return packed(Reply(failures, [*answers["ended"], *ended], answers["values"], answers["refused"]))
+        reply = Reply(failures, [*answers["ended"], *ended], answers["values"], answers["refused"])
+        return packed(reply, plain=not _has_objects(reply))
 
     def _failures(self, told: Sequence[Cell]) -> list[tuple[int, Any]]:
         """The failures that were not told of yet; the ledger knows all but what was too much for it."""
@@ -219,6 +221,13 @@ class Service:
         error = failure.error
         vars(error)["__notes__"] = [each for each in failure.notes if not isinstance(each, Place)]
         return packed_error(error.with_traceback(failure.traceback), self._where)
+
+
+def _has_objects(reply: Reply) -> bool:
+    """Tell whether an array of the reply holds objects, whose classes may be the program's own."""
+    dtypes = [dtype for _, facts in reply.ended for _, dtype, _ in facts or ()]
+    dtypes += [array.dtype for _, array in reply.values if array is not None]
+    return any(dtype.hasobject for dtype in dtypes)
 
 
 def _op(definition: str | bytes, calls: Slots) -> Op:

@@ -492,11 +492,12 @@ async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, mo
     sent: list[Any] = []
     original = programs.packed
 
-    def spy(message: Any) -> Any:
+    def spy(message: Any, **options: Any) -> Any:
         sent.append(message)
-        return original(message)
+        return original(message, **options)
 
     monkeypatch.setattr("engine.devices.dask.link.packed", spy)
+    monkeypatch.setattr("engine.devices.dask.programs.packed", spy)
     async with executor():
         x = on(W0, np.arange(4.0))
         await x
@@ -508,7 +509,7 @@ async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, mo
         await kept
         steps = [step for message in sent for step in message.steps]
     assert len(steps) == 41
-    assert [step.fate for step in steps].count(2) == 2  # y and kept
+    assert [step[5] for step in steps].count(programs.KEPT) == 2  # y and kept
     assert [len(message.steps) for message in sent if message.steps] == [41]
 
 
@@ -516,12 +517,13 @@ async def test_large_arrays_are_sent_once(executor: MakeExecutor, monkeypatch: p
     sent: list[int] = []
     original = programs.packed
 
-    def spy(message: Any) -> Any:
-        package = original(message)
+    def spy(message: Any, **options: Any) -> Any:
+        package = original(message, **options)
         sent.append(package.nbytes)
         return package
 
     monkeypatch.setattr("engine.devices.dask.link.packed", spy)
+    monkeypatch.setattr("engine.devices.dask.programs.packed", spy)
     array = np.ones(100_000)
     array.setflags(write=False)
     async with executor():
@@ -565,8 +567,8 @@ async def test_long_programs_and_many_of_them(executor: MakeExecutor) -> None:
 
 
 def test_more_than_may_be_in_flight_waits(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.devices.dask.link.MOST_BYTES", 1 << 20)
-    monkeypatch.setattr("engine.devices.dask.link.MOST_STEPS", 7)
+    monkeypatch.setattr("engine.devices.dask.flight.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.devices.dask.flight.MOST_STEPS", 7)
     with executor():
         handles = [on(W0, np.full(30_000, number)) + 1 for number in range(60)]
         assert [int(handle.result()[0]) for handle in handles] == list(range(1, 61))

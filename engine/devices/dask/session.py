@@ -72,6 +72,14 @@ class _Silence(logging.Filter):
             logging.getLogger(name).removeFilter(self)
 
 
+class _Client(Client):  # type: ignore[misc]
+    """Dask's client; one that could not connect finds its loop ended when it is collected."""
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):
+            super().__del__()
+
+
 class Session:
     """A cluster, as one executor sees it: Dask's client, and a link for each worker that is a device."""
 
@@ -104,7 +112,7 @@ class Session:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # versions are compared here, and what differs is an error
-                return Client(
+                return _Client(
                     self._address,
                     loop=self._thread.tornado,
                     timeout=CONNECT_SECONDS,
