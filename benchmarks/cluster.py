@@ -239,7 +239,9 @@ class Bench:
                 os.kill(self.cluster.pids()[0], signal.SIGKILL)
         lost = handles[0::2]
         began = perf_counter()
-        await asyncio.wait([asyncio.ensure_future(lost[-1].wait_ready())], timeout=PROMPT)  # the end of the chain
+        await asyncio.wait(
+            [asyncio.gather(lost[-1].wait_ready(), return_exceptions=True)], timeout=PROMPT
+        )  # the chain's end
         late = sum(not each.is_ready() for each in lost)
         seconds = perf_counter() - began
         await engine.gather(*handles[1::2][-1:])  # the other worker goes on

@@ -623,6 +623,27 @@ class Raising(SteppedBackend):
         raise OSError("full")
 
 
+class Whole(SteppedBackend):
+    """Takes a traced function as one op."""
+
+    takes_functions = True
+
+
+@pytest.mark.parametrize("mode", [SYNC, ASYNC], ids=lambda mode: mode.name)
+def test_a_device_may_take_a_traced_function_whole(fresh_engine: None, mode: engine.ExecutionMode) -> None:
+    @engine.function
+    def model(x: Any, y: Any) -> tuple[Any, Any]:
+        q, r = ops.linalg.qr(x)
+        return ops.matmul(q, r) + y, x
+
+    for backend, batches in ((Whole(automatic=True), 3), (SteppedBackend(automatic=True), 5)):
+        with registered("STEPPED", lambda backend=backend: backend), executor(mode):  # type: ignore[misc]
+            total, same = model(on(STEPPED, [[1.0, 2.0], [3.0, 5.0]]), on(STEPPED, [1.0]))
+            assert np.allclose(total.result(), [[2.0, 3.0], [4.0, 6.0]])
+            assert same.result().tolist() == [[1.0, 2.0], [3.0, 5.0]]
+        assert len(backend.batches) == batches
+
+
 def test_records_may_end_inside_submit(fresh_engine: None) -> None:
     for lookahead in (1, 4):
         for mode in (ASYNC, SYNC):

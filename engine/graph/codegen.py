@@ -21,6 +21,7 @@ import numpy as np
 
 from engine.base.inference import describe, size_of
 from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeDtype
+from engine.base.traced import Traced, TracedStep
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
@@ -58,6 +59,27 @@ def merge(
         blas=any(step.op.cost.blas for step in steps),
         small=UNLIMITED if brief else 0,
         outputs=len(outputs),
+    )
+
+
+def call_of(plan: Plan, arguments: Sequence[int], name: str) -> Op:
+    """Make an op whose kernel tells the steps of the plan, for a device that computes them itself."""
+    steps = plan.steps
+    traced = Traced(
+        [TracedStep(step.op, step.inputs, step.params, step.slot) for step in steps],
+        [None if slot in set(arguments) else value for slot, value in enumerate(plan.initial)],
+        arguments,
+        plan.outputs,
+        lambda: [_place(step) for step in steps],
+    )
+    return Op(
+        name,
+        traced,
+        infer=_inference(plan, steps, arguments, plan.outputs),
+        ns=1.0 if all(step.op.known for step in steps) else None,
+        pure=all(step.op.pure for step in steps),
+        view=True,
+        outputs=len(plan.outputs),
     )
 
 

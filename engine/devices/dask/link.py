@@ -242,12 +242,16 @@ class Link:
         self._wire = wire
         threading.Thread(target=self._listen, args=(wire, there), name=f"eagerloop-{self.device}", daemon=True).start()
         watching = asyncio.ensure_future(watch(self, connection_args, beats)) if plain else None
-        while self.lost is None:
-            await asyncio.sleep(TIDY)
-            if self._drops:
-                offload.submit(self._tidy)
-        if watching is not None:
-            watching.cancel()
+        try:
+            while self.lost is None:
+                await asyncio.sleep(TIDY)
+                if self._drops:
+                    offload.submit(self._tidy)
+        finally:
+            if watching is not None:
+                watching.cancel()
+            if beats is not None:
+                beats[1].close()  # one that is cancelled before it has begun closes nothing
 
     # On the thread that reads
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import cloudpickle
 import numpy as np
 
+from engine.base.traced import Traced
 from engine.devices.base import Array, Record
 from engine.devices.dask.rows import name_of
 from engine.devices.dask.values import RemoteValue
@@ -257,6 +258,8 @@ _OPS_KEPT = 4_096
 
 def _definition(op: Any) -> dict[str, Any]:
     """The recipe that makes the op anew on a worker: all but its limit, which this process sees to."""
+    if isinstance(op.kernel, Traced):
+        return _definition_of_function(op.kernel)
     cost, memory, fusion = op.cost, op.memory, op.fusion
     return {
         "name": op.name,
@@ -276,6 +279,17 @@ def _definition(op: Any) -> dict[str, Any]:
         "view": memory.view,
         "overwrite": memory.overwrite,
         "into": memory.into,
+    }
+
+
+def _definition_of_function(function: Traced) -> dict[str, Any]:
+    """The recipe of a traced function: its steps, whose ops are names of rows or recipes."""
+    return {
+        "steps": [(name_of(step.op) or _definition(step.op), *step[1:]) for step in function.steps],
+        "initial": list(function.initial),
+        "arguments": tuple(function.arguments),
+        "outputs": tuple(function.outputs),
+        "places": function.places(),
     }
 
 
@@ -312,7 +326,7 @@ class _Writer:
                 self.plain = all(map(is_plain, params.values()))
             rare = record.cell.rare
             errors = None if rare is None or rare.context is None else self._error_state(rare.context)
-            fate = KEPT if record.kept else SILENT if record in read and record.cell.op.known else TOLD
+            fate = KEPT if record.kept else SILENT if record in read and _may_be_silent(record.cell.op) else TOLD
             steps.append((number, op, tuple(operands), params, errors, fate))
         return steps
 
@@ -332,6 +346,11 @@ class _Writer:
         if errors == _DEFAULT_ERRORS:
             return None
         return self._errors.setdefault(tuple(errors.items()), errors)
+
+
+def _may_be_silent(op: Any) -> bool:
+    """Tell whether the end of a step need not be told: a traced function, or one of the user's, does more than that."""
+    return op.known and op.kernel.__class__ is not Traced
 
 
 _DEFAULT_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
