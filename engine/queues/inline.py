@@ -82,7 +82,7 @@ class InlineQueue(Queue):
         if errstate() is not DEFAULT_ERRSTATE and cell.extend().context is None:
             cell.extend().context = copy_context()
         outcome = _Outcome(cell)
-        record = Launched(cell, operands_of(values, alone), self.device, outcome.set)
+        record = Launched(cell, operands_of(values, alone), self.device, _Outcome.set, outcome)
         self._submitted.add(outcome)
         try:
             self._submit(record)

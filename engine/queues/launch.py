@@ -10,14 +10,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence, Set as AbstractSet
 from contextvars import Context
-from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import getweakrefcount
 
 import numpy as np
 
+from engine.base.op import Op
 from engine.devices.base import Array, Device, Record
 from engine.devices.cpu import lock
 from engine.devices.registry import loss
@@ -70,11 +70,16 @@ class Job:
 class Launched(Record):
     """One op for a backend to compute. What it needs is held here: a cancelled cell lets go of it."""
 
-    def __init__(self, cell: Cell, operands: Sequence[Any], device: Device, end: Callable[[Outcome], None]) -> None:
+    # There is one for each op, and thousands may be in flight: what can be shared is, or is made when it is asked for.
+
+    def __init__(
+        self, cell: Cell, operands: Sequence[Any], device: Device, told: Callable[[Any, Outcome], None], by: Any
+    ) -> None:
+        """`told` is called once, with `by` and the outcome."""
         op = cell.op
         self.name = op.name
         self.kernel = op.kernel
-        self.params = dict(cell.params or {})
+        self._params = cell.params
         self.operands = operands
         self._given = cell.args or operands
         self.outputs = op.outputs
@@ -85,7 +90,15 @@ class Launched(Record):
         self.skipped = False
         """True where it was never handed to the backend, as it was cancelled before."""
         self._context: Context | None = cell.rare.context if cell.rare is not None else None
-        self._open = [end]
+        self.key = 0
+        """Where it stands in its batch."""
+        self._by = by
+        self._told = told
+
+    @property
+    def params(self) -> dict[str, Any]:  # type: ignore[override]
+        """The keyword arguments of the kernel."""
+        return dict(self._params or {})
 
     @property
     def sources(self) -> tuple[Device | None, ...]:  # type: ignore[override]
@@ -115,7 +128,7 @@ class Launched(Record):
 
     def fail_unended(self, error: BaseException) -> None:
         """End it with an error, unless it was ended."""
-        if self._open:
+        if "_told" in vars(self):
             self.fail(error)
 
     def skip(self) -> None:
@@ -125,14 +138,13 @@ class Launched(Record):
 
     def end(self, outcome: Outcome) -> None:
         """End it with an outcome that needs no check."""
-        try:
-            told = self._open.pop()  # atomic: of two threads one finds it
-        except IndexError:
+        told = vars(self).pop("_told", None)  # atomic: of two threads one finds it
+        if told is None:
             raise RuntimeError(
                 f"the record of {self.name!r} on {self.device} was ended twice: a backend calls complete() or fail() "
                 "once for each record"
-            ) from None
-        told(outcome)
+            )
+        told(self._by, outcome)
 
     def __repr__(self) -> str:
         return f"<record of {self.name!r} on {self.device}>"
@@ -193,7 +205,7 @@ class Launcher:
 
     def _is_void(self, record: Launched) -> bool:
         """Tell whether a record, or one that it reads, was cancelled, and is not to be submitted; it ends here."""
-        void = record.abandoned or any(isinstance(each, Launched) and each.skipped for each in record.operands)
+        void = record.abandoned or any(each.__class__ is Launched and each.skipped for each in record.operands)
         if void:
             record.skip()
         return void
@@ -208,8 +220,9 @@ def _own(error: BaseException) -> BaseException:
     return problem
 
 
-Key = tuple[int, int]
-"""Where a record stands in its batch: in dispatch order, but behind what it reads."""
+DEPTH = 1 << 20
+"""Factor between the number of a record and how many records of its batch stand before it for its sake, in a key: a
+record stands in its batch in dispatch order, but behind what it reads."""
 
 
 class Batch:
@@ -223,7 +236,8 @@ class Batch:
         self.lane = lane
         self._queue = queue
         self._most = most
-        self._chosen: dict[Cell, tuple[Key, Launched]] = {}
+        self._told = queue.outcomes.add
+        self._chosen: dict[Cell, Launched] = {}
         self._entries: list[Entry] = []
         self._inside: dict[int, int] = {}
         """How often records of the batch refer to a cell, by the identities of the cells."""
@@ -233,6 +247,7 @@ class Batch:
         """Records of the batch whose dependents were looked at."""
         self._candidates: deque[Entry] = deque()
         self._waiting: dict[Cell, list[Entry]] = {}
+        self._may: dict[Op, bool] = {}
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -240,7 +255,7 @@ class Batch:
         return self._entries
 
     def choose(
-        self, begin: Callable[[Entry, Lane], None], may_join: Callable[[Cell], bool], ends: float = math.inf
+        self, begin: Callable[[Entry, Lane], None], may_join: Callable[[Op], bool], ends: float = math.inf
     ) -> bool:
         """Choose records and begin each, until then; whether the batch is complete. Nothing may be ready at all."""
         while len(self._entries) < self._most:
@@ -253,50 +268,55 @@ class Batch:
                 return False
         return True
 
-    def _next(self, may_join: Callable[[Cell], bool]) -> tuple[Entry, Key] | None:
+    def _next(self, may_join: Callable[[Op], bool]) -> tuple[Entry, int] | None:
         if not self._joining:
             entry = self.lane.next(self._queue.backlog.top_priority())
             if entry is not None:
-                return entry, (entry.number, 0)
+                return entry, entry.number * DEPTH
             self._joining = True
         while True:
             while self._candidates:
                 entry = self._candidates.popleft()
                 key = self._key_of(entry)
-                if key is not None and may_join(entry.record):
+                if key is not None and self._may_join(entry.record.op, may_join):
                     return entry, key
             if self._looked_at == len(self._entries):
                 return None
             self._candidates.extend(self._dependents(self._entries[self._looked_at]))
             self._looked_at += 1
 
-    def add(self, entry: Entry, key: Key = (0, 0)) -> None:
+    def _may_join(self, op: Op, may_join: Callable[[Op], bool]) -> bool:
+        """Ask once for each op of the batch."""
+        found = self._may.get(op)
+        if found is None:
+            found = self._may[op] = may_join(op)
+        return found
+
+    def add(self, entry: Entry, key: int = 0) -> None:
         """Take a record into the batch."""
         queue, record = self._queue, entry.record
-        operands = operands_of(record.args, self._record_for)
-        made = Launched(record, operands, queue.device, partial(queue.outcomes.add, entry))
+        operands = operands_of(record.args, self._chosen.get)
+        made = Launched(record, operands, queue.device, self._told, entry)
+        made.key = key
         inside = self._inside
         for each in record.args:
             if each.__class__ is Cell:
                 inside[id(each)] = inside.get(id(each), 0) + 1
-        self._chosen[record] = key, made
+        self._chosen[record] = made
         self._entries.append(entry)
-
-    def _record_for(self, cell: Cell) -> Launched | None:
-        found = self._chosen.get(cell)
-        return None if found is None else found[1]
 
     def _dependents(self, source: Entry) -> Sequence[Entry]:
         """Records that wait for one of the batch. Of one with several results, which is meant cannot be said."""
         if source.record.op.outputs != 1:
             return ()
-        return [*(source.dependents or ()), *self._waiting.pop(source.record, ())]
+        parked = source.dependents or ()
+        return [*parked, *self._waiting.pop(source.record, ())] if self._waiting else parked
 
-    def _key_of(self, entry: Entry) -> Key | None:
+    def _key_of(self, entry: Entry) -> int | None:
         """Where a record would stand; None for one that waits for anything but records of the batch."""
         if entry.state is not State.PARKED:
             return None
-        key = entry.number, 0
+        key = entry.number * DEPTH
         for operand in entry.record.args:
             if operand.__class__ is not Cell:
                 continue
@@ -310,19 +330,18 @@ class Batch:
                 if source is None:
                     self._waiting.setdefault(record, []).append(entry)
                     return None
-                number, depth = source[0]
-                key = max(key, (number, depth + 1))
+                key = max(key, source.key + 1)
         return key
 
     def launched(self) -> list[Launched]:
         """The records as the backend gets them, operands first, when all are chosen."""
         if len(self._chosen) > 1:
             self._mark_kept(self._queue.slice.early)
-        return [made for _, made in sorted(self._chosen.values(), key=itemgetter(0))]
+        return sorted(self._chosen.values(), key=attrgetter("key"))
 
     def _mark_kept(self, queued: AbstractSet[int]) -> None:
         """Tell which results only records of the batch refer to; `queued` are those that still stand on the queue."""
-        for _, record in self._chosen.values():  # not its items, each of which would be a further reference
+        for record in self._chosen.values():  # not its items, each of which would be a further reference
             cell = record.cell
             if record.outputs == 1:
                 known = HELD_BY_BATCH + self._inside.get(id(cell), 0) + (id(cell) in queued)
@@ -342,4 +361,4 @@ def operands_of(args: Sequence[Any], of_batch: Callable[[Cell], Launched | None]
 
 
 def alone(_: Cell) -> None:
-    """No record is another one's operand: it is launched alone."""
+    """Find no record, as the one that asks is launched alone."""

@@ -300,9 +300,9 @@ class Starting:
         self._begun(entry.record)
         _tell(entry.record)
 
-    def _may_join(self, record: Cell) -> bool:
-        """Tell whether a record that is parked may be launched with what it waits for."""
-        return not self._queue.strict and self._lane_of(record.op) is DEVICE
+    def _may_join(self, op: Op) -> bool:
+        """Tell whether a record of an op that is parked may be launched with what it waits for."""
+        return not self._queue.strict and self._lane_of(op) is DEVICE
 
 
 def _tell(record: Cell) -> None:
