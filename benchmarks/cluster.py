@@ -245,11 +245,10 @@ class Bench:
                 os.kill(self.cluster.pids()[0], signal.SIGKILL)
         lost = handles[0::2]
         began = perf_counter()
-        await asyncio.wait(
-            [asyncio.gather(lost[-1].wait_ready(), return_exceptions=True)], timeout=PROMPT
-        )  # the chain's end
-        late = sum(not each.is_ready() for each in lost)
+        end = asyncio.gather(lost[-1].wait_ready(), return_exceptions=True)  # it needs all the others
+        await asyncio.wait([end], timeout=PROMPT)
         seconds = perf_counter() - began
+        late = sum(not each.is_ready() for each in lost)
         await engine.gather(*handles[1::2][-1:])  # the other worker goes on
         engine.clear_errors()
         what = f"{count:,} ops, a worker killed half-way: handles that hang (all known after {seconds:.1f} s)"

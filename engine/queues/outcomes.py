@@ -7,7 +7,6 @@ end one after the other, and each after the records of its batch that it reads.
 from __future__ import annotations
 
 from collections import deque
-from copy import copy
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
 
 FEW = 16
 """Outcomes that are taken between looks at the clock."""
+
+
+_LOST = object()
+"""The outcome of a record that was lost with its device."""
 
 
 class Outcomes:
@@ -75,13 +78,14 @@ class Outcomes:
         if failure is not None:
             queue.completions.fail_dependent(record, failure)
         else:
+            if outcome is _LOST:
+                outcome = failed(record, loss(queue.device, queue.lost or ""))
             queue.completions.complete_started(record, outcome)
         if self._early:
             self.waiting.extend(self._early.pop(record, ()))
 
     def _fail_launched(self) -> None:
         """Fail what the backend has and will never end."""
-        queue = self._queue
-        error = loss(queue.device, queue.lost or "")
-        for entry in [each for each in queue.backlog.running if each.state is State.LAUNCHED]:
-            self.waiting.append((entry, failed(entry.record, copy(error))))
+        launched = [each for each in self._queue.backlog.running if each.state is State.LAUNCHED]
+        launched.sort(key=lambda entry: entry.number)  # operands first
+        self.waiting.extend([(each, _LOST) for each in launched])  # the errors are made as they are taken, in slices
