@@ -13,7 +13,7 @@ in its namespace.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
 
@@ -62,23 +62,32 @@ def merge(
     )
 
 
-def call_of(plan: Plan, arguments: Sequence[int], name: str) -> Op:
-    """Make an op whose kernel tells the steps of the plan, for a device that computes them itself."""
-    steps = plan.steps
-    traced = Traced(
-        [TracedStep(step.op, step.inputs, step.params, step.slot) for step in steps],
-        [None if slot in set(arguments) else value for slot, value in enumerate(plan.initial)],
-        arguments,
-        plan.outputs,
-        lambda: [_place(step) for step in steps],
-    )
+def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
+    """Make the op of all steps, in the form that a backend gets which takes functions as they are."""
+    kept = schedule(plan.steps, plan.outputs)
+    steps = [
+        TracedStep(
+            step.op.name,
+            step.op.kernel,
+            dict(step.params or {}),
+            step.inputs,
+            tuple(step.outputs()),
+            frees,
+            partial(_place, step),
+            step.op,
+        )
+        for step, frees in zip(plan.steps, kept.frees, strict=True)
+    ]
+    given = set(inputs)
+    constants = {
+        slot: value
+        for slot, value in enumerate(plan.initial)
+        if slot not in given and isinstance(value, np.ndarray | np.generic | complex | float | int)
+    }
     return Op(
         name,
-        traced,
-        infer=_inference(plan, steps, arguments, plan.outputs),
-        ns=1.0 if all(step.op.known for step in steps) else None,
-        pure=all(step.op.pure for step in steps),
-        view=True,
+        Traced(name, steps, inputs, plan.outputs, constants),
+        infer=_inference(plan, plan.steps, inputs, plan.outputs),
         outputs=len(plan.outputs),
     )
 

@@ -33,42 +33,36 @@ from handles.symbol import Symbol
 def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: bool) -> Sequence[Handle]:
     """Compute the outputs of a plan on the executor in force; `apart` says that arguments may be on several devices."""
     on_host = replay.follows_inputs and _is_on_host(replay, arrays, dispatcher)
-    if not on_host or (apart and _are_apart(arrays, dispatcher)):
-        called = _called(replay, arrays, dispatcher)
-        return run_steps(replay.unmerged, arrays, dispatcher) if called is None else called
+    are_apart = apart and _are_apart(arrays, dispatcher)
+    if not on_host or are_apart:
+        if not are_apart and _is_taken_whole(replay, arrays, dispatcher) and replay.traced is not None:
+            return _dispatch_whole(replay, replay.traced, arrays, dispatcher)
+        return run_steps(replay.unmerged, arrays, dispatcher)
     if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
         return run_on_queues(replay.merged, arrays, dispatcher)
     whole = replay.whole
     if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
         return run_steps(replay.merged, arrays, dispatcher)
-    return _dispatched(whole, replay, arrays, dispatcher)
+    return _dispatch_whole(replay, whole, arrays, dispatcher)
 
 
-def _dispatched(op: Op, replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> Sequence[Handle]:
-    """Dispatch all of a plan as one op."""
+def _dispatch_whole(replay: Replay, whole: Op, arrays: list[Any], dispatcher: Dispatcher) -> Sequence[Handle]:
     operands = (*arrays, *[replay.plan.initial[slot] for slot in replay.captured])
-    if op.outputs == 1:
-        return (dispatcher.dispatch_any(op, operands),)
-    return dispatcher.dispatch_several(op, operands)
+    if whole.outputs == 1:
+        return (dispatcher.dispatch_any(whole, operands),)
+    return dispatcher.dispatch_several(whole, operands)
 
 
-def _called(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> Sequence[Handle] | None:
-    """Call the plan as one op where its device takes it whole; None where it has several, or does not."""
-    op = replay.called
-    if op is None:
-        return None
+def _is_taken_whole(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:
+    """True if the device that a call goes to takes it as one record."""
+    core = dispatcher.core
     device = dispatcher.device
     if device is None:
         cells = [each._cell for each in arrays if isinstance(each, Handle)]
         cells += [replay.plan.initial[slot] for slot in replay.captured]
-        devices = {cell.home.device for cell in cells}
-        if len(devices) != 1:
-            return None
-        (device,) = devices
-    backend = dispatcher.core.devices.serving(device)
-    if backend is None or not getattr(backend, "takes_functions", False) or not replay.is_run_by(backend):
-        return None
-    return _dispatched(op, replay, arrays, dispatcher)
+        device = cells[0].home.device if cells else core.default_device
+    backend = core.devices.serving(device)
+    return backend is not None and replay.is_taken_by(backend)
 
 
 def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from engine.base.op import SMALL_NS, Op
 from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
-from engine.graph.codegen import call_of, cost_of, merge
+from engine.graph.codegen import cost_of, merge, traced
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
 from engine.graph.steps import Slots, Step
@@ -54,9 +54,10 @@ class Replay:
         self._mergeable = [step.op.known and step.device is None and step.op is not TRANSFER for step in plan.steps]
         self.follows_inputs = all(self._mergeable)
         """True if all steps run on the device of the first input, so that they may be merged."""
+        self._taken: dict[type, bool] = {}
+        """Whether all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
-        self._run_by: dict[type, bool] = {}
         self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
 
     @cached_property
@@ -68,23 +69,22 @@ class Replay:
         return merge(plan, plan.steps, self._costs, (*range(plan.inputs), *self.captured), plan.outputs, self._name)
 
     @cached_property
-    def called(self) -> Op | None:
-        """All steps as one op for a device that takes functions whole; None where not all steps can be computed there.
-
-        An op with a bound of its own is counted here, and an async one runs here.
-        """
+    def traced(self) -> Op | None:
+        """All steps as one op for a backend that takes functions; None where there are none, or devices are named."""
         plan = self.plan
-        local = any(step.device is not None or step.op is TRANSFER or step.op.limit is not None for step in plan.steps)
-        if local or not plan.steps or not plan.outputs or any(step.op.coroutine for step in plan.steps):
+        if not plan.steps or not plan.outputs or not self.follows_inputs:
             return None
-        return call_of(plan, (*range(plan.inputs), *self.captured), self._name)
+        return traced(plan, (*range(plan.inputs), *self.captured), self._name)
 
-    def is_run_by(self, backend: Backend[Any]) -> bool:
-        """Tell whether a backend computes all of its steps; asked once for each class of backend."""
-        kind = type(backend)
-        if kind not in self._run_by:
-            self._run_by[kind] = all(backend.runs(step.op.name, step.op.kernel) for step in self.plan.steps)
-        return self._run_by[kind]
+    def is_taken_by(self, backend: Backend[Any]) -> bool:
+        """Tell whether a backend takes a call as one record, and computes each of its steps."""
+        if not backend.takes_functions:
+            return False
+        cls = type(backend)
+        known = self._taken.get(cls)
+        if known is None:
+            known = self._taken[cls] = all(backend.runs(step.op.name, step.op.kernel) for step in self.plan.steps)
+        return known
 
     @cached_property
     def merged(self) -> Ready:

@@ -284,12 +284,17 @@ def _definition(op: Any) -> dict[str, Any]:
 
 def _definition_of_function(function: Traced) -> dict[str, Any]:
     """The recipe of a traced function: its steps, whose ops are names of rows or recipes."""
+    steps = function.steps
+    slots = {*function.inputs, *function.constants, *(slot for step in steps for slot in step.outputs)}
     return {
-        "steps": [(name_of(step.op) or _definition(step.op), *step[1:]) for step in function.steps],
-        "initial": list(function.initial),
-        "arguments": tuple(function.arguments),
-        "outputs": tuple(function.outputs),
-        "places": function.places(),
+        "steps": [
+            (name_of(step.op) or _definition(step.op), step.inputs, step.params or None, step.outputs[0])
+            for step in steps
+        ],
+        "initial": [function.constants.get(slot) for slot in range(max(slots) + 1)],
+        "arguments": function.inputs,
+        "outputs": function.outputs,
+        "places": [step.explain() for step in steps],
     }
 
 
