@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: demo service test test-losses test-all test-others bench bench-peers soak lint docs clean help
+.PHONY: demo service test test-all test-others bench bench-peers soak lint docs clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
@@ -28,10 +28,6 @@ service: $(VENV)/.service
 test: lint docs
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 	$(BIN)/python tests/wheel_check.py
-
-# Workers and schedulers that are killed: how soon that is seen depends on the machine.
-test-losses: $(VENV)/.test
-	CLUSTER_LOSSES=1 $(BIN)/python -m pytest tests/cluster/test_losses.py
 
 # On every supported Python that is found here; what is not found is named. `make test-all PYTEST="tests/test_cli.py"`.
 test-all: $(VENV)/.test

@@ -29,6 +29,8 @@ from handles import Handle
 
 MICRO, MILLI = 1e6, 1e3
 JOB_SECONDS = 0.05
+PAUSE = 0.1
+"""Seconds between two measurements."""
 PROMPT = 5.0
 """Seconds within which the handles of a lost worker are to raise."""
 
@@ -84,10 +86,14 @@ Work = Callable[[], Awaitable[object]]
 
 
 async def in_turn(rounds: int, *sides: Work) -> list[float]:
-    """Median seconds of each side; rounds are taken in turn, after one that does not count."""
+    """Median seconds of each side; rounds are taken in turn, after one that does not count.
+
+    A pause comes before each, as Dask goes on for a while with what was let go: no side is to pay for another one.
+    """
     times: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
         for side, found in zip(sides, times, strict=True):
+            await asyncio.sleep(PAUSE)
             seconds = await seconds_of(side)
             if number:
                 found.append(seconds)
@@ -239,9 +245,10 @@ class Bench:
                 os.kill(self.cluster.pids()[0], signal.SIGKILL)
         lost = handles[0::2]
         began = perf_counter()
-        await asyncio.wait([asyncio.ensure_future(lost[-1].wait_ready())], timeout=PROMPT)  # the end of the chain
-        late = sum(not each.is_ready() for each in lost)
+        end = asyncio.gather(lost[-1].wait_ready(), return_exceptions=True)  # it needs all the others
+        await asyncio.wait([end], timeout=PROMPT)
         seconds = perf_counter() - began
+        late = sum(not each.is_ready() for each in lost)
         await engine.gather(*handles[1::2][-1:])  # the other worker goes on
         engine.clear_errors()
         what = f"{count:,} ops, a worker killed half-way: handles that hang (all known after {seconds:.1f} s)"

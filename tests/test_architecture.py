@@ -51,8 +51,11 @@ ASYNCIO_MODULES = (
     # Dask's own loop, which these run on, is asyncio's.
     *(
         "engine.devices.dask.link",
+        "engine.devices.dask.loop_thread",
         "engine.devices.dask.process",
+        "engine.devices.dask.pulse",
         "engine.devices.dask.session",
+        "engine.devices.dask.wire",
         "engine.remote.serving",
     ),
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import itertools
+import math
 import os
 import random
 import subprocess
@@ -660,6 +662,27 @@ class Raising(SteppedBackend):
         raise OSError("full")
 
 
+class Whole(SteppedBackend):
+    """Takes a traced function as one op."""
+
+    takes_functions = True
+
+
+@pytest.mark.parametrize("mode", [SYNC, ASYNC], ids=lambda mode: mode.name)
+def test_a_device_may_take_a_traced_function_whole(fresh_engine: None, mode: engine.ExecutionMode) -> None:
+    @engine.function
+    def model(x: Any, y: Any) -> tuple[Any, Any]:
+        q, r = ops.linalg.qr(x)
+        return ops.matmul(q, r) + y, x
+
+    for backend, batches in ((Whole(automatic=True), 3), (SteppedBackend(automatic=True), 5)):
+        with registered("STEPPED", lambda backend=backend: backend), executor(mode):  # type: ignore[misc]
+            total, same = model(on(STEPPED, [[1.0, 2.0], [3.0, 5.0]]), on(STEPPED, [1.0]))
+            assert np.allclose(total.result(), [[2.0, 3.0], [4.0, 6.0]])
+            assert same.result().tolist() == [[1.0, 2.0], [3.0, 5.0]]
+        assert len(backend.batches) == batches
+
+
 def test_records_may_end_inside_submit(fresh_engine: None) -> None:
     for lookahead in (1, 4):
         for mode in (ASYNC, SYNC):
@@ -777,6 +800,50 @@ async def test_which_of_several_results_is_meant_is_never_left_open(batching: St
         await pending(batching)
         batching.complete_all()
         assert np.allclose(await back, np.eye(2))
+
+
+BETWEEN: list[tuple[str, Callable[[Handle], object], type[Exception] | None]] = [
+    ("nothing", lambda handle: None, None),
+    ("a cancellation", lambda handle: handle.cancel(), engine.OpCancelledError),
+    ("a loss", lambda handle: queue_of(handle).lose("it was unplugged"), DeviceLostError),
+]
+
+
+@pytest.mark.parametrize(("name", "happens", "error"), BETWEEN, ids=[row[0] for row in BETWEEN])
+async def test_a_batch_is_chosen_in_many_slices(
+    monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[Handle], object], error: type[Exception] | None
+) -> None:
+    backend = SteppedBackend(automatic=True, lookahead=64)
+    register_backend("STEPPED", lambda: backend)
+    loop, looks = asyncio.get_running_loop(), itertools.count()
+
+    def clock() -> float:
+        """Time is always up; half-way through the batch something happens between two slices."""
+        if next(looks) == 20:
+            loop.call_soon_threadsafe(happens, handles[10])
+        return math.inf
+
+    monkeypatch.setattr("engine.queues.launch.FEW", 1)
+    monkeypatch.setattr("engine.queues.launch.perf_counter", clock)
+    monkeypatch.setattr("engine.queues.slice.perf_counter", lambda: math.inf)
+    async with executor():
+        with engine.testing.hold(STEPPED):
+            handles = [on(STEPPED, [0.0])]
+            for _ in range(40):
+                handles.append(handles[-1] + 1)
+        backlog = queue_of(handles[0]).backlog
+        before = backlog.slices
+        if error is None:
+            assert await handles[-1] == [40.0]
+            assert (backend.batches, backlog.slices - before > 40) == ([41], True)
+        else:
+            for handle in handles[10:]:
+                with pytest.raises(error):
+                    await handle
+            engine.clear_errors()
+        if error is engine.OpCancelledError:
+            assert [await handle for handle in handles[:10]] == [[number] for number in range(10)]
+            assert backend.batches == [10]
 
 
 async def test_a_stream_of_ops_reaches_a_device_in_few_batches() -> None:

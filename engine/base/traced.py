@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.base.op import Kernel, Params
+from engine.base.op import Kernel, Op, Params
 
 
 class TracedStep(NamedTuple):
@@ -25,6 +25,8 @@ class TracedStep(NamedTuple):
     """The slots that nothing reads after it."""
     explain: Callable[[], str]
     """Says which op it is, and where the user wrote it."""
+    op: Op
+    """All that the engine knows of it, for a backend that has this engine at its other end."""
 
 
 class Traced:

@@ -82,6 +82,7 @@ def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
             tuple(step.outputs()),
             frees,
             partial(_place, step),
+            step.op,
         )
         for step, frees in zip(plan.steps, kept.frees, strict=True)
     ]

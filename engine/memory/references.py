@@ -11,9 +11,9 @@ from sys import getrefcount
 
 HELD_BY_GROUP = 2
 """Places of the engine that refer to a record of a fusion group: the step, and the entry of the backlog."""
-HELD_BY_BATCH = 4
+HELD_BY_BATCH = 3
 """Places of the engine that refer to a record of a batch for a device: the record that the device gets, the entry of
-the backlog, and two tables, of those chosen and of those made."""
+the backlog, and the table of the batch."""
 HELD_BY_INPUTS = 1
 """The list of the inputs of a group, or of the operands that a worker was given."""
 HELD_BY_CELL = 1

@@ -265,3 +265,4 @@ class DeviceQueue(Queue):
         self.owner.start_over()
         self.tasks.start_over()
         self.launcher.start_over()
+        self.starting.start_over()

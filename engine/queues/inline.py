@@ -15,7 +15,7 @@ from engine.queues import reading
 from engine.queues.base import Owner, Queue
 from engine.queues.execution import execute, finish, holding, run_coroutine
 from engine.queues.hooks import hooks
-from engine.queues.launch import Launched, operands_of
+from engine.queues.launch import Launched, alone, operands_of
 from engine.queues.waiting import cancellation
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
 from handles.cell import CancelOutcome, Cell, Failure
@@ -82,7 +82,7 @@ class InlineQueue(Queue):
         if errstate() is not DEFAULT_ERRSTATE and cell.extend().context is None:
             cell.extend().context = copy_context()
         outcome = _Outcome(cell)
-        record = Launched(cell, operands_of(values, {}), self.device, outcome.set)
+        record = Launched(cell, operands_of(values, alone), self.device, _Outcome.set, outcome)
         self._submitted.add(outcome)
         try:
             self._submit(record)

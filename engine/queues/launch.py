@@ -6,24 +6,26 @@ the queue's `Launcher` hands batches of them to the backend, on a worker: nothin
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
+import math
+from collections import deque
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from contextvars import Context
-from functools import partial
+from operator import attrgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import getweakrefcount
 
 import numpy as np
 
+from engine.base.op import Op
 from engine.devices.base import Array, Device, Record
 from engine.devices.cpu import lock
 from engine.devices.registry import loss
 from engine.failures import failed
 from engine.memory.references import HELD_BY_BATCH, others
-from engine.queues.backlog import Backlog
 from engine.queues.execution import call_elsewhere, wrong_value
 from engine.queues.lane import Lane
-from engine.queues.records import pending_operands, record_of
+from engine.queues.records import record_of
 from engine.queues.states import Entry, State
 from engine.threads.pool import workers
 from engine.threads.slots import core_slots
@@ -31,6 +33,9 @@ from handles.cell import PENDING, Cell, Failure
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
+
+FEW = 8
+"""Records that are chosen between looks at the clock."""
 
 Outcome = Any
 """A value of the device, a tuple of them, or a `Failure`."""
@@ -65,11 +70,16 @@ class Job:
 class Launched(Record):
     """One op for a backend to compute. What it needs is held here: a cancelled cell lets go of it."""
 
-    def __init__(self, cell: Cell, operands: Sequence[Any], device: Device, end: Callable[[Outcome], None]) -> None:
+    # There is one for each op, and thousands may be in flight: what can be shared is, or is made when it is asked for.
+
+    def __init__(
+        self, cell: Cell, operands: Sequence[Any], device: Device, told: Callable[[Any, Outcome], None], by: Any
+    ) -> None:
+        """`told` is called once, with `by` and the outcome."""
         op = cell.op
         self.name = op.name
         self.kernel = op.kernel
-        self.params = dict(cell.params or {})
+        self._params = cell.params
         self.operands = operands
         self._given = cell.args or operands
         self.outputs = op.outputs
@@ -80,7 +90,15 @@ class Launched(Record):
         self.skipped = False
         """True where it was never handed to the backend, as it was cancelled before."""
         self._context: Context | None = cell.rare.context if cell.rare is not None else None
-        self._open = [end]
+        self.key = 0
+        """Where it stands in its batch."""
+        self._by = by
+        self._told = told
+
+    @property
+    def params(self) -> dict[str, Any]:  # type: ignore[override]
+        """The keyword arguments of the kernel."""
+        return dict(self._params or {})
 
     @property
     def sources(self) -> tuple[Device | None, ...]:  # type: ignore[override]
@@ -99,34 +117,34 @@ class Launched(Record):
     def complete(self, value: Any) -> None:
         """End it with its value, or with a tuple of them."""
         wrong = wrong_value(self.cell, self.device, value)
-        self._end(value if wrong is None else failed(self.cell, wrong))
+        self.end(value if wrong is None else failed(self.cell, wrong))
 
     def fail(self, error: BaseException) -> None:
         """End it with an error."""
         problem: object = error  # a backend may give anything
         if not isinstance(problem, BaseException):
             problem = TypeError(f"Record.fail: error must be an exception, but the backend gave {problem!r}")
-        self._end(failed(self.cell, problem))
+        self.end(failed(self.cell, problem))
 
     def fail_unended(self, error: BaseException) -> None:
         """End it with an error, unless it was ended."""
-        if self._open:
+        if "_told" in vars(self):
             self.fail(error)
 
     def skip(self) -> None:
         """End it without its having been handed to the backend."""
         self.skipped = True
-        self._end(None)
+        self.end(None)
 
-    def _end(self, outcome: Outcome) -> None:
-        try:
-            end = self._open.pop()  # atomic: of two threads one finds it
-        except IndexError:
+    def end(self, outcome: Outcome) -> None:
+        """End it with an outcome that needs no check."""
+        told = vars(self).pop("_told", None)  # atomic: of two threads one finds it
+        if told is None:
             raise RuntimeError(
                 f"the record of {self.name!r} on {self.device} was ended twice: a backend calls complete() or fail() "
                 "once for each record"
-            ) from None
-        end(outcome)
+            )
+        told(self._by, outcome)
 
     def __repr__(self) -> str:
         return f"<record of {self.name!r} on {self.device}>"
@@ -187,7 +205,7 @@ class Launcher:
 
     def _is_void(self, record: Launched) -> bool:
         """Tell whether a record, or one that it reads, was cancelled, and is not to be submitted; it ends here."""
-        void = record.abandoned or any(isinstance(each, Launched) and each.skipped for each in record.operands)
+        void = record.abandoned or any(each.__class__ is Launched and each.skipped for each in record.operands)
         if void:
             record.skip()
         return void
@@ -202,100 +220,145 @@ def _own(error: BaseException) -> BaseException:
     return problem
 
 
+DEPTH = 1 << 20
+"""Factor between the number of a record and how many records of its batch stand before it for its sake, in a key: a
+record stands in its batch in dispatch order, but behind what it reads."""
+
+
 class Batch:
-    """Records that are submitted together: what is ready, and what needs nothing but those."""
+    """Records that are submitted together: what is ready, and what needs nothing but those.
 
-    def __init__(self, backlog: Backlog, lane: Lane, most: int) -> None:
-        self._backlog = backlog
-        self._lane = lane
+    It is chosen a few at a time, in as many slices as that takes. What is chosen counts as launched at once; what is
+    cancelled meanwhile is launched all the same, and skipped there.
+    """
+
+    def __init__(self, queue: DeviceQueue, lane: Lane, most: int) -> None:
+        self.lane = lane
+        self._queue = queue
         self._most = most
-        self._keys: dict[Entry, tuple[int, int]] = {}
-        self._by_record: dict[Cell, Entry] = {}
+        self._told = queue.outcomes.add
+        self._chosen: dict[Cell, Launched] = {}
+        self._entries: list[Entry] = []
+        self._inside: dict[int, int] = {}
+        """How often records of the batch refer to a cell, by the identities of the cells."""
+        self._joining = False
+        """True once all that was ready has been chosen: then what needs nothing but that joins."""
+        self._looked_at = 0
+        """Records of the batch whose dependents were looked at."""
+        self._candidates: deque[Entry] = deque()
         self._waiting: dict[Cell, list[Entry]] = {}
+        self._may: dict[Op, bool] = {}
 
-    def entries(self) -> list[Entry]:
-        """The records chosen, in dispatch order, operands first."""
-        return sorted(self._keys, key=self._keys.__getitem__)
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The entries of the records chosen."""
+        return self._entries
 
-    def choose(self, begin: Callable[[Entry, Lane], None], may_join: Callable[[Cell], bool]) -> None:
-        """Choose up to `most` records, none where nothing is ready, and begin each."""
-        while len(self._keys) < self._most:
-            entry = self._lane.next(self._backlog.top_priority())
-            if entry is None:
-                break
-            self._add(entry, (entry.number, 0))
-            begin(entry, self._lane)
-        line = deque(self._keys if self._most > 1 else ())
-        while line and len(self._keys) < self._most:
-            for entry in self._candidates(line.popleft()):
-                if len(self._keys) < self._most and self._may_add(entry) and may_join(entry.record):
-                    self._add(entry, self._key_of(entry))
-                    begin(entry, self._lane)
-                    line.append(entry)
+    def choose(
+        self, begin: Callable[[Entry, Lane], None], may_join: Callable[[Op], bool], ends: float = math.inf
+    ) -> bool:
+        """Choose records and begin each, until then; whether the batch is complete. Nothing may be ready at all."""
+        while len(self._entries) < self._most:
+            found = self._next(may_join)
+            if found is None:
+                return True
+            self.add(*found)
+            begin(found[0], self.lane)
+            if not len(self._entries) % FEW and perf_counter() > ends:
+                return False
+        return True
 
-    def _add(self, entry: Entry, key: tuple[int, int]) -> None:
-        self._keys[entry] = key
-        self._by_record[entry.record] = entry
+    def _next(self, may_join: Callable[[Op], bool]) -> tuple[Entry, int] | None:
+        if not self._joining:
+            entry = self.lane.next(self._queue.backlog.top_priority())
+            if entry is not None:
+                return entry, entry.number * DEPTH
+            self._joining = True
+        while True:
+            while self._candidates:
+                entry = self._candidates.popleft()
+                key = self._key_of(entry)
+                if key is not None and self._may_join(entry.record.op, may_join):
+                    return entry, key
+            if self._looked_at == len(self._entries):
+                return None
+            self._candidates.extend(self._dependents(self._entries[self._looked_at]))
+            self._looked_at += 1
 
-    def _candidates(self, source: Entry) -> list[Entry]:
+    def _may_join(self, op: Op, may_join: Callable[[Op], bool]) -> bool:
+        """Ask once for each op of the batch."""
+        found = self._may.get(op)
+        if found is None:
+            found = self._may[op] = may_join(op)
+        return found
+
+    def add(self, entry: Entry, key: int = 0) -> None:
+        """Take a record into the batch."""
+        queue, record = self._queue, entry.record
+        operands = operands_of(record.args, self._chosen.get)
+        made = Launched(record, operands, queue.device, self._told, entry)
+        made.key = key
+        inside = self._inside
+        for each in record.args:
+            if each.__class__ is Cell:
+                inside[id(each)] = inside.get(id(each), 0) + 1
+        self._chosen[record] = made
+        self._entries.append(entry)
+
+    def _dependents(self, source: Entry) -> Sequence[Entry]:
         """Records that wait for one of the batch. Of one with several results, which is meant cannot be said."""
         if source.record.op.outputs != 1:
-            return []
-        return [*(source.dependents or ()), *self._waiting.pop(source.record, ())]
+            return ()
+        parked = source.dependents or ()
+        return [*parked, *self._waiting.pop(source.record, ())] if self._waiting else parked
 
-    def _may_add(self, entry: Entry) -> bool:
-        """Tell whether a record waits for nothing but records of the batch."""
-        if entry.state is not State.PARKED or entry in self._keys:
-            return False
+    def _key_of(self, entry: Entry) -> int | None:
+        """Where a record would stand; None for one that waits for anything but records of the batch."""
+        if entry.state is not State.PARKED:
+            return None
+        key = entry.number * DEPTH
         for operand in entry.record.args:
             if operand.__class__ is not Cell:
                 continue
             if operand.value.__class__ is Failure:
-                return False
+                return None
             if operand.value is PENDING:
                 record = record_of(operand)
                 if record.op.outputs != 1:
-                    return False
-                if record not in self._by_record:
+                    return None
+                source = self._chosen.get(record)
+                if source is None:
                     self._waiting.setdefault(record, []).append(entry)
-                    return False
-        return True
+                    return None
+                key = max(key, source.key + 1)
+        return key
 
-    def _key_of(self, entry: Entry) -> tuple[int, int]:
-        """Where it stands in the batch: in dispatch order, but behind what it reads."""
-        sources = [self._keys[self._by_record[record]] for record in pending_operands(entry.record)]
-        number, depth = max(sources, default=(entry.number, -1))
-        return max((entry.number, 0), (number, depth + 1))
+    def launched(self) -> list[Launched]:
+        """The records as the backend gets them, operands first, when all are chosen."""
+        if len(self._chosen) > 1:
+            self._mark_kept(self._queue.slice.early)
+        return sorted(self._chosen.values(), key=attrgetter("key"))
 
-
-def launched(queue: DeviceQueue, entries: Sequence[Entry]) -> list[Launched]:
-    """Make the records of a batch as a backend gets them."""
-    batch: dict[Cell, Launched] = {}
-    for entry in entries:
-        operands = operands_of(entry.record.args, batch)
-        batch[entry.record] = Launched(entry.record, operands, queue.device, partial(queue.outcomes.add, entry))
-    if len(entries) > 1:
-        _mark_kept(batch, queue.slice.early)
-    return list(batch.values())
+    def _mark_kept(self, queued: AbstractSet[int]) -> None:
+        """Tell which results only records of the batch refer to; `queued` are those that still stand on the queue."""
+        for record in self._chosen.values():  # not its items, each of which would be a further reference
+            cell = record.cell
+            if record.outputs == 1:
+                known = HELD_BY_BATCH + self._inside.get(id(cell), 0) + (id(cell) in queued)
+                record.kept = others(cell, known) or bool(getweakrefcount(cell))
 
 
-def _mark_kept(batch: Mapping[Cell, Launched], queued: AbstractSet[int]) -> None:
-    """Tell which results only records of the batch refer to; `queued` are those that still stand on the queue."""
-    inside = Counter(id(arg) for record in batch for arg in record.args if arg.__class__ is Cell)
-    for record in batch.values():  # not its items, each of which would be a further reference
-        cell = record.cell
-        if record.outputs == 1:
-            known = HELD_BY_BATCH + inside[id(cell)] + (id(cell) in queued)
-            record.kept = others(cell, known) or bool(getweakrefcount(cell))
-
-
-def operands_of(args: Sequence[Any], batch: Mapping[Cell, Launched]) -> list[Any]:
+def operands_of(args: Sequence[Any], of_batch: Callable[[Cell], Launched | None]) -> list[Any]:
     """Operands as a backend gets them: values, earlier records of the batch, arrays that cannot be written to."""
     operands: list[Any] = []
     for each in args:
         if each.__class__ is Cell:
-            each = batch[record_of(each)] if each.value is PENDING else each.value
+            each = of_batch(record_of(each)) or each.value
         elif isinstance(each, np.ndarray):
             lock(each)
         operands.append(each)
     return operands
+
+
+def alone(_: Cell) -> None:
+    """Find no record, as the one that asks is launched alone."""

@@ -7,21 +7,24 @@ end one after the other, and each after the records of its batch that it reads.
 from __future__ import annotations
 
 from collections import deque
-from copy import copy
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.devices.registry import loss
 from engine.failures import failed
-from engine.queues.records import pending_operands
+from engine.queues.records import record_of
 from engine.queues.states import Entry, State
-from handles.cell import Cell, Failure
+from handles.cell import PENDING, Cell, Failure
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
 
 FEW = 16
 """Outcomes that are taken between looks at the clock."""
+
+
+_LOST = object()
+"""The outcome of a record that was lost with its device."""
 
 
 class Outcomes:
@@ -61,22 +64,28 @@ class Outcomes:
         queue, record = self._queue, entry.record
         if entry not in queue.backlog.running:
             return  # an interrupt came when it had been completed, or the device was lost
-        waits = next(iter(pending_operands(record)), None)
-        if waits is not None:
-            self._early.setdefault(waits, []).append((entry, outcome))
-            return
-        queue.starting.release(entry)
-        values = [each.value for each in record.args if each.__class__ is Cell]
-        failure = next((value for value in values if value.__class__ is Failure), None)
+        failure: Failure | None = None
+        for operand in record.args:
+            if operand.__class__ is Cell:
+                value = operand.value
+                if value is PENDING:
+                    self._early.setdefault(record_of(operand), []).append((entry, outcome))
+                    return
+                if failure is None and value.__class__ is Failure:
+                    failure = value
+        if entry.grants:
+            queue.starting.release(entry)
         if failure is not None:
             queue.completions.fail_dependent(record, failure)
         else:
+            if outcome is _LOST:
+                outcome = failed(record, loss(queue.device, queue.lost or ""))
             queue.completions.complete_started(record, outcome)
-        self.waiting.extend(self._early.pop(record, ()))
+        if self._early:
+            self.waiting.extend(self._early.pop(record, ()))
 
     def _fail_launched(self) -> None:
         """Fail what the backend has and will never end."""
-        queue = self._queue
-        error = loss(queue.device, queue.lost or "")
-        for entry in [each for each in queue.backlog.running if each.state is State.LAUNCHED]:
-            self.waiting.append((entry, failed(entry.record, copy(error))))
+        launched = [each for each in self._queue.backlog.running if each.state is State.LAUNCHED]
+        launched.sort(key=lambda entry: entry.number)  # operands first
+        self.waiting.extend([(each, _LOST) for each in launched])  # the errors are made as they are taken, in slices

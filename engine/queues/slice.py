@@ -163,7 +163,7 @@ class Slice:
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = starts = True  # what was demanded may be the next now
         if starts and (queue.on_host or queue.starting.is_worthwhile()):
-            moved = queue.starting.start_ready(jobs) or moved
+            moved = queue.starting.start_ready(jobs, ends) or moved
         return moved
 
     # Records on the queue, in dispatch order

@@ -18,7 +18,7 @@ from engine.queues.demand import Demand
 from engine.queues.execution import is_part_of_call
 from engine.queues.hooks import hooks
 from engine.queues.lane import Lane
-from engine.queues.launch import Batch, Job, launched
+from engine.queues.launch import Batch, Job
 from engine.queues.reading import MOVE
 from engine.queues.records import pending_operands
 from engine.queues.states import Entry, Grant, State
@@ -70,6 +70,8 @@ class Starting:
         self._claims: dict[Lane, LaneClaim] = {}
         self._blocked: set[Lane] = set()
         """Lanes whose next record got no slot."""
+        self._batch: Batch | None = None
+        """The batch that was begun in an earlier slice, and is not complete."""
         self.wanted = False
         """True when something may be started that was not tried since."""
 
@@ -159,6 +161,10 @@ class Starting:
         ):
             self.wanted = True
 
+    def start_over(self) -> None:
+        """In a forked child: what was to be launched will not be."""
+        self._batch = None
+
     def give_up(self) -> None:
         """Wait for no slot any more: the device is held."""
         for claim in self._claims.values():
@@ -172,22 +178,23 @@ class Starting:
 
     # Starting
 
-    def start_ready(self, jobs: list[Job] | None) -> bool:
+    def start_ready(self, jobs: list[Job] | None, ends: float) -> bool:
         """Start what is ready, as long as there are slots; whether anything was started.
 
-        A worker that calls takes the first op itself, in `jobs`; the others are handed to further workers.
+        A worker that calls takes the first op itself, in `jobs`; the others are handed to further workers. A batch for
+        a device is chosen until `ends`, and then in the next slice.
         """
         self.wanted = False
         self._blocked.clear()
         moved = False
         for lane in list(self._backlog.lanes.values()):
-            moved = self._start_lane(lane, jobs) or moved
+            moved = self._start_lane(lane, jobs, ends) or moved
         return moved
 
-    def _start_lane(self, lane: Lane, jobs: list[Job] | None) -> bool:
+    def _start_lane(self, lane: Lane, jobs: list[Job] | None, ends: float) -> bool:
         moved = False
         if lane.key is DEVICE:
-            return self._launch(lane)
+            return self._launch(lane, ends)
         while (entry := lane.next(self._backlog.top_priority())) is not None:
             if not self._claim(lane, entry):
                 self._blocked.add(lane)
@@ -245,31 +252,42 @@ class Starting:
     def is_worthwhile(self) -> bool:
         """Tell whether to start what is ready now; else what is pending is looked at first, and may join the batch."""
         queue = self._queue
-        return not queue.pending or queue.is_taken() or self._backlog.count(State.READY) >= _lookahead(queue.backend)
+        if self._batch is not None or not queue.pending or queue.is_taken():
+            return True
+        return self._backlog.count(State.READY) >= _lookahead(queue.backend)
 
-    def _launch(self, lane: Lane) -> bool:
+    def _launch(self, lane: Lane, ends: float) -> bool:
         """Have ready records submitted to the backend, as many at once as it likes; whether there were any."""
         moved = False
         while True:
-            batch = Batch(self._backlog, lane, _lookahead(self._queue.backend))
+            batch, self._batch = self._batch or self._new_batch(lane), None
             try:
-                batch.choose(self._begin_launch, self._may_join)
-                entries = batch.entries()
-                if not entries:
+                complete = batch.choose(self._begin_launch, self._may_join, ends)
+                moved = moved or bool(batch.entries)
+                if not complete:
+                    self._batch, self.wanted = batch, True
+                    return True
+                if not batch.entries:
                     return moved
-                self._queue.launcher.put(launched(self._queue, entries))
+                self._queue.launcher.put(batch.launched())
             except BaseException:  # an interrupt: they are launched another time
-                for entry in batch.entries():
+                self._batch = None
+                for entry in batch.entries:
                     self._take_back(entry)
                 raise
-            moved = True
+
+    def _new_batch(self, lane: Lane) -> Batch:
+        return Batch(self._queue, lane, _lookahead(self._queue.backend))
 
     def _launch_one(self, entry: Entry) -> None:
         """Have a record submitted that has a slot of its function's own."""
+        assert entry.lane is not None
         try:
             self._begin(entry, State.LAUNCHED)
             _tell(entry.record)
-            self._queue.launcher.put(launched(self._queue, [entry]))
+            batch = Batch(self._queue, entry.lane, 1)
+            batch.add(entry)
+            self._queue.launcher.put(batch.launched())
         except BaseException:
             self._take_back(entry)
             raise
@@ -282,9 +300,9 @@ class Starting:
         self._begun(entry.record)
         _tell(entry.record)
 
-    def _may_join(self, record: Cell) -> bool:
-        """Tell whether a record that is parked may be launched with what it waits for."""
-        return not self._queue.strict and self._lane_of(record.op) is DEVICE
+    def _may_join(self, op: Op) -> bool:
+        """Tell whether a record of an op that is parked may be launched with what it waits for."""
+        return not self._queue.strict and self._lane_of(op) is DEVICE
 
 
 def _tell(record: Cell) -> None:

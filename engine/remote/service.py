@@ -5,7 +5,7 @@ only others of its program read is a record that nothing else refers to: so it i
 part of a fusion group.
 
 The number of a step stands in its cell in place of the instruction that dispatched it: what failed is found by it.
-`take` is called on one thread, `reply` on another; `_told` and `_answers` are the only things between them.
+`take` is called on one thread, `reply` perhaps on another: `_told` and `_answers` are the only things between them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-import cloudpickle
 import numpy as np
 
 from engine.base.config import Config
@@ -25,11 +25,13 @@ from engine.devices.base import Array, Device
 from engine.devices.cpu import HOST, lock
 from engine.devices.dask.errors import packed_error
 from engine.devices.dask.programs import KEPT, SILENT, Message, Package, Reply, Step, packed
-from engine.devices.dask.rows import rows
 from engine.dispatch.executor import Core
 from engine.dispatch.records import cells_of, make_record
 from engine.failures import INTERNAL, Place
+from engine.queues.records import pending_operands, record_of
 from engine.queues.slice import SLICE
+from engine.queues.waiting import Countdown
+from engine.remote.functions import ARRIVED, Function, place_within, step_number, understood
 from engine.settings.scope import Scope, scope_var
 from engine.threads.slots import Slots
 from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, settle
@@ -39,8 +41,6 @@ vars()[INTERNAL] = True  # loaded after the package has marked its modules
 SENT_ALONG = 16_384
 """Bytes up to which an array is sent with the message that says that it was computed: most are read sooner or later."""
 UNBOUNDED = 1 << 40
-
-ARRIVED = Op("asarray", np.asarray, view=True)
 
 
 class Service:
@@ -59,19 +59,21 @@ class Service:
         scope = Scope(executor=self._core, mode=ExecutionMode.ASYNC, policy=DevicePolicy.SILENT)
         self._context.run(scope_var.set, scope)
         self._contexts: dict[tuple[Any, ...], Context] = {(): self._context}
-        self._ops: dict[int, Op] = {}
+        self._ops: dict[int, Op | Function] = {}
         self._values: dict[int, Cell] = {}
-        self._running: dict[int, Cell] = {}
-        """Records whose end is to be told, by their numbers."""
-        self._told: deque[Cell] = deque()
+        self._running: dict[int, _Running] = {}
+        """Steps whose end is to be told, by their numbers."""
+        self._told: deque[int] = deque()
         self._answers: deque[tuple[str, int, Any]] = deque()
 
     # On the thread of the service
 
     def take(self, message: Message) -> None:
         """Do what a message asks for."""
+        for number in message.drops:  # first, as what is computed next may have their memory
+            self._values.pop(number, None)
         for number, definition in message.ops:
-            self._ops[number] = _op(definition, self._calls)
+            self._ops[number] = understood(definition, self._calls)
         for number, array in message.values:
             self.hold(number, array)
             self._answers.append(("ended", number, None))
@@ -80,15 +82,10 @@ class Service:
             self._queue.drive(SLICE, patient=True)
             self._queue.driver.schedule_next()
         for number in message.cancels:
-            cell = self._running.get(number)
-            if cell is not None:
-                self._queue.cancel(cell, "its client cancelled it")
-        for number in message.drops:
-            self._values.pop(number, None)
+            if number in self._running:
+                self._cancel(number)
         for number in message.reads:
             self._read(number)
-        if message.values or message.reads:
-            self._wake()
 
     def hold(self, number: int, array: Array) -> None:
         """Keep an array that came from elsewhere."""
@@ -115,22 +112,44 @@ class Service:
             made.clear()
 
     def _push(self, step: Step, constants: Sequence[Any], made: dict[int, Cell]) -> None:
-        op = self._ops[step.op]
+        number, op_number, operands, params, errors, fate = step
+        op = self._ops[op_number]
         args = tuple(
-            constants[-each - 1] if each < 0 else made[each] if each in made else self._values[each]
-            for each in step.operands
+            [
+                constants[-each - 1] if each < 0 else made[each] if each in made else self._values[each]
+                for each in operands
+            ]
         )
-        cell = make_record(op, args, step.params, self._queue, None, step.number)
-        if not op.known or step.errors is not None:
-            cell.extend().context = self._context_of(step.errors)
-        for index, each in enumerate(cells_of(cell)):
-            made[step.number + index] = each
-            if step.fate == KEPT:
-                self._values[step.number + index] = each
-        if step.fate != SILENT:
-            self._running[step.number] = cell
-            add_waiter(cell, self._ended)
-        self._queue.push(cell)
+        if op.__class__ is Function:
+            results = op.push(args, self._queue, number, partial(self._context_for, errors))
+            self._running[number] = _Running(results, results, op)
+            Countdown(map(record_of, results), partial(self._ended, number))
+        else:
+            assert isinstance(op, Op)
+            cell = make_record(op, args, params, self._queue, None, number)
+            if not op.known or errors is not None:
+                cell.extend().context = self._context_of(errors)
+            results = cells_of(cell)
+            if fate != SILENT:
+                self._running[number] = _Running((cell,), results, None)
+                add_waiter(cell, self._record_ended)
+            self._queue.push(cell)
+        for index, each in enumerate(results):
+            made[number + index] = each
+            if fate == KEPT:
+                self._values[number + index] = each
+
+    def _context_for(self, errors: dict[str, Any] | None, op: Op) -> Context | None:
+        return None if op.known and errors is None else self._context_of(errors)
+
+    def _cancel(self, number: int) -> None:
+        """Cancel a step: of a traced function, all that has not ended."""
+        stack = list(map(record_of, self._running[number].waited))
+        while stack:
+            record = stack.pop()
+            if record.value is PENDING and step_number(record) == number:
+                stack.extend(pending_operands(record))
+                self._queue.cancel(record, "its client cancelled it")
 
     def _context_of(self, errors: dict[str, Any] | None) -> Context:
         """The context of a kernel: this core's, with the error state of the client."""
@@ -152,8 +171,11 @@ class Service:
 
     # On any thread
 
-    def _ended(self, cell: Cell) -> None:
-        self._told.append(cell)
+    def _record_ended(self, record: Cell) -> None:
+        self._ended(record.lasti)
+
+    def _ended(self, number: int) -> None:
+        self._told.append(number)
         self._wake()
 
     def answer(self, number: int, array: Array | None) -> None:
@@ -173,7 +195,7 @@ class Service:
             raise LookupError("the value is not there any more")
         return packed((cell.value,))  # type: ignore[arg-type]
 
-    # On the thread of the loop
+    # On one thread at a time
 
     def reply(self) -> Package | None:
         """The message that there is to send; None where there is nothing."""
@@ -186,30 +208,37 @@ class Service:
         ended = [self._facts(each) for each in told]
         if not (ended or failures or any(answers.values())):
             return None
-        return packed(Reply(failures, [*answers["ended"], *ended], answers["values"], answers["refused"]))
+        reply = Reply(failures, [*answers["ended"], *ended], answers["values"], answers["refused"])
+        return packed(reply, plain=not _has_objects(reply))
 
-    def _failures(self, told: Sequence[Cell]) -> list[tuple[int, Any]]:
+    def _failures(self, told: Sequence[int]) -> list[tuple[int, Any]]:
         """The failures that were not told of yet; the ledger knows all but what was too much for it."""
         failures = self._core.ledger.drain()
-        for cell in told:
-            if isinstance(cell.value, Failure) and not cell.value.seen:
-                cell.value.seen = True
-                failures.append(cell.value)
-        return [(each.record.lasti, self._packed(each)) for each in failures if each.record is not None]
+        for number in told:
+            for cell in self._running[number].waited:
+                if isinstance(cell.value, Failure) and not cell.value.seen:
+                    cell.value.seen = True
+                    failures.append(cell.value)
+        return [(step_number(each.record), self._packed(each)) for each in failures if each.record is not None]
 
-    def _facts(self, record: Cell) -> tuple[int, list[tuple[Any, ...]] | None]:
+    def _facts(self, number: int) -> tuple[int, list[tuple[Any, ...]] | None]:
         """The report of a step's end: shape and dtype of each value, and small arrays themselves."""
-        number = record.lasti
-        self._running.pop(number, None)
+        numbers = range(number, number + len(self._running.pop(number).results))
         if number not in self._values:
             return number, None
-        count = record.op.outputs
-        cells = [self._values[number + index] for index in range(count) if number + index in self._values]
-        if len(cells) < count or any(isinstance(each.value, Failure) for each in cells):
-            for index in range(count):
-                self._values.pop(number + index, None)
+        cells = [self._values[each] for each in numbers if each in self._values]
+        if len(cells) < len(numbers) or any(isinstance(each.value, Failure) for each in cells):
+            for each in numbers:
+                self._values.pop(each, None)
             return number, None
         return number, [self._fact(each.value) for each in cells]
+
+    def _within(self, record: Cell | None) -> list[str]:
+        """The place of an op inside a traced function, as a note."""
+        if record is None or (index := place_within(record)) is None:
+            return []
+        running = self._running.get(step_number(record))
+        return [] if running is None or running.function is None else [running.function.places[index]]
 
     def _fact(self, array: Array) -> tuple[Any, ...]:
         along = array if array.nbytes <= SENT_ALONG else None
@@ -217,25 +246,23 @@ class Service:
 
     def _packed(self, failure: Failure) -> Any:
         error = failure.error
-        vars(error)["__notes__"] = [each for each in failure.notes if not isinstance(each, Place)]
+        notes = [each for each in failure.notes if not isinstance(each, Place)]
+        vars(error)["__notes__"] = [*notes, *self._within(failure.record)]
         return packed_error(error.with_traceback(failure.traceback), self._where)
 
 
-def _op(definition: str | bytes, calls: Slots) -> Op:
-    """The op that a client has named or described; one that fails, where that cannot be understood here."""
-    try:
-        if isinstance(definition, str):
-            return rows()[definition]
-        facts: dict[str, Any] = cloudpickle.loads(definition)
-    except Exception as error:  # noqa: BLE001 - whatever importing the user's modules raises
-        return _broken(error)
-    name, kernel, known, estimate = (facts.pop(each) for each in ("name", "kernel", "known", "estimate"))
-    limit = None if known else calls
-    return Op(name, kernel, ns=1.0 if known else None, cost=estimate, limit=limit, **facts)
+class _Running(NamedTuple):
+    """A step whose end is to be told."""
+
+    waited: tuple[Cell, ...]
+    """It has ended when these have."""
+    results: tuple[Cell, ...]
+    function: Function | None
+    """What it calls, if that is a traced function."""
 
 
-def _broken(error: Exception) -> Op:
-    def kernel(*_: Any, **__: Any) -> Any:
-        raise error
-
-    return Op("unknown", kernel, ns=1.0)
+def _has_objects(reply: Reply) -> bool:
+    """Tell whether an array of the reply holds objects, whose classes may be the program's own."""
+    dtypes = [dtype for _, facts in reply.ended for _, dtype, _ in facts or ()]
+    dtypes += [array.dtype for _, array in reply.values if array is not None]
+    return any(dtype.hasobject for dtype in dtypes)

@@ -1,27 +1,37 @@
 """How a Dask worker serves clients: a connection is a stream of messages, in order, in both directions.
 
-`install` is run on a worker by the first client that uses it; `serve` then has each connection to itself, and `fetch`
-answers other workers. The thread of the worker's loop only reads and writes; a thread for each client does the rest, so
-heartbeats go on whatever a message brings.
+`install` is run on a worker by the first client that uses it; `serve` then has each connection to itself, `pulse` gives
+one to the process that answers for the worker, and `fetch` answers other workers. The thread of the worker's loop only
+accepts connections: a thread for each client reads its messages and does what they ask, and another one answers what is
+not answered at once. So heartbeats go on whatever a message brings.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from distributed.protocol import to_serialize
-
 from engine.devices.dask.errors import packed_error
 from engine.devices.dask.programs import Message, Package, packed, unpacked
 from engine.devices.dask.versions import versions
+from engine.devices.dask.wire import READY, StreamWire, Wire, for_dask, from_dask, taken_over, taken_over_socket
 from engine.failures import INTERNAL
+from engine.remote import pulse as answering
 from engine.remote.service import Service
 
 vars()[INTERNAL] = True  # loaded after the package has marked its modules
+
+LOOK = 0.5
+"""Seconds between looks at whether the worker still serves."""
+
+_SERVING = ("init", "running", "paused")
 
 _services: dict[str, Service] = {}
 """Those that serve now, by the names that their clients gave them."""
@@ -31,99 +41,129 @@ def install(dask_worker: Any) -> dict[str, str]:
     """Have a worker serve clients of this package; returns its versions. Doing it again changes nothing."""
     handlers = dask_worker.handlers
     if "eagerloop" not in handlers:
+        beside = _Beside()
+        beside.start()
 
-        async def serving(comm: Any, session: str, cores: bool) -> None:
-            await serve(comm, dask_worker, session, cores)
+        async def serving(comm: Any, session: str, plain: bool, cores: bool) -> None:
+            await serve(comm, dask_worker, session, plain=plain, cores=cores)
+
+        async def pulse(comm: Any) -> None:
+            await asyncio.to_thread(beside.give, taken_over_socket(comm))
 
         handlers["eagerloop"] = serving
+        handlers["eagerloop_pulse"] = pulse
         handlers["eagerloop_fetch"] = fetch
     return versions()
 
 
-async def serve(comm: Any, worker: Any, session: str, cores: bool) -> None:
-    """Serve one client until its connection breaks. `cores` says that an op may use all cores of the machine."""
+async def serve(comm: Any, worker: Any, session: str, *, plain: bool, cores: bool) -> None:
+    """Serve one client until its connection breaks, or the worker ends.
+
+    `plain` says that the client takes the connection over, too; `cores` that an op may use all cores of the machine.
+    """
     loop = asyncio.get_running_loop()
-    writer = _Writer(comm, loop)
-    threads = worker.state.nthreads
-    service = Service(worker.address, calls=threads, cores=0 if cores else threads, wake=writer.wake)
-    inbox: SimpleQueue[list[Any] | None] = SimpleQueue()
-    thread = threading.Thread(
-        target=_work, args=(inbox, service, comm, loop, worker), name="eagerloop-service", daemon=True
-    )
-    thread.start()
-    _services[session] = service
-    writing = asyncio.ensure_future(writer.write(service))
+    wire: Wire = taken_over(comm) if plain else StreamWire(comm)
+    conversation = Conversation(wire, worker, loop, cores=cores)
+    _services[session] = conversation.service
     try:
-        while True:
-            inbox.put(await comm.read())
-    except OSError:
-        pass  # the client is gone, or has closed
+        while conversation.goes_on() and worker.status.name in _SERVING:  # noqa: ASYNC110 - no event tells of both
+            await asyncio.sleep(LOOK)
     finally:
-        inbox.put(None)
+        wire.break_off()
         del _services[session]
-        writing.cancel()
-        comm.abort()
 
 
-class _Writer:
-    """Sends what a service has to say, as soon as it has."""
+class Conversation:
+    """One client: a thread reads its messages and does what they ask, and another one sends what comes of it later."""
 
-    def __init__(self, comm: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._comm = comm
+    def __init__(self, wire: Wire, worker: Any, loop: asyncio.AbstractEventLoop, *, cores: bool) -> None:
+        threads = worker.state.nthreads
+        self._wire = wire
+        self._worker = worker
         self._loop = loop
-        self._event = asyncio.Event()
-        self._woken = False
+        self.service = Service(worker.address, calls=threads, cores=0 if cores else threads, wake=self._wake)
+        self._answering = threading.Lock()
+        """Taken while an answer is made and sent: of two answers, the one that was made first is sent first."""
+        self._calls: SimpleQueue[bool] = SimpleQueue()
+        """Calls for an answer; False at the end."""
+        self._called = False
+        self._thread = threading.Thread(target=self._listen, name="eagerloop-service", daemon=True)
+        self._answerer = threading.Thread(target=self._answer, name="eagerloop-answers", daemon=True)
+        self._thread.start()
+        self._answerer.start()
 
-    def wake(self) -> None:
-        """On any thread: there is something to say."""
-        if not self._woken:
-            self._woken = True
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._event.set)
+    def goes_on(self) -> bool:
+        """Tell whether the client is still there."""
+        return self._thread.is_alive()
 
-    async def write(self, service: Service) -> None:
-        with suppress(OSError):  # the reader finds that out, too
+    def _listen(self) -> None:
+        """Take messages in order; a defect ends the connection, so that the client loses no handle in silence."""
+        service = self.service
+        try:
+            self._wire.send(READY)
             while True:
-                await self._event.wait()
-                self._event.clear()
-                self._woken = False
-                package = service.reply()
-                if package is not None:
-                    await self._comm.write([_travelling(package)])
-
-
-def _travelling(package: Package) -> list[Any]:
-    return [part if isinstance(part, bytes) else to_serialize(part) for part in package.parts()]
-
-
-def _work(
-    inbox: SimpleQueue[list[Any] | None],
-    service: Service,
-    comm: Any,
-    loop: asyncio.AbstractEventLoop,
-    worker: Any,
-) -> None:
-    """Take messages in order; a defect ends the connection, so that the client loses no handle in silence."""
-    try:
-        while (messages := inbox.get()) is not None:
-            for parts in messages:
-                message = Message(*unpacked(parts))
+                message = Message(*unpacked(self._wire.read()))
                 service.take(message)
                 for number, address, session, there in message.pulls:
-                    asyncio.run_coroutine_threadsafe(_pull(worker, service, number, address, session, there), loop)
+                    pulling = _pull(self._worker, service, number, address, session, there)
+                    asyncio.run_coroutine_threadsafe(pulling, self._loop)
                 del message
-            del messages
-    except BaseException:
-        loop.call_soon_threadsafe(comm.abort)
-        raise
-    finally:
-        service.close()
+                self._send()
+        except OSError:
+            pass  # the client is gone, or has closed
+        finally:
+            service.close()
+            self._calls.put(False)
+            self._wire.close()
+
+    def _wake(self) -> None:
+        """On any thread: there is something to say."""
+        if not self._called and threading.get_ident() != self._thread.ident:  # that one looks when it is done
+            self._called = True
+            self._calls.put(True)
+
+    def _answer(self) -> None:
+        while self._calls.get():
+            self._called = False
+            self._send()
+
+    def _send(self) -> None:
+        with suppress(OSError), self._answering:  # the reader finds that out, too
+            package = self.service.reply()
+            if package is not None:
+                self._wire.send(package)
+
+
+class _Beside:
+    """The process that answers for this worker."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def give(self, connection: socket.socket) -> None:
+        """Give it a connection, and let go of that here. Where there can be no such process, the connection ends."""
+        with connection, self._lock, suppress(OSError):
+            if self._process is None or self._process.poll() is not None:
+                self.start()
+            assert self._control is not None
+            socket.send_fds(self._control, [b"+"], [connection.fileno()])
+
+    def start(self) -> None:
+        """Start it."""
+        if self._control is not None:
+            self._control.close()
+        self._control, theirs = socket.socketpair()
+        command = [sys.executable, "-I", "-S", answering.__file__, str(os.getpid())]
+        with theirs, suppress(OSError):
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
 
 
 async def _pull(worker: Any, service: Service, number: int, address: str, session: str, there: int) -> None:
     """Get a value from another worker."""
     try:
-        (array,) = unpacked(await worker.rpc(address).eagerloop_fetch(session=session, number=there))
+        (array,) = unpacked(from_dask(await worker.rpc(address).eagerloop_fetch(session=session, number=there)))
         if isinstance(array, BaseException):
             raise array
         service.hold(number, array)
@@ -138,9 +178,9 @@ async def fetch(session: str, number: int) -> list[Any]:
     try:
         if service is None:
             raise LookupError("the worker that holds the value serves its client no more")
-        return _travelling(service.packed_value(number))
+        return for_dask(service.packed_value(number))
     except Exception as error:  # noqa: BLE001 - raised by the one who asks
-        return _travelling(packed_any(error))
+        return for_dask(packed_any(error))
 
 
 def packed_any(thing: Any) -> Package:

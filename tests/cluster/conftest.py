@@ -30,6 +30,14 @@ def fragile_cluster() -> Iterator[LocalCluster]:
     cluster.close()
 
 
+@pytest.fixture
+def bare_cluster() -> Iterator[LocalCluster]:
+    """A scheduler without workers."""
+    cluster = LocalCluster(0)
+    yield cluster
+    cluster.close()
+
+
 def config_of(cluster: LocalCluster, **options: Any) -> engine.Config:
     """A configuration with the workers of a cluster as devices."""
     counts = options.pop("device_count", {"CPU": 2, "DASK": 2})

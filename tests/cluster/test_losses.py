@@ -21,16 +21,11 @@ from engine.base import version
 from engine.devices.dask.local import LocalCluster
 from handles import Handle
 
-pytestmark = pytest.mark.skipif(
-    "CLUSTER_LOSSES" not in os.environ,
-    reason="processes are killed, and how soon that is seen depends on the machine: `make test-losses`",
-)
-
 Array = np.ndarray[Any, Any]
 W0, W1 = engine.Device("DASK:0"), engine.Device("DASK:1")
 SYNC, ASYNC = engine.SYNC, engine.ASYNC
-PROMPT = 5.0
-"""Seconds within which what is lost is said to be."""
+HANG = 60.0
+"""Seconds after which a test gives up: on any machine that is a hang."""
 
 
 def executor(
@@ -60,7 +55,7 @@ def until_exists(path: Path) -> None:
 async def raises_lost(*handles: Handle, match: str = "was lost") -> None:
     for handle in handles:
         with pytest.raises(engine.DeviceLostError, match=match):
-            await asyncio.wait_for(handle.wait_ready(), PROMPT)
+            await asyncio.wait_for(handle.wait_ready(), HANG)
 
 
 ON_ONE_LOOP = pytest.mark.asyncio(loop_factories=["asyncio"])
@@ -76,7 +71,7 @@ async def test_a_worker_that_dies_between_programs(fragile_cluster: LocalCluster
         for handle in (large + 1, (large * 2).to_device(W1), large.to_device("CPU:0")):
             await raises_lost(handle, match="device DASK:0 was lost")
         with pytest.raises(engine.DeviceLostError):
-            await asyncio.wait_for(_value(large), PROMPT)
+            await asyncio.wait_for(_value(large), HANG)
         assert await read == [1.0]  # it had been read
         assert await (there + 1) == [4.0]
         with engine.device("DASK"):
@@ -117,9 +112,9 @@ def test_a_death_before_anything_is_sent(fragile_cluster: LocalCluster, mode: en
         x, y = on(W0, [1.0]), on(W1, [2.0])
         assert x.result() + y.result() == 3.0
         os.kill(fragile_cluster.pids()[0], signal.SIGKILL)
-        began = time.monotonic()
+        ends = time.monotonic() + HANG
         with pytest.raises(engine.DeviceLostError):
-            while time.monotonic() < began + PROMPT:
+            while time.monotonic() < ends:  # the system takes a moment to close the connections of the dead
                 (x + 1).result()
         assert (y + 1).result() == [3.0]
         if mode is ASYNC:
@@ -139,12 +134,20 @@ async def test_nothing_hangs_where_everything_dies(fragile_cluster: LocalCluster
                 await handles[0]
                 for pid in fragile_cluster.pids():
                     os.kill(pid, signal.SIGKILL)
-        ended = await asyncio.wait_for(
-            asyncio.gather(*(each.wait_ready() for each in handles), return_exceptions=True), 2 * PROMPT
-        )
-        outcomes = {type(each) for each in ended if isinstance(each, BaseException)}
-        assert outcomes == {engine.DeviceLostError}
+        # The ends of the chains have ended when all has: a task for each op would cost more than the ops.
+        await raises_lost(*chains.values())
+        assert all(each.is_ready() for each in handles)
+        outcomes = {await _outcome(each) for each in handles}
+        assert outcomes <= {type(None), engine.DeviceLostError}
         engine.clear_errors()
+
+
+async def _outcome(handle: Handle) -> type:
+    try:
+        await handle.wait_ready()
+    except Exception as error:  # noqa: BLE001 - it is looked at
+        return type(error)
+    return type(None)
 
 
 @ON_ONE_LOOP
@@ -153,20 +156,18 @@ async def test_a_worker_that_comes_back_is_another_device(fragile_cluster: Local
         x = on(W0, [1.0])
         await x
         os.kill(fragile_cluster.pids()[0], signal.SIGKILL)
-        await raises_lost(on(W0, [1.0]) + 1) if not await _lives(x) else None
+        await _until_lost(x)
         await raises_lost(on(W0, [2.0]) + 1)
         engine.clear_errors()
     async with executor(fragile_cluster, workers=1):  # the other worker has the number now
         assert (await (on(W0, [1.0]) + 1)).tolist() == [2.0]
 
 
-async def _lives(handle: Handle) -> bool:
-    """Whether the device still computes; returns once it does not."""
-    try:
+async def _until_lost(handle: Handle) -> None:
+    """Return once the device computes no more."""
+    with pytest.raises(engine.DeviceLostError):
         while True:
-            await asyncio.wait_for((handle + 1).wait_ready(), PROMPT)
-    except engine.DeviceLostError:
-        return False
+            await asyncio.wait_for((handle + 1).wait_ready(), HANG)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ async def test_no_scheduler_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_fewer_workers_than_devices(shared_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.devices.dask.session.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("engine.devices.dask.session.WORKER_SECONDS", 0.5)
     async with executor(shared_cluster, workers=3):
         with pytest.raises(engine.UnknownDeviceError, match=r"DASK:2 does not exist: the cluster .* has 2 worker"):
             await on("DASK:2", [1.0])
@@ -225,11 +226,9 @@ def worker_without_the_package(scheduler: str) -> Iterator[None]:
 
 
 @ON_ONE_LOOP
-async def test_a_worker_without_the_package(fragile_cluster: LocalCluster) -> None:
-    for pid in fragile_cluster.pids():
-        os.kill(pid, signal.SIGKILL)
-    with worker_without_the_package(fragile_cluster.scheduler):
-        async with executor(fragile_cluster, workers=1):
+async def test_a_worker_without_the_package(bare_cluster: LocalCluster) -> None:
+    with worker_without_the_package(bare_cluster.scheduler):
+        async with executor(bare_cluster, workers=1):
             with pytest.raises(RuntimeError, match=r"worker tcp://.* cannot run programs of eagerloop: .*install the"):
                 await on(W0, [1.0])
 
@@ -263,7 +262,7 @@ def run(program: str, *, code: int = 0, options: tuple[str, ...] = ("-W", "error
         [sys.executable, *options, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=5 * HANG,
         check=False,
     )
     assert (done.returncode, done.stderr) == (code, "")
@@ -292,17 +291,13 @@ def test_a_local_cluster_starts_at_first_use_and_ends_with_its_executor() -> Non
                     pids = await engine.gather(*[pid() for _ in range(4)])
                 assert len(set(map(int, pids))) == 2
                 new = set(psutil.Process().children(recursive=True)) - before
-                assert len(new) == 3
+                assert len(new) == 5  # a scheduler, two workers, and what answers for each
                 ports = [c.laddr for each in new for c in each.net_connections() if c.status == "LISTEN"]
                 assert len(ports) == 3 and {each.ip for each in ports} == {"127.0.0.1"}, ports
                 kept = ops.asarray(np.ones(100_000), device="DASK:1") + 1
             assert (await kept).sum() == 200_000
-            for _ in range(500):
-                if not set(psutil.Process().children(recursive=True)) - before:
-                    break
-                await asyncio.sleep(0.01)
-            else:
-                raise AssertionError("processes are left")
+            gone, alive = psutil.wait_procs(new, timeout=60)
+            assert not alive, "processes are left"
 
         asyncio.run(main())
         """
@@ -337,8 +332,8 @@ def test_nothing_outlives_a_program_that_is_killed() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     """
     pids = [int(pid) for pid in run(program, code=-signal.SIGKILL).split()]
-    assert len(pids) == 2
-    ends = time.monotonic() + 10
+    assert len(pids) == 3
+    ends = time.monotonic() + HANG
     while time.monotonic() < ends and any(_is_alive(pid) for pid in pids):
         time.sleep(0.01)
     assert not any(_is_alive(pid) for pid in pids)

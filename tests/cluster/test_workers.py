@@ -194,6 +194,114 @@ async def test_functions_and_sessions(executor: MakeExecutor) -> None:
     assert values[0].tobytes() == values[1].tobytes() == expected.tobytes()
 
 
+async def test_a_traced_function_is_sent_once_and_called_by_a_number(
+    executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    original = programs.packed
+
+    def spy(message: Any, **options: Any) -> Any:
+        package = original(message, **options)
+        sent.append((len(message.ops), len(message.steps), package.nbytes))
+        return package
+
+    weights = np.random.default_rng(0).standard_normal((50, 50))
+
+    @engine.function
+    def layers(x: Any) -> Any:
+        for _ in range(30):
+            x = ops.tanh(ops.matmul(weights, x)) * 0.5 + 1
+        return x
+
+    def reference(x: Array) -> Array:
+        for _ in range(30):
+            x = np.tanh(np.matmul(weights, x)) * 0.5 + 1
+        return x
+
+    start = np.linspace(0, 1, 50)
+    monkeypatch.setattr("engine.devices.dask.programs.packed", spy)
+    async with executor():
+        first, second = on(W0, start), on(W1, start)
+        await engine.gather(first, second)
+        expected = reference(reference(start))
+        for x, new in ((first, 1), (second, 1), (first, 0)):
+            sent.clear()
+            assert (await layers(layers(x))).tobytes() == expected.tobytes()
+            assert [(told, steps) for told, steps, _ in sent if steps] == [(new, 2)]
+        assert max(nbytes for _, _, nbytes in sent) < 1_000
+
+
+TRACED: list[tuple[str, Callable[[Any, Any], Any]]] = [
+    ("one", lambda a, b: ops.tanh(a) * b),
+    ("several", lambda a, b: (a + b, ops.sum(a), a - b)),
+    ("an argument", lambda a, b: (a, a + 1)),
+    ("twice the same", lambda a, b: (a + b, a + b)),
+    ("a constant", lambda a, b: (a * 2, np.arange(3.0))),
+    ("several results of one op", lambda a, b: tuple(ops.linalg.qr(ops.reshape(a, (1, 2)) + b))),
+    ("a dict", lambda a, b: {"sum": ops.sum(a * b), "rest": [ops.sqrt(ops.abs(b))]}),
+    ("a user's function", lambda a, b: engine.op(lambda v: v * 3)(a) + b),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), TRACED, ids=[row[0] for row in TRACED])
+def test_traced_functions_of_every_form(
+    enabled: engine.ExecutionMode, name: str, call: Callable[[Any, Any], Any]
+) -> None:
+    a, b = np.array([0.5, -2.0]), np.array([3.0, 4.0])
+    with engine.device(CPU0):
+        expected = _values(call(ops.asarray(a), ops.asarray(b)))
+    traced = engine.function(call)
+    for _ in range(2):
+        results = traced(on(W0, a), on(W0, b))
+        assert _values(results) == expected
+
+
+def _values(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _values(each) for key, each in tree.items()}
+    if isinstance(tree, tuple | list):
+        return [_values(each) for each in tree]
+    return np.asarray(tree.result() if isinstance(tree, Handle) else tree).tolist()
+
+
+async def test_what_fails_in_a_traced_function_is_told_with_its_place(executor: MakeExecutor) -> None:
+    @engine.function
+    def model(a: Any, b: Any) -> tuple[Any, Any]:
+        return ops.linalg.inv(a) * 2, b + 1
+
+    async with executor():
+        singular, fine = on(W0, np.zeros((2, 2))), on(W0, [1.0])
+        bad, _ = model(singular, fine)
+        with pytest.raises(np.linalg.LinAlgError, match="Singular") as caught:
+            await (bad + 1)
+        notes = caught.value.__notes__
+        assert any("op 'linalg.inv', called at" in note and "test_workers.py" in note for note in notes)
+        assert any("op 'model' on DASK:0" in note for note in notes)
+        good, more = model(on(W0, np.eye(2)), fine)
+        assert ((await good).tolist(), (await more).tolist()) == ([[2.0, 0.0], [0.0, 2.0]], [2.0])
+        engine.clear_errors()
+
+
+async def test_a_call_of_a_traced_function_can_be_cancelled(executor: MakeExecutor, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    @engine.function
+    def model(a: Any) -> Any:
+        return wait_for_file(str(gate)) + a
+
+    async with executor():
+        x = on(W0, [1.0])
+        await x
+        running = model(x)
+        behind = running * 2
+        other = x + 1
+        assert await other == [2.0]
+        assert running.cancel() in (CancelOutcome.DROPPED, CancelOutcome.ABANDONED)
+        gate.touch()
+        with pytest.raises(engine.OpCancelledError):
+            await behind
+
+
 async def test_async_functions_run_on_the_loop(executor: MakeExecutor) -> None:
     @engine.op
     async def here(a: Array) -> Array:
@@ -492,11 +600,12 @@ async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, mo
     sent: list[Any] = []
     original = programs.packed
 
-    def spy(message: Any) -> Any:
+    def spy(message: Any, **options: Any) -> Any:
         sent.append(message)
-        return original(message)
+        return original(message, **options)
 
     monkeypatch.setattr("engine.devices.dask.link.packed", spy)
+    monkeypatch.setattr("engine.devices.dask.programs.packed", spy)
     async with executor():
         x = on(W0, np.arange(4.0))
         await x
@@ -508,7 +617,7 @@ async def test_only_what_is_referred_to_is_kept_there(executor: MakeExecutor, mo
         await kept
         steps = [step for message in sent for step in message.steps]
     assert len(steps) == 41
-    assert [step.fate for step in steps].count(2) == 2  # y and kept
+    assert [step[5] for step in steps].count(programs.KEPT) == 2  # y and kept
     assert [len(message.steps) for message in sent if message.steps] == [41]
 
 
@@ -516,12 +625,13 @@ async def test_large_arrays_are_sent_once(executor: MakeExecutor, monkeypatch: p
     sent: list[int] = []
     original = programs.packed
 
-    def spy(message: Any) -> Any:
-        package = original(message)
+    def spy(message: Any, **options: Any) -> Any:
+        package = original(message, **options)
         sent.append(package.nbytes)
         return package
 
     monkeypatch.setattr("engine.devices.dask.link.packed", spy)
+    monkeypatch.setattr("engine.devices.dask.programs.packed", spy)
     array = np.ones(100_000)
     array.setflags(write=False)
     async with executor():
@@ -565,8 +675,8 @@ async def test_long_programs_and_many_of_them(executor: MakeExecutor) -> None:
 
 
 def test_more_than_may_be_in_flight_waits(executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.devices.dask.link.MOST_BYTES", 1 << 20)
-    monkeypatch.setattr("engine.devices.dask.link.MOST_STEPS", 7)
+    monkeypatch.setattr("engine.devices.dask.flight.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.devices.dask.flight.MOST_STEPS", 7)
     with executor():
         handles = [on(W0, np.full(30_000, number)) + 1 for number in range(60)]
         assert [int(handle.result()[0]) for handle in handles] == list(range(1, 61))

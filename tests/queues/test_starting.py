@@ -1,5 +1,6 @@
 """Starting, built alone: which slots a record wants, that it gets all of them or none, and how it is handed over."""
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,7 +139,7 @@ class Queue:
         return entry
 
     def start(self) -> bool:
-        moved = self.starting.start_ready(None)
+        moved = self.starting.start_ready(None, math.inf)
         self.backlog.check()
         return moved
 
@@ -303,7 +304,7 @@ def test_a_worker_that_asks_takes_the_first_op_and_the_others_are_submitted(pool
     queue = Queue()
     entries = [queue.add(CALL, number) for number in range(3)]
     jobs: list[Job] = []
-    queue.starting.start_ready(jobs)
+    queue.starting.start_ready(jobs, math.inf)
     assert [job.entry for job in jobs] == entries[:1]
     assert [job.operands for job in pool.jobs] == [[1], [2]]
 

@@ -69,6 +69,8 @@ class Connection:
 class DaskBackend(Backend[RemoteValue]):
     """The workers of a cluster, each a device."""
 
+    takes_functions = True
+
     def __init__(self, connection: Connection, lost: Callable[[Backend[Any], Device, str], None]) -> None:
         self.connection = connection
         self._lost = lost

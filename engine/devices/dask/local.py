@@ -17,8 +17,8 @@ from contextlib import suppress
 
 from engine.threads.blas import core_count
 
-START_SECONDS = 60.0
-"""Seconds that a process may take until it is ready."""
+START_SECONDS = 180.0
+"""Seconds that a process may take until it is ready: it imports much, perhaps on a machine that is busy."""
 _CODE = "import sys; sys.path[:] = {path!r}; from engine.devices.dask.process import main; main()"
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

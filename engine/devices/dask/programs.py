@@ -13,11 +13,13 @@ import itertools
 import pickle
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from contextvars import Context
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import cloudpickle
 import numpy as np
 
+from engine.base.traced import Traced
 from engine.devices.base import Array, Record
 from engine.devices.dask.rows import name_of
 from engine.devices.dask.values import RemoteValue
@@ -40,20 +42,20 @@ class QueuedRecord(Record, Protocol):
 
     cell: Cell
 
+    def end(self, outcome: Any) -> None:
+        """End it with an outcome that needs no check."""
 
-class Step(NamedTuple):
-    """One op of a program."""
 
-    number: int
-    """The number of its value; of several values the first one's, the others follow."""
-    op: int
-    operands: tuple[int, ...]
-    params: dict[str, Any] | None
-    errors: dict[str, Any] | None
-    """The error state that `np.errstate` set where it was dispatched; None for NumPy's defaults."""
-    fate: int
-    """`KEPT`: its values stay on the worker; `TOLD`: they do not, and its end is told; `SILENT`: neither."""
+Step: TypeAlias = "tuple[int, int, tuple[int, ...], dict[str, Any] | None, dict[str, Any] | None, int]"
+"""One op of a program, as a plain tuple, since there is one for each op.
 
+* The number of its value; of several values the first one's, the others follow.
+* The number of its op.
+* Its operands.
+* Its parameters, None where there are none.
+* The error state that `np.errstate` set where it was dispatched; None for NumPy's defaults.
+* Its fate. `KEPT`: its values stay on the worker; `TOLD`: they do not, and its end is told; `SILENT`: neither.
+"""
 
 SILENT, TOLD, KEPT = range(3)
 
@@ -82,8 +84,8 @@ class Reply(NamedTuple):
     """Steps whose op failed, and how."""
     ended: Sequence[tuple[int, Any]] = ()
     """Steps that have ended: for each of their values shape, dtype and perhaps the array; None where there is none."""
-    values: Sequence[tuple[int, Array]] = ()
-    """Values that were asked for."""
+    values: Sequence[tuple[int, Array | None]] = ()
+    """Values that were asked for; None for one that came from another worker."""
     refused: Sequence[tuple[int, Any]] = ()
     """Values that were asked for and cannot be had, and why."""
 
@@ -100,20 +102,15 @@ class Package(NamedTuple):
         return len(self.head) + sum(buffer.raw().nbytes for buffer in self.buffers)
 
     def parts(self) -> list[bytes | memoryview]:
-        """The parts to write: the head, and the buffers as they are.
-
-        Dask reads the first buffer of a message into one piece of memory with all before it, where it stands askew:
-        so one comes first that is of no use. The others get memory of their own, which can be let go one by one.
-        """
-        return [
-            self.head,
-            *([memoryview(bytearray(8))] if self.buffers else []),
-            *(each.raw() for each in self.buffers),
-        ]
+        """The parts to write: the head, and the buffers as they are."""
+        return [self.head, *(each.raw() for each in self.buffers)]
 
 
-def packed(message: Message | Reply) -> Package:
-    """A message as bytes, and the buffers that travel beside them. Raises what pickling raises."""
+def packed(message: Message | Reply, *, plain: bool = False) -> Package:
+    """A message as bytes, and the buffers that travel beside them. Raises what pickling raises.
+
+    `plain` says that nothing in it needs more than pickle: no function, no object of a class of the program's.
+    """
     buffers: list[pickle.PickleBuffer] = []
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -122,12 +119,32 @@ def packed(message: Message | Reply) -> Package:
         buffers.append(buffer)
         return False
 
-    return Package(cloudpickle.dumps(tuple(message), protocol=5, buffer_callback=in_band), buffers)
+    dumps = pickle.dumps if plain else cloudpickle.dumps
+    return Package(dumps(tuple(message), protocol=5, buffer_callback=in_band), buffers)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether pickle alone makes the same of a value in another process."""
+    kind = value.__class__
+    if kind in _PLAIN:
+        return True
+    if kind is tuple or kind is list:
+        return all(map(is_plain, value))
+    if kind is slice:
+        return is_plain((value.start, value.stop, value.step))
+    if kind is type:
+        return issubclass(value, np.generic)
+    if kind is np.ndarray or isinstance(value, np.generic):
+        value = value.dtype
+    return isinstance(value, np.dtype) and not value.hasobject
+
+
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), type(...)})
 
 
 def unpacked(parts: Sequence[Any]) -> tuple[Any, ...]:
     """The fields of a message that was read."""
-    fields: tuple[Any, ...] = pickle.loads(parts[0], buffers=parts[2:])
+    fields: tuple[Any, ...] = pickle.loads(parts[0], buffers=parts[1:])
     return fields
 
 
@@ -157,23 +174,27 @@ class Encoder:
     def number(self, count: int = 1) -> int:
         """A number for a value, the first of `count`."""
         first = next(self._numbers)
-        for _ in range(count - 1):
-            next(self._numbers)
+        if count > 1:
+            for _ in range(count - 1):
+                next(self._numbers)
         return first
 
-    def program(self, records: Sequence[QueuedRecord]) -> tuple[Message, dict[int, QueuedRecord]]:
-        """The message of these records, and the records by the numbers of their steps.
+    def program(self, records: Sequence[QueuedRecord], drops: Sequence[int] = ()) -> tuple[Package, list[Step]]:
+        """The message of these records, with values to forget, and their steps.
 
-        Raises `Unsendable` for a record whose function cannot be pickled.
+        Raises `Unsendable` for a record whose function or arguments cannot be pickled.
         """
         writer = _Writer(self)
         steps = writer.steps(records)
-        message = Message(ops=self._new_ops, constants=writer.constants, steps=steps, values=self._new_values)
-        return message, {step.number: record for step, record in zip(steps, records, strict=True)}
-
-    def sent(self) -> None:
-        """The last program is on its way, and so is what it told the worker."""
+        message = Message(drops, (), self._new_ops, writer.constants, steps, self._new_values)
+        try:
+            package = packed(message, plain=writer.plain)
+        except Exception:
+            for record in records:
+                self._check(record)
+            raise
         self._new_ops, self._new_values = [], []
+        return package, steps
 
     def op_number(self, record: QueuedRecord) -> int:
         """The number of a record's op, which the worker is told of where it does not know it."""
@@ -215,7 +236,7 @@ class Encoder:
         self._arrays[key] = (weakref.ref(array, gone), number)
         return number
 
-    def check(self, record: QueuedRecord) -> None:
+    def _check(self, record: QueuedRecord) -> None:
         """Raise `Unsendable` where the parameters of a record cannot be pickled."""
         try:
             cloudpickle.dumps(record.params, protocol=5)
@@ -237,6 +258,8 @@ _OPS_KEPT = 4_096
 
 def _definition(op: Any) -> dict[str, Any]:
     """The recipe that makes the op anew on a worker: all but its limit, which this process sees to."""
+    if isinstance(op.kernel, Traced):
+        return _definition_of_function(op.kernel)
     cost, memory, fusion = op.cost, op.memory, op.fusion
     return {
         "name": op.name,
@@ -259,53 +282,80 @@ def _definition(op: Any) -> dict[str, Any]:
     }
 
 
+def _definition_of_function(function: Traced) -> dict[str, Any]:
+    """The recipe of a traced function: its steps, whose ops are names of rows or recipes."""
+    steps = function.steps
+    slots = {*function.inputs, *function.constants, *(slot for step in steps for slot in step.outputs)}
+    return {
+        "steps": [
+            (name_of(step.op) or _definition(step.op), step.inputs, step.params or None, step.outputs[0])
+            for step in steps
+        ],
+        "initial": [function.constants.get(slot) for slot in range(max(slots) + 1)],
+        "arguments": function.inputs,
+        "outputs": function.outputs,
+        "places": [step.explain() for step in steps],
+    }
+
+
 class _Writer:
     """Writes the steps of one program, and collects its constants."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.constants: list[Any] = []
+        self.plain = True
+        """True if pickle alone is enough for the constants and the parameters."""
         self._constant_numbers: dict[int, int] = {}
         self._errors: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def steps(self, records: Sequence[QueuedRecord]) -> list[Step]:
         encoder = self._encoder
         numbers: dict[Any, int] = {}
-        read = {each for record in records for each in record.operands if each.__class__ is record.__class__}
+        kind = records[0].__class__
+        read = {each for record in records for each in record.operands if each.__class__ is kind}
         steps: list[Step] = []
         for record in records:
             op = encoder.op_number(record)
             number = numbers[record] = encoder.number(record.outputs)
-            operands = tuple(
-                each.number
-                if each.__class__ is RemoteValue
-                else numbers[each]
-                if each.__class__ is record.__class__
-                else self._constant(each)
-                for each in record.operands
-            )
-            fate = KEPT if record.kept else SILENT if record in read and record.cell.op.known else TOLD
-            steps.append(Step(number, op, operands, record.params or None, self._error_state(record), fate))
+            operands = []
+            for each in record.operands:
+                if each.__class__ is kind:
+                    operands.append(numbers[each])
+                elif each.__class__ is RemoteValue:
+                    operands.append(each.number)
+                else:
+                    operands.append(self._constant(each))
+            params = record.params or None
+            if params is not None and self.plain:
+                self.plain = all(map(is_plain, params.values()))
+            rare = record.cell.rare
+            errors = None if rare is None or rare.context is None else self._error_state(rare.context)
+            fate = KEPT if record.kept else SILENT if record in read and _may_be_silent(record.cell.op) else TOLD
+            steps.append((number, op, tuple(operands), params, errors, fate))
         return steps
 
     def _constant(self, value: Any) -> int:
         if isinstance(value, np.ndarray) and value.nbytes >= SENT_ONCE:
+            self.plain = self.plain and is_plain(value)
             return self._encoder.array_number(value)
         index = self._constant_numbers.get(id(value))
         if index is None:
             self.constants.append(value)
+            self.plain = self.plain and is_plain(value)
             index = self._constant_numbers[id(value)] = len(self.constants)
         return -index
 
-    def _error_state(self, record: QueuedRecord) -> dict[str, Any] | None:
-        rare = record.cell.rare
-        context = rare.context if rare is not None else None
-        if context is None:
-            return None
-        errors: dict[str, Any] = context.run(np.geterr)
+    def _error_state(self, context: Context) -> dict[str, Any] | None:
+        errors: dict[str, Any] = {**context.run(np.geterr)}
         if errors == _DEFAULT_ERRORS:
             return None
         return self._errors.setdefault(tuple(errors.items()), errors)
+
+
+def _may_be_silent(op: Any) -> bool:
+    """Tell whether the end of a step need not be told: a traced function, or one of the user's, does more than that."""
+    return op.known and op.kernel.__class__ is not Traced
 
 
 _DEFAULT_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}

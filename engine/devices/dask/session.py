@@ -1,7 +1,7 @@
 """The connection of one executor to a cluster: found, or started, at the first op that needs it.
 
-Dask's client is a synchronous one, with a loop in a thread of its own, on which the links to the workers run as well.
-Everything here is called on workers of the engine, and may block, for `CONNECT_SECONDS` at most where nothing answers.
+Dask's client is a synchronous one; it runs on a loop in a thread of the session's, and so do the links to the workers.
+Everything here is called on workers of the engine, and may block, for `CONNECT_SECONDS` where nothing answers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from distributed import Client
 
 from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Device, addresses
-from engine.devices.dask.link import Link
+from engine.devices.dask.link import ANSWER_SECONDS, Link
 from engine.devices.dask.local import LocalCluster
+from engine.devices.dask.loop_thread import LoopThread
 from engine.devices.dask.versions import versions
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 30.0
+"""Seconds that a scheduler or a worker may take to answer: as long as Dask itself waits."""
+WORKER_SECONDS = 10.0
+"""Seconds that a worker may take to join a cluster that is there."""
 WATCH = 0.5
 """Seconds between looks at whether the scheduler is still there."""
 
@@ -68,6 +72,14 @@ class _Silence(logging.Filter):
             logging.getLogger(name).removeFilter(self)
 
 
+class _Client(Client):  # type: ignore[misc]
+    """Dask's client; one that could not connect finds its loop ended when it is collected."""
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):
+            super().__del__()
+
+
 class Session:
     """A cluster, as one executor sees it: Dask's client, and a link for each worker that is a device."""
 
@@ -81,14 +93,14 @@ class Session:
         self.lost: str | None = None
         """Why the cluster is gone; None while it is not."""
         self._when_lost: list[Callable[[str], None]] = []
+        self._thread = LoopThread()
+        self._loop = self._thread.asyncio
+        self._silence = _Silence(self._thread.ident)
         try:
             self.client = self._connected(security)
         except BaseException:
-            if self._local is not None:
-                self._local.close()
+            self._end()
             raise
-        self._loop: asyncio.AbstractEventLoop = self.client.loop.asyncio_loop
-        self._silence = _Silence(asyncio.run_coroutine_threadsafe(_thread(), self._loop).result())
         self.workers = self._known_workers()
         """The addresses of the workers, by the numbers of their devices."""
         self._devices = {Device(f"DASK:{index}"): address for index, address in enumerate(self.workers[:workers])}
@@ -100,7 +112,14 @@ class Session:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # versions are compared here, and what differs is an error
-                return Client(self._address, timeout=CONNECT_SECONDS, set_as_default=False, name="eagerloop", **options)
+                return _Client(
+                    self._address,
+                    loop=self._thread.tornado,
+                    timeout=CONNECT_SECONDS,
+                    set_as_default=False,
+                    name="eagerloop",
+                    **options,
+                )
         except (OSError, TimeoutError) as error:
             raise ConnectionError(
                 f"no Dask scheduler answers at {self._address} (Config.dask_scheduler): {type(error).__name__}: {error}"
@@ -132,12 +151,12 @@ class Session:
         args = self.client.security.get_connection_args("client")
         hello = {"cores": self._local is not None}
         asyncio.run_coroutine_threadsafe(link.run(there, args, hello), self._loop)
-        there.result(2 * CONNECT_SECONDS)
+        there.result(2 * ANSWER_SECONDS)
         return link
 
     def _worker(self, device: Device) -> str:
         """The address of a device's worker, waited for where the cluster is only starting."""
-        ends = time.monotonic() + CONNECT_SECONDS
+        ends = time.monotonic() + WORKER_SECONDS
         while device.index >= len(self.workers):
             if time.monotonic() > ends:
                 raise UnknownDeviceError(
@@ -212,6 +231,10 @@ class Session:
                 del addresses[device]
         with suppress(Exception):  # the scheduler may be gone
             self.client.close(timeout=2.0)
+        self._end()
+
+    def _end(self) -> None:
+        self._thread.close()
         if self._local is not None:
             self._local.close()
         self._silence.end()
@@ -220,10 +243,6 @@ class Session:
 def _sortable(name: object) -> tuple[int, str]:
     text = str(name)
     return (int(text), "") if text.isdigit() else (1 << 62, text)
-
-
-async def _thread() -> int:
-    return threading.get_ident()
 
 
 async def _watch(session: weakref.ref[Session]) -> None:
