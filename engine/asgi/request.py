@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from engine.asgi.inbox import Inbox
@@ -33,13 +33,27 @@ TURNS = 8
 """Turns of the loop until a cancellation has reached the tasks of tasks: groups need one or two for each level."""
 
 
-class End(Enum):
-    """How a request ended."""
+class End(StrEnum):
+    """How a request ended: the values are those of the label `outcome` of metrics."""
 
-    COMPLETED = "the application returned"
-    FAILED = "the application raised an error"
-    DISCONNECTED = "its client has gone"
-    EXPIRED = "its time was up"
+    COMPLETED = "completed"
+    """The application returned."""
+    FAILED = "failed"
+    """It raised an error."""
+    DISCONNECTED = "disconnected"
+    """Its client has gone."""
+    EXPIRED = "expired"
+    """Its time was up."""
+    REFUSED = "refused"
+    """There was no room for it."""
+
+
+_WHY = {
+    End.FAILED: "the application raised an error",
+    End.DISCONNECTED: "its client has gone",
+    End.EXPIRED: "its time was up",
+}
+"""Why the ops of a request were dropped, in the words of their errors."""
 
 
 class Request:
@@ -148,7 +162,7 @@ class Request:
         if self._complete or self._early is not None:
             return
         if self._is_websocket:  # the application is told by a message, and may have something to tidy up
-            self.dropped += self.work.drop(End.DISCONNECTED.value, refuse=False)
+            self.dropped += self.work.drop(_WHY[End.DISCONNECTED], refuse=False)
             return
         self._early = End.DISCONNECTED
         # An application that has asked for the message may end by itself, and cancel the tasks that it has made.
@@ -198,7 +212,7 @@ class Request:
             then()
 
     def _drop(self) -> None:
-        self.dropped += self.work.drop((self._early or End.FAILED).value)
+        self.dropped += self.work.drop(_WHY[self._early or End.FAILED])
 
 
 def _came_of_dropping(error: BaseException) -> bool:

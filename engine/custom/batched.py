@@ -209,7 +209,7 @@ class Batches:
         self._make = functools.partial(Batcher, function, name, coroutine, max_size, max_wait, axis)
         self._name = name
         self._axis = axis
-        self._counts = Counts()
+        self._counts = Counts(name)
         self._batchers: weakref.WeakKeyDictionary[Core, Batcher] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 

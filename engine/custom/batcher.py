@@ -83,6 +83,7 @@ class Batcher:
         self._running: dict[Ticket, None] = {}
         self._row = Op(name, self._run_async if coroutine else self._run, ns=None, view=True, coroutine=coroutine)
         _all.add(self)
+        counts.sums.watch(self)
 
     def waiting(self) -> int:
         """Calls that wait for a batch."""
@@ -92,8 +93,7 @@ class Batcher:
 
     def alone(self, call: Call) -> Any:
         """Run a call by itself, now, on this thread: in SYNC mode, where no op waits for another."""
-        with self._lock:
-            self._counts.calls += 1
+        self._counts.called()
         call.dispatcher.dispatch_slowly(self._row, (), {"ticket": Ticket(call)}, cast("FrameType", call.place))
         return self._outcome(call)
 
@@ -155,8 +155,8 @@ class Batcher:
         return True
 
     def _enter(self, call: Call) -> None:
+        self._counts.called()
         with self._lock:
-            self._counts.calls += 1
             together = self._waiting.add(call)
             busy = len(self._running)
             full = together >= self._size and busy < core_count()
@@ -174,8 +174,10 @@ class Batcher:
     def _leave(self, call: Call) -> None:
         """The caller waits no longer: a batch that has not begun goes without it."""
         with self._lock:
+            left = not call.done
+            call.done = True
             self._waiting.remove(call)
-            self._counts.cancelled += 1
+        self._counts.cancelled(left)
 
     def _outcome(self, call: Call) -> Any:
         if call.failure is not None:
@@ -307,8 +309,8 @@ class Batcher:
             calls = ticket.calls
             for call in calls:
                 call.ticket = ticket
-            if calls:
-                self._counts.begun(calls, now)
+        if calls:
+            self._counts.begun(calls, now)
         return bool(calls)
 
     def _call(self, calls: Sequence[Call]) -> list[Any]:
@@ -350,8 +352,7 @@ class Batcher:
 
     def _to_retry(self, calls: Sequence[Call]) -> Iterable[Call]:
         """The calls of a batch that failed, one by one: which of them is to blame cannot be told from the error."""
-        with self._lock:
-            self._counts.retried += 1
+        self._counts.retried()
         return (call for call in calls if not call.done)
 
     # Results
@@ -359,8 +360,7 @@ class Batcher:
     def _deliver(self, calls: Sequence[Call], results: Sequence[Any]) -> None:
         for call, value in zip(calls, results, strict=True):
             call.value = value
-            call.done = True
-        _wake(calls)
+        self._end(calls, self._counts.done)
 
     def _fail(self, calls: Sequence[Call], error: BaseException, home: Home | None) -> None:
         """Give each call the error, with a note of where it was called; copies, as each is raised in its own task."""
@@ -371,16 +371,21 @@ class Batcher:
                 place = pending_cell(self._row, (), None, home, *call.place)
                 call.failure = failed(place, error)
                 error = call.failure.error
-            call.done = True
+        self._end(calls, self._counts.cancelled if isinstance(error, OpCancelledError) else self._counts.failed)
+
+    def _end(self, calls: Sequence[Call], count: Callable[[int], None]) -> None:
+        """The calls have what they wait for: count those whose callers are still there, and wake them."""
         with self._lock:
-            cancelled = isinstance(error, OpCancelledError)
-            self._counts.cancelled += len(calls) * cancelled
-            self._counts.failed += len(calls) * (not cancelled)
-        _wake(calls)
+            ended = [call for call in calls if not call.done]
+            for call in ended:
+                call.done = True
+        count(len(ended))
+        _wake(ended)
 
     def start_over(self) -> None:
         """In a forked child: the threads, and the callers, stayed behind."""
         self._lock = threading.Lock()
+        self._counts.start_over()
         self._waiting.drain()
         self._coming = None
         self._running.clear()
