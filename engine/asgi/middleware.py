@@ -157,7 +157,7 @@ class ScopeMiddleware:
             end = await request.run(self.app)
         finally:
             block.leave()
-            self._requests.end(end or request.end, perf_counter() - began, request.dropped)
+            self._requests.end(end or request.end, perf_counter() - began, request.work.dropped)
 
     def _options(self, loop: AbstractEventLoop) -> dict[str, Any]:
         executor = self.executor or self._opened.get(loop)

@@ -65,7 +65,7 @@ class Request:
 
     __slots__ = (
         *("_answering", "_began", "_complete", "_early", "_ends", "_interruption", "_is_websocket", "_loop", "_send"),
-        *("_timeout", "_timer", "_trailers", "dropped", "inbox", "scope", "work"),
+        *("_timeout", "_timer", "_trailers", "inbox", "scope", "work"),
     )
 
     def __init__(
@@ -73,8 +73,6 @@ class Request:
     ) -> None:
         self.scope = scope
         self.work = Work(loop)
-        self.dropped = 0
-        """Ops that never gave a result because the request ended before."""
         self.inbox = Inbox(receive, loop, self._gone)
         self._send = send
         self._loop = loop
@@ -105,7 +103,7 @@ class Request:
             alone = await self._wind_up(error)
         finally:
             if error is not None or self._early is not None:
-                self._drop()
+                await self._drop_all(error)
             self.work.end()
         if alone or (self._early is not None and error is not None and _came_of_dropping(error)):
             error = None
@@ -162,7 +160,7 @@ class Request:
         if self._complete or self._early is not None:
             return
         if self._is_websocket:  # the application is told by a message, and may have something to tidy up
-            self.dropped += self.work.drop(_WHY[End.DISCONNECTED], refuse=False)
+            self.work.drop(_WHY[End.DISCONNECTED], refuse=False)
             return
         self._early = End.DISCONNECTED
         # An application that has asked for the message may end by itself, and cancel the tasks that it has made.
@@ -212,7 +210,14 @@ class Request:
             then()
 
     def _drop(self) -> None:
-        self.dropped += self.work.drop(_WHY[self._early or End.FAILED])
+        self.work.drop(_WHY[self.end])
+
+    async def _drop_all(self, error: BaseException | None) -> None:
+        """The application has ended: drop what is left of its work."""
+        if isinstance(error, GeneratorExit):
+            self._drop()  # the loop closes the task, which cannot wait
+        else:
+            await self.work.drop_all(_WHY[self.end])
 
 
 def _came_of_dropping(error: BaseException) -> bool:

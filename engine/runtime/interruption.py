@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator
 from inspect import CO_ASYNC_GENERATOR
 from opcode import opmap
-from types import FrameType, coroutine
+from types import FrameType
 
-from engine.base.loops import CancelledError, Task, current_task
+from engine.base.loops import CancelledError, Task, current_task, turn
 
 _GROUPS_KEEP_THE_COUNT = sys.version_info < (3, 13)
 """True if a group of asyncio that ends by a failure while it waits leaves its task's `cancelling()` one too high."""
@@ -75,7 +74,7 @@ class Interruption:
             return alone and isinstance(error, CancelledError)
         if _is_due(task):  # the body ended before the CancelledError reached it
             try:
-                await _turn()
+                await turn()
             except CancelledError:
                 if task.cancelling() > self._before:
                     raise
@@ -85,12 +84,6 @@ class Interruption:
 def _is_due(task: Task[object]) -> bool:
     """True if the next step of a task will raise a `CancelledError` in it."""
     return bool(getattr(task, "_must_cancel", False))
-
-
-@coroutine
-def _turn() -> Generator[None, None, None]:
-    """Let the loop turn once."""
-    yield
 
 
 def _consumed_generator(frame: FrameType | None) -> FrameType | None:
