@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from engine.asgi.messages import Application, Message, Receive, Scope, Send, path_of, refusal
+from engine.asgi.newcomers import Newcomers
 from engine.asgi.request import End, Request
 from engine.base.errors import QueueFullError
 from engine.base.loops import AbstractEventLoop, asyncio_loop, report
@@ -114,6 +115,7 @@ class ScopeMiddleware:
         """Its own executors, each opened by the lifespan on one loop."""
         self._unopened = Executors()
         """Those of loops without a lifespan."""
+        self._newcomers: WeakKeyDictionary[AbstractEventLoop, Newcomers] = WeakKeyDictionary()
         self._without_lifespan: Options | None = None
         """Their options, once one was needed."""
 
@@ -148,8 +150,9 @@ class ScopeMiddleware:
             self._requests.refuse(End.REFUSED)
             await _refuse(scope, receive, send)
             return
-        request = Request(scope, receive, send, loop, self.timeout)
-        block = Block(**options | {"group": request.work, "priority": priority})
+        request = Request(scope, receive, send, loop, self._newcomers_on(loop), self.timeout)
+        options["group"], options["priority"] = request.work, priority
+        block = Block(**options)
         self._requests.begin()
         end = None
         began = perf_counter()
@@ -158,6 +161,12 @@ class ScopeMiddleware:
         finally:
             block.leave()
             self._requests.end(end or request.end, perf_counter() - began, request.work.dropped)
+
+    def _newcomers_on(self, loop: AbstractEventLoop) -> Newcomers:
+        known = self._newcomers.get(loop)
+        if known is None:
+            known = self._newcomers[loop] = Newcomers()
+        return known
 
     def _options(self, loop: AbstractEventLoop) -> dict[str, Any]:
         executor = self.executor or self._opened.get(loop)

@@ -35,7 +35,8 @@ class Interruption:
 
     __slots__ = ("_before", "_frame", "_open", "_sent", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_generator: bool = True) -> None:
+        """`in_generator` is False where the block cannot be in an async generator, so that need not be looked at."""
         task = current_task()
         if task is None:
             raise RuntimeError("a scope is entered in a task of the running event loop: use asyncio.run(main())")
@@ -43,13 +44,17 @@ class Interruption:
         self._before = task.cancelling()
         self._open = True
         self._sent = False
-        self._frame = _consumed_generator(sys._getframe(2))
+        self._frame = _consumed_generator(sys._getframe(2)) if in_generator else None
 
     def send(self) -> None:
         """Cancel the body, unless it has ended or was cancelled before. To be called by the loop, not by a task."""
         if self._open and not self._sent and not (self._frame is not None and _at_yield(self._frame)):
             self._sent = True
             self.task.cancel()
+
+    def close(self) -> None:
+        """The body has ended, and was not interrupted: it is not from now on."""
+        self._open = False
 
     def is_left_behind(self, error: BaseException | None) -> bool:
         """True if the loop closes an async generator that held the block, while its consumer goes on."""

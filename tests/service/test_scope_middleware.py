@@ -12,7 +12,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.asgi import RequestStatistics, ScopeMiddleware
+from engine.asgi import RequestStatistics, ScopeMiddleware, newcomers
 from engine.asgi.inbox import HELD_BYTES
 from engine.asgi.messages import Application, Message, Scope
 from engine.queues import dropping
@@ -464,6 +464,34 @@ async def test_scopes_inside_a_request_are_dropped_with_it(executor: engine.Exec
     await task
     with pytest.raises(engine.OpCancelledError):
         await handles[0]
+
+
+async def test_a_request_that_is_soon_answered_is_not_watched_and_one_that_stays_is(
+    executor: engine.Executor, gate: GateOp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(0)
+        tasks.append(len(asyncio.all_tasks()))
+        if scope["path"] == "/stays":
+            await gate(1)
+        await answer(send)
+
+    monkeypatch.setattr(newcomers, "MOMENT", 3600.0)
+    before = len(asyncio.all_tasks())
+    soon = await Exchange().run(ScopeMiddleware(app, executor, timeout=30.0))
+    assert tasks == [before]
+    assert soon.asked == 1
+    monkeypatch.setattr(newcomers, "MOMENT", 0.0)
+    stays = Exchange(path="/stays")
+    task = stays.start(ScopeMiddleware(app, executor, timeout=30.0))
+    await until(lambda: stays.asking == 1)  # beside the application
+    assert soon.asked == 1
+    gate.open()
+    await task
+    assert stays.status == 200
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
