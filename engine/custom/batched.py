@@ -82,10 +82,7 @@ def batched(
         raise ValueError(f"max_wait must be a finite number of seconds, 0 or more, but got {max_wait!r}")
     if function is None:
         return functools.partial(batched, max_size=max_size, max_wait=max_wait, axis=axis)
-    binding = _Binding.INSTANCE
-    if isinstance(function, classmethod | staticmethod):
-        binding = _Binding.CLASS if isinstance(function, classmethod) else _Binding.NONE
-        function = function.__func__
+    binding, function = _unwrapped(function)
     if isinstance(function, Batched):
         binding = function.binding if binding is _Binding.INSTANCE else binding
         function = function.function
@@ -110,6 +107,15 @@ class _Binding(Enum):
     INSTANCE = "the instance"
     CLASS = "the class"
     NONE = "its arguments alone"
+
+
+def _unwrapped(function: object) -> tuple[_Binding, Any]:
+    """What binds a function where a decorator says so, and the function itself."""
+    if isinstance(function, classmethod):
+        return _Binding.CLASS, function.__func__
+    if isinstance(function, staticmethod):
+        return _Binding.NONE, function.__func__
+    return _Binding.INSTANCE, function
 
 
 class Batched:
