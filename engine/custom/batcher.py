@@ -1,6 +1,6 @@
 """The batcher: makes batches of the calls of one function on one executor, and runs them as ops.
 
-Purpose: a call of an idle function starts a batch at once. While batches run, calls wait; the next batch takes those
+Purpose: a call of an idle function starts a batch at once, at the end of the loop's turn. While batches run, calls wait; the next batch takes those
 that wait when it begins, not when it is dispatched. A batch is an op like any other user function: it runs on a worker
 (an `async def` on the loop), it is demanded with the priority of the first call, and ends with its executor.
 
@@ -161,7 +161,12 @@ class Batcher:
             busy = len(self._running)
             full = together >= self._size and busy < core_count()
             ticket = self._new_ticket() if not busy or full else None
-        if ticket is not None:
+        if ticket is None:
+            return
+        if call.loop is not None and not full:
+            # Calls that come in the same turn of the loop, as those of requests that were read together, are in time.
+            call.loop.call_soon(self._start, ticket, call)
+        else:
             self._start(ticket, call)
 
     def _hurry(self, call: Call) -> None:
