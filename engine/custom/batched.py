@@ -52,11 +52,11 @@ def batched(
     element for each call; None), and each call gets its part: an array that is read-only, or a NumPy scalar. Arguments
     that are keyword-only are options, passed as they are. Calls whose shapes, dtypes or options differ are not mixed.
 
-    A call of an idle function starts at once, with those of the same turn of the loop. While the function runs, calls wait, and become the next batch, of up to
-    `max_size`, when it returns; a call that has waited for `max_wait` seconds longer than the function computes, by
-    experience, starts a batch beside the one that runs. Callers take turns, and those in a scope of a higher priority
-    go first. A call whose task is cancelled leaves its batch before that begins. When a batch fails, its calls are
-    tried one by one, so that an error goes to the call that caused it.
+    A call of an idle function starts at once, with those of the same turn of the loop. While the function runs, calls
+    wait, and become the next batch, of up to `max_size`, when it returns; a call that has waited for `max_wait` seconds
+    longer than the function computes, by experience, starts a batch beside the one that runs. Callers take turns, and
+    those in a scope of a higher priority go first. A call whose task is cancelled leaves its batch before that begins.
+    When a batch fails, its calls are tried one by one, so that an error goes to the call that caused it.
 
     Batches are ops: a sync function runs on a worker, an `async def` on the loop. `predict.call(x)` is the blocking
     twin for threads; in SYNC mode, and in the kernel of an op, each call runs by itself. On a method the batches are of

@@ -1,8 +1,9 @@
 """The batcher: makes batches of the calls of one function on one executor, and runs them as ops.
 
-Purpose: a call of an idle function starts a batch at once, at the end of the loop's turn. While batches run, calls wait; the next batch takes those
-that wait when it begins, not when it is dispatched. A batch is an op like any other user function: it runs on a worker
-(an `async def` on the loop), it is demanded with the priority of the first call, and ends with its executor.
+Purpose: a call of an idle function starts a batch at once, at the end of the loop's turn. While batches run, calls
+wait; the next batch takes those that wait when it begins, not when it is dispatched. A batch is an op like any other
+user function: it runs on a worker (an `async def` on the loop), it is demanded with the priority of the first call, and
+ends with its executor.
 
 Guarantees: a call is in one batch at most, or it has left; each call that has not left gets a value or an error, also
 where the executor closes. `_lock` guards the calls that wait, the tickets and the counts; it is never held while the
