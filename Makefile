@@ -24,9 +24,9 @@ demo: $(VENV)/.demo
 service: $(VENV)/.service
 	$(BIN)/python docs/examples/service/load.py --seconds 30
 
-# Cheapest first: style, types, reference, behaviour, and the wheel as a user would install it.
+# Cheapest first: style, types, reference, behaviour (a process for each core), and the wheel as a user would install it.
 test: lint docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 	$(BIN)/python tests/wheel_check.py
 
 # Workers and schedulers that are killed: how soon that is seen depends on the machine.

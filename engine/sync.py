@@ -210,6 +210,12 @@ def _target(device: str | Device | None) -> tuple[Core, Device | None]:
     if scope_var.get().kernel is not None:
         raise BlockingSyncError("a kernel cannot wait for everything that was dispatched: that includes itself")
     core = current_core()
+    given: object = device
+    if isinstance(given, Handle):
+        raise TypeError(
+            "device must be a name such as 'CPU:0', an engine.Device or None, but got a handle: for the value of one "
+            "handle write `await h`, or `h.result()` where a thread may wait; for several, `await engine.gather(...)`"
+        )
     return core, None if device is None else core.resolve(Device(device))
 
 

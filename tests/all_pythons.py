@@ -90,7 +90,7 @@ def tested(version: str, arguments: Sequence[str], deadline: float) -> Outcome:
     print(f"--- Python {version}: {program}", flush=True)
     try:
         status = subprocess.run(
-            [str(python), "-m", "pytest", "-q", "--exitfirst", *arguments],
+            [str(python), "-m", "pytest", "-q", "--exitfirst", "--numprocesses=auto", "--dist=loadfile", *arguments],
             cwd=ROOT,
             check=False,
             timeout=max(1.0, deadline - time.monotonic()),

@@ -1,21 +1,32 @@
 """Every test starts from a fresh process state; async tests run on each event loop, behaviour tests in each mode."""
 
 import asyncio
+import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 import engine
 import engine.testing
+from engine.dispatch.executor import Core, State
 from engine.queues import forking
+from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
 
 os.environ["SCIPY_ARRAY_API"] = (
     "1"  # read when SciPy is imported, which is when the first test that needs it is collected
 )
+
+ended: weakref.WeakSet[DeviceQueue] = weakref.WeakSet()
+"""Queues of closed executors that were found whole and empty; they live until the collector comes by."""
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # a test asserts no time, and machines are slow at times
 
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -26,6 +37,12 @@ EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run each async test once per loop; ``pytest.mark.asyncio(loop_factories=["asyncio"])`` picks one."""
     return EVENT_LOOPS
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected out of the collector's sight: tests of leaks collect often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +57,7 @@ def fresh_engine() -> Iterator[None]:
 def whole_backlogs(fresh_engine: None) -> Iterator[None]:
     """Every test leaves the backlog of every queue as its invariants have it, whatever is still on its way."""
     yield
-    queues = list(forking.queues)
+    queues = [queue for queue in forking.queues if queue not in ended]
     with ExitStack() as held:
         for queue in queues:  # of all of them: an operand of another queue must not end while it is looked at
             if not queue.lock.acquire(timeout=1.0):
@@ -49,6 +66,12 @@ def whole_backlogs(fresh_engine: None) -> Iterator[None]:
         for queue in queues:
             queue.demands.take()
             queue.backlog.check()
+    ended.update(queue for queue in queues if has_ended(queue))
+
+
+def has_ended(queue: DeviceQueue) -> bool:
+    """Tell whether nothing can come to a queue any more, and nothing is there."""
+    return isinstance(queue.owner, Core) and queue.owner.state is State.CLOSED and not queue.unfinished()
 
 
 @pytest.fixture(params=[engine.SYNC, engine.ASYNC], ids=lambda mode: mode.name)

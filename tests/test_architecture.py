@@ -47,6 +47,7 @@ ASYNCIO_MODULES = (
     "engine.queues.*",
     "engine.base.loops",
     "engine.demo.*",
+    "engine.testing.gpu.speed",  # measures how late a task wakes
     # Dask's own loop, which these run on, is asyncio's.
     *(
         "engine.devices.dask.link",
@@ -69,11 +70,15 @@ LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
         ("engine.observe.progress", "tqdm.auto.tqdm"),
         ("engine.devices.cluster.backend", "engine.devices.cluster.batches"),
         ("engine.devices.dask.backend", "engine.devices.dask.session"),
+        ("engine.devices.cuda.backend", "engine.devices.cuda.cupy_runtime"),
+        ("engine.devices.cuda.backend", "engine.devices.cuda.kernels"),
+        ("engine.devices.cuda.backend", "engine.devices.cuda.unit"),
+        ("engine.testing.gpu.__main__", "engine.testing.gpu.by_hand"),
     }
 )
 
 # Patterns of the modules that may print: the command line.
-PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*")
+PRINTING_MODULES = ("engine.__main__", "engine.cli", "engine.demo", "engine.demo.*", "engine.testing.gpu.__main__")
 
 ENGINE_NAMES = [
     "ASYNC",

@@ -43,7 +43,7 @@ def test_a_program_ends_in_time_with_its_code_and_without_noise(number: int, tmp
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     found = f"seed {seed}\n{made.text}\n{done.stderr}"
-    assert done.returncode == made.returncode, found
+    assert done.returncode in made.returncodes, found
     assert not done.stdout, found
     assert not NOISE.search(done.stderr), found
     if not made.may_report:

@@ -381,3 +381,12 @@ def test_a_blocking_wait_looks_at_each_op_of_a_long_chain_a_few_times(
         wait(last)
         assert int(last) == 1_000
     assert looks < 50_000  # looking from the end again after each op would be half a million looks, or more
+
+
+async def test_a_handle_in_place_of_a_device_is_told_how_one_waits_for_it(mode: engine.ExecutionMode) -> None:
+    handle: Any = ops.add(1.0, 2.0)
+    with pytest.raises(TypeError, match="await h"):
+        await engine.synchronize(handle)
+    with pytest.raises(TypeError, match="await h"), engine.allow_sync():
+        engine.wait(handle)
+    assert await handle == 3.0

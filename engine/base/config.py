@@ -42,8 +42,9 @@ class Config:
     """How an executor runs: plain values, frozen and compared by value. Every field is honoured.
 
     device_count (mapping of str to int, {"CPU": 1}):
-        Devices of each kind; those of the CPU are logical. A kind that is not named, or with 0, has none, apart from
-        the CPU: one at least. A kind that this machine lacks is an error at the first op.
+        Devices of each kind: CPU (logical ones), GPU (by CUDA), DASK and CLUSTER (by Dask), and those that were
+        registered. A kind that is not named, or with 0, has none, apart from the CPU: one at least. A kind that this
+        machine lacks is an error at the first op.
     intra_op_parallelism_threads (int, 0):
         Threads that one op, or several fused into one, may use; 0 shares all cores among the ops that may run at once.
     inter_op_parallelism_threads (int, 0):

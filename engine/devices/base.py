@@ -177,6 +177,8 @@ class Backend(Protocol[V]):
 
     on_host: bool = False
     """True if values are NumPy arrays in this process, on which the engine runs kernels itself: the CPU's are."""
+    takes_functions: bool = False
+    """True if a call of an `engine.function` comes as one record, whose kernel is an `engine.base.traced.Traced`."""
 
     def count(self) -> int | None:
         """How many such devices there are; None (unless overridden) where there may be any number."""

@@ -12,15 +12,18 @@ from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Backend, Device
 from engine.devices.cluster.backend import ClusterBackend
 from engine.devices.cpu import CpuBackend
+from engine.devices.cuda.backend import CudaBackend
 from engine.devices.dask.backend import Connection, DaskBackend, check_installed
 from engine.threads.blas import core_count
 
 Factory = Callable[[], Backend[Any]]
 
 _BUILT_IN: Mapping[str, Factory] = {"CPU": CpuBackend}
+_REPLACEABLE: Mapping[str, Factory] = {"GPU": lambda: CudaBackend(lost)}
+"""Kinds of the engine's own that a program may serve itself."""
 _OF_CLUSTERS = ("DASK", "CLUSTER")
 """Kinds of the engine's own whose devices share the cluster of their executor."""
-_factories: dict[str, Factory] = dict(_BUILT_IN)
+_factories: dict[str, Factory] = {**_BUILT_IN, **_REPLACEABLE}
 
 _METHODS = ("count", "lookahead", "runs", "submit", "to_host", "from_host", "copy", "close")
 
@@ -62,6 +65,7 @@ def forget_backends() -> None:
     """Serve the kinds of the engine's own only."""
     _factories.clear()
     _factories.update(_BUILT_IN)
+    _factories.update(_REPLACEABLE)
 
 
 def _can_be_called(factory: object) -> bool:
@@ -95,7 +99,7 @@ def make_devices(config: Config) -> dict[Device, Backend[Any]]:
     for kind, count in sorted(config.device_count.items(), key=lambda item: (item[0] != "CPU", item[0])):
         factory = factories.get(kind)
         if factory is None:
-            known = ", ".join(sorted(factories))
+            known = ", ".join(sorted(name for name in factories if factories[name] is not _REPLACEABLE.get(name)))
             raise UnknownDeviceError(
                 f"Config.device_count asks for {count} {kind} device(s), but this machine has no {kind}; "
                 f"kinds that it has: {known} (engine.devices.register_backend adds one)"

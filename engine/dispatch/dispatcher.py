@@ -14,7 +14,7 @@ by one append, which is atomic; what has to be counted (bytes, groups) is guarde
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from sys import _getframe as frame_at
 from time import perf_counter
 from types import CodeType, FrameType
@@ -75,17 +75,15 @@ class Dispatcher:
         self.device = device
         self.group = group
 
-        self._simple = False
         self.plain = False
         """True if an op that needs nothing but its operands may go the fast way."""
-        self.observed = False
-        """True if such an op goes another way, where listeners are told of it."""
+        self.tell: Callable[[Cell, Sequence[Any]], None] | None = None
+        """What listeners are told of each record by; None while there is no listener."""
         hooks.register(self)
 
     def look_at_hooks(self) -> None:
-        """Leave the fast way while a listener is to be told of every record."""
-        self.observed = bool(hooks.listeners)
-        self.plain = self._simple and not self.observed
+        """Have listeners told of every record from now on, or nothing told while there is none."""
+        self.tell = hooks.dispatched if hooks.listeners else None
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         """Dispatch an op of one operand or two and one result, that user code called through one function."""
@@ -180,7 +178,7 @@ class AsyncDispatcher(Dispatcher):
     def __init__(self, core: Core, policy: DevicePolicy, device: Device | None, group: Group | None) -> None:
         super().__init__(core, policy, device, group)
         self.queue = core.queues[core.default_device]
-        self._simple = device is None and group is None and not core.config.log_device_placement
+        self.plain = device is None and group is None and not core.config.log_device_placement
         self.look_at_hooks()
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
@@ -212,22 +210,21 @@ class AsyncDispatcher(Dispatcher):
             pending = queue.pending
             if len(pending) >= queue.room:
                 self.core.make_room(queue, op.name)
+            tell = self.tell
+            if tell is not None:
+                tell(cell, cell.args)
             pending.append(cell)
             if not queue.scheduled:
                 queue.schedule()
             handle = new(AsyncHandle)
             handle._cell = cell
             return handle
-        if near and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
-            return self._put_observed(self.queue, op, (x1,) if x2 is ABSENT else (x1, x2), params, user_frame(2))
         return self.dispatch_any(op, (left,) if right is ABSENT else (left, right), params)
 
     def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         frame = user_frame(2)
         operands, queue = self._all_on_one(args)
         if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
-            if queue is not None and self.observed and self._simple and op.plain and errstate() is DEFAULT_ERRSTATE:
-                return self._put_observed(queue, op, operands, params, frame)
             return self.dispatch_slowly(op, args, params, frame)[0]
         cell = self.put(queue, op, operands, params, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
@@ -247,21 +244,10 @@ class AsyncDispatcher(Dispatcher):
         cell = pending_cell(op, operands, params, queue, code, lasti)
         if len(queue.pending) >= queue.room:
             self.core.make_room(queue, op.name)
+        if self.tell is not None:
+            self.tell(cell, operands)
         queue.push(cell)
         return cell
-
-    def _put_observed(
-        self, queue: DeviceQueue, op: Op, operands: tuple[object, ...], params: Params | None, frame: FrameType
-    ) -> Handle:
-        """Put an op that needs nothing but its operands on the queue, and tell listeners of it."""
-        cell = pending_cell(op, operands, params, queue, frame.f_code, frame.f_lasti)
-        if len(queue.pending) >= queue.room:
-            self.core.make_room(queue, op.name)
-        hooks.dispatched(cell, operands)
-        queue.push(cell)
-        if not queue.scheduled:
-            queue.schedule()
-        return handle_of(cell, AsyncHandle)
 
     def _all_on_one(self, args: tuple[object, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
         """Take the cells of the operands, and their queue: the same for all handles; None where they are of several."""
@@ -304,8 +290,8 @@ class AsyncDispatcher(Dispatcher):
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)
-            if hooks.listeners:
-                hooks.dispatched(record, record.args)
+            if self.tell is not None:
+                self.tell(record, record.args)
             queue.push(record)
         except BaseException:  # an interrupt, a closed group
             self.core.flow.free_bytes(record)
@@ -344,6 +330,11 @@ class SyncDispatcher(Dispatcher):
         )
         self.look_at_hooks()
 
+    def look_at_hooks(self) -> None:
+        """Leave the fast way while there is a listener: `_run_observed` takes the times."""
+        super().look_at_hooks()
+        self.plain = self._simple and self.tell is None
+
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
         queue = self.queue
         x1, x2 = left, right
@@ -380,7 +371,14 @@ class SyncDispatcher(Dispatcher):
             handle = new(EagerHandle)
             handle._cell = cell
             return handle
-        if near and self.observed and self._simple and op.plain and self.group is None and self.core.state is OPEN:
+        if (
+            near
+            and self._simple
+            and self.tell is not None
+            and op.plain
+            and self.group is None
+            and self.core.state is OPEN
+        ):
             frame = user_frame(2)
             if right is ABSENT:
                 return self._run_observed(op, (left,), (x1,), params, frame)
@@ -392,19 +390,15 @@ class SyncDispatcher(Dispatcher):
         if values is None:
             return self.dispatch_slowly(op, args, params, user_frame(2))[0]
         cell = pending_cell(op, (), None, self.queue, None, 0)
-        try:
-            value = op.guarded(*values, **params or {})
-            cell.value = value if value.__class__ is ARRAY else checked(np.asarray(value))
-        except Exception as error:  # noqa: BLE001 - `_after` raises it
-            cell.value = self._after(error, op, values, params, user_frame(2))
+        cell.value = self._run(op, tuple(values), params)
         return handle_of(cell, EagerHandle)
 
-    def _run(self, op: Op, values: tuple[object, ...], params: Params | None, frame: FrameType) -> Any:
+    def _run(self, op: Op, values: tuple[object, ...], params: Params | None, frame: FrameType | None = None) -> Any:
         try:
             value = op.guarded(*values) if params is None else op.guarded(*values, **params)
             return value if value.__class__ is ARRAY else checked(np.asarray(value))
         except Exception as error:  # noqa: BLE001 - `_after` raises it
-            return self._after(error, op, values, params, frame)
+            return self._after(error, op, values, params, user_frame(2) if frame is None else frame)
 
     def _after(
         self, error: Exception, op: Op, values: Sequence[Any], params: dict[str, Any] | None, frame: FrameType

@@ -13,7 +13,7 @@ in its namespace.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from engine.base.inference import describe, size_of
 from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeDtype
+from engine.base.traced import Traced, TracedStep
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
@@ -58,6 +59,35 @@ def merge(
         blas=any(step.op.cost.blas for step in steps),
         small=UNLIMITED if brief else 0,
         outputs=len(outputs),
+    )
+
+
+def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
+    """Make the op of all steps, in the form that a backend gets which takes functions as they are."""
+    kept = schedule(plan.steps, plan.outputs)
+    steps = [
+        TracedStep(
+            step.op.name,
+            step.op.kernel,
+            dict(step.params or {}),
+            step.inputs,
+            tuple(step.outputs()),
+            frees,
+            partial(_place, step),
+        )
+        for step, frees in zip(plan.steps, kept.frees, strict=True)
+    ]
+    given = set(inputs)
+    constants = {
+        slot: value
+        for slot, value in enumerate(plan.initial)
+        if slot not in given and isinstance(value, np.ndarray | np.generic | complex | float | int)
+    }
+    return Op(
+        name,
+        Traced(name, steps, inputs, plan.outputs, constants),
+        infer=_inference(plan, plan.steps, inputs, plan.outputs),
+        outputs=len(plan.outputs),
     )
 
 

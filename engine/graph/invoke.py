@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.op import Op
 from engine.devices.cpu import lock
 from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher
 from engine.dispatch.records import cells_of, handle_of, make_value
@@ -32,17 +33,36 @@ from handles.symbol import Symbol
 def invoke(replay: Replay, arrays: list[Any], dispatcher: Dispatcher, *, apart: bool) -> Sequence[Handle]:
     """Compute the outputs of a plan on the executor in force; `apart` says that arguments may be on several devices."""
     on_host = replay.follows_inputs and _is_on_host(replay, arrays, dispatcher)
-    if not on_host or (apart and _are_apart(arrays, dispatcher)):
+    are_apart = apart and _are_apart(arrays, dispatcher)
+    if not on_host or are_apart:
+        if not are_apart and _is_taken_whole(replay, arrays, dispatcher) and replay.traced is not None:
+            return _dispatch_whole(replay, replay.traced, arrays, dispatcher)
         return run_steps(replay.unmerged, arrays, dispatcher)
     if isinstance(dispatcher, SyncDispatcher) and replay.is_large and may_use_queues(dispatcher):
         return run_on_queues(replay.merged, arrays, dispatcher)
     whole = replay.whole
     if whole is None or not (replay.is_small or isinstance(dispatcher, SyncDispatcher)):
         return run_steps(replay.merged, arrays, dispatcher)
+    return _dispatch_whole(replay, whole, arrays, dispatcher)
+
+
+def _dispatch_whole(replay: Replay, whole: Op, arrays: list[Any], dispatcher: Dispatcher) -> Sequence[Handle]:
     operands = (*arrays, *[replay.plan.initial[slot] for slot in replay.captured])
     if whole.outputs == 1:
         return (dispatcher.dispatch_any(whole, operands),)
     return dispatcher.dispatch_several(whole, operands)
+
+
+def _is_taken_whole(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:
+    """True if the device that a call goes to takes it as one record."""
+    core = dispatcher.core
+    device = dispatcher.device
+    if device is None:
+        cells = [each._cell for each in arrays if isinstance(each, Handle)]
+        cells += [replay.plan.initial[slot] for slot in replay.captured]
+        device = cells[0].home.device if cells else core.default_device
+    backend = core.devices.serving(device)
+    return backend is not None and replay.is_taken_by(backend)
 
 
 def _is_on_host(replay: Replay, arrays: list[Any], dispatcher: Dispatcher) -> bool:

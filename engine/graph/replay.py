@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from engine.base.op import SMALL_NS, Op
+from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
-from engine.graph.codegen import cost_of, merge
+from engine.graph.codegen import cost_of, merge, traced
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
 from engine.graph.steps import Slots, Step
@@ -52,6 +54,8 @@ class Replay:
         self._mergeable = [step.op.known and step.device is None and step.op is not TRANSFER for step in plan.steps]
         self.follows_inputs = all(self._mergeable)
         """True if all steps run on the device of the first input, so that they may be merged."""
+        self._taken: dict[type, bool] = {}
+        """Whether all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
         self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
@@ -63,6 +67,24 @@ class Replay:
         if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
             return None
         return merge(plan, plan.steps, self._costs, (*range(plan.inputs), *self.captured), plan.outputs, self._name)
+
+    @cached_property
+    def traced(self) -> Op | None:
+        """All steps as one op for a backend that takes functions; None where there are none, or devices are named."""
+        plan = self.plan
+        if not plan.steps or not plan.outputs or not self.follows_inputs:
+            return None
+        return traced(plan, (*range(plan.inputs), *self.captured), self._name)
+
+    def is_taken_by(self, backend: Backend[Any]) -> bool:
+        """Tell whether a backend takes a call as one record, and computes each of its steps."""
+        if not backend.takes_functions:
+            return False
+        cls = type(backend)
+        known = self._taken.get(cls)
+        if known is None:
+            known = self._taken[cls] = all(backend.runs(step.op.name, step.op.kernel) for step in self.plan.steps)
+        return known
 
     @cached_property
     def merged(self) -> Ready:

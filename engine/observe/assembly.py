@@ -36,7 +36,9 @@ class Draft:
     )
 
     def __init__(self, number: int, raw: Raw, needs: list[Draft]) -> None:
-        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, self.held, self.source = raw
+        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, *more = raw
+        self.held: int = more[0] if more else 0
+        self.source: str | None = more[1] if more else None
         self.id = number
         self.needs = needs
         self.operands = tuple(each.id for each in needs)
@@ -165,7 +167,8 @@ class Assembly:
 
     def _dispatched(self, raw: Raw) -> None:
         key, last = raw[2], self._last
-        draft = Draft(self._count, raw, [last[each] for each in raw[7] if each in last])
+        needs = raw[7] if raw[7].__class__ is tuple else (raw[7],)
+        draft = Draft(self._count, raw, [last[each] for each in needs if each in last])
         self._count += 1
         if len(last) > MOST_ADDRESSES:
             last.clear()

@@ -28,6 +28,9 @@ DISPATCHED, STARTED, FINISHED, RAN, CALLED, GROUPED, DEMANDED, ADMITTED, LAG, ST
 Raw = tuple[Any, ...]
 """One event: which, when, and what it says."""
 
+Needs = int | tuple[int, ...]
+"""The addresses of the cells that an op reads: 0 of none, a number of one, as most ops have no more."""
+
 ARRAY = np.ndarray
 TRANSFER = MOVE.name
 """The name of the ops that copy a value to a device."""
@@ -65,21 +68,23 @@ class Recorder:
     def dispatched(self, record: Cell, operands: Sequence[Any]) -> None:
         if self.muted is not None and self.muted == get_ident():
             return
-        needs: tuple[int, ...] = ()
+        needs: Needs = 0
         for each in operands:
             if each.__class__ is Cell:
-                needs += (id(each if each.rare is None else record_of(each)),)
+                need = id(each if each.rare is None else record_of(each))
+                needs = and_one(needs, need) if needs else need
         home: Any = record.home
-        name, device = record.op.name, home.device_name
-        held, source = 0, None
-        if record.rare is not None:
-            held = record.rare.nbytes
-        if name is TRANSFER and operands[0].__class__ is Cell:
-            origin: Any = operands[0].home
-            source = origin.device_name
-        self.append(
-            (DISPATCHED, perf_counter(), id(record), name, device, record.code, record.lasti, needs, held, source)
-        )
+        name, rare = record.op.name, record.rare
+        if rare is None and name is not TRANSFER:
+            self.append(
+                (DISPATCHED, perf_counter(), id(record), name, home.device_name, record.code, record.lasti, needs)
+            )
+            return
+        held = 0 if rare is None else rare.nbytes
+        origin: Any = operands[0].home if name is TRANSFER and operands[0].__class__ is Cell else None
+        more = (held, None if origin is None else origin.device_name)
+        device, code, lasti = home.device_name, record.code, record.lasti
+        self.append((DISPATCHED, perf_counter(), id(record), name, device, code, lasti, needs, *more))
 
     def started(self, record: Cell) -> None:
         self.append((STARTED, perf_counter(), id(record), self._thread()))
@@ -99,16 +104,16 @@ class Recorder:
         thread = get_ident()
         if self.muted == thread:
             return
-        needs: tuple[int, ...] = ()
+        needs: Needs = 0
         for each in operands:
             if each.__class__ is EagerHandle:
-                needs += (id(each._cell),)
+                needs = and_one(needs, id(each._cell)) if needs else id(each._cell)
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
         if thread not in self.threads:
             self._thread()
         home: Any = record.home
         code, lasti, device = record.code, record.lasti, home.device_name
-        begin = (DISPATCHED, called, id(record), record.op.name, device, code, lasti, needs, 0, None)
+        begin = (DISPATCHED, called, id(record), record.op.name, device, code, lasti, needs)
         self.append((CALLED, ended, begin, began, thread, facts))
 
     def _thread(self) -> int:
@@ -139,6 +144,11 @@ class Recorder:
     def left(self, scope: object, error: BaseException | None) -> None:
         if self.scopes is not None:
             self.scopes.left(scope, error)
+
+
+def and_one(needs: Needs, more: int) -> Needs:
+    """Add an address to others."""
+    return (*needs, more) if isinstance(needs, tuple) else (needs, more)
 
 
 Failed = tuple[str, str, bool, str | None]

@@ -17,7 +17,7 @@ from typing import Any
 from engine.base.config import Config
 from engine.base.loops import AbstractEventLoop, on_shutdown, report, running_loop, seat_of
 from engine.dispatch.dispatcher import Dispatcher
-from engine.dispatch.executor import Core
+from engine.dispatch.executor import Core, State
 from engine.settings.switch import Options, lock, program
 
 _NO_THREAD = object()
@@ -114,8 +114,8 @@ class Executors:
             self._by_loop.clear()
 
     def close(self, why: str) -> list[Core]:
-        """Close them all, dropping what is queued."""
-        cores = list(self.cores)
+        """Close those that are not closed, dropping what is queued; returns them."""
+        cores = [core for core in self.cores if core.state is not State.CLOSED]
         for core in cores:
             core.cancel_pending(why)
             core.close()

@@ -1,0 +1,1 @@
+"""Devices `GPU:0`, `GPU:1`, ...: graphics processors, by way of CuPy. Only `cupy_runtime` imports CuPy."""

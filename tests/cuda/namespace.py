@@ -1,0 +1,102 @@
+"""NumPy's functions, cut down to the names and parameters that CuPy has: a rule that gets by here does so there.
+
+`cupy_names.txt` says what CuPy has; where CuPy is installed a test compares it with that.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tests.cuda.describe_cupy import FILE
+
+Parameter = inspect.Parameter
+
+
+@cache
+def known() -> Mapping[str, inspect.Signature]:
+    """The functions that CuPy has, with what they can be called with."""
+    found = {}
+    for line in FILE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        if ": ufunc of " in line:
+            name, _, count = line.partition(": ufunc of ")
+            found[name] = _ufunc(int(count))
+        else:
+            name, _, rest = line.partition("(")
+            found[name] = _signature(rest.removesuffix(")"))
+    return found
+
+
+def _ufunc(count: int) -> inspect.Signature:
+    operands = [Parameter(f"x{index}", Parameter.POSITIONAL_ONLY) for index in range(count)]
+    keywords = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in ("out", "dtype", "casting", "where")]
+    return inspect.Signature([*operands, *keywords])
+
+
+def _signature(text: str) -> inspect.Signature:
+    parameters = []
+    kind: Any = Parameter.POSITIONAL_OR_KEYWORD
+    for part in filter(None, text.split(", ")):
+        if part == "*":
+            kind = Parameter.KEYWORD_ONLY
+        elif part.startswith("**"):
+            parameters.append(Parameter(part[2:], Parameter.VAR_KEYWORD))
+        elif part.startswith("*"):
+            parameters.append(Parameter(part[1:], Parameter.VAR_POSITIONAL))
+            kind = Parameter.KEYWORD_ONLY
+        else:
+            name, given, _ = part.partition("=")
+            parameters.append(Parameter(name, kind, default=None if given else Parameter.empty))
+    return inspect.Signature(parameters)
+
+
+class Names:
+    """A module of functions that CuPy has."""
+
+    def __init__(self, module: Any = np, prefix: str = "") -> None:
+        self._module = module
+        self._prefix = prefix
+
+    def __getattr__(self, name: str) -> Any:
+        if not self._prefix and name in ("linalg", "fft"):
+            return Names(getattr(np, name), f"{name}.")
+        path = self._prefix + name
+        if path not in known():
+            raise AttributeError(f"CuPy has no {path}")
+        return _strict(getattr(self._module, name), path, known()[path])
+
+
+@cache
+def _strict(function: Callable[..., Any], path: str, signature: inspect.Signature) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"CuPy's {path}{signature} takes no such argument: {error}") from None
+        return _arrays(function(*args, **kwargs))
+
+    if path in ("add", "multiply"):  # it has them for these two only
+        for name, parameters in _METHODS.items():
+            setattr(call, name, _strict(getattr(function, name), f"{path}.{name}", _signature(parameters)))
+    return call
+
+
+_METHODS = {
+    "reduce": "array, axis=..., dtype=..., out=..., keepdims=...",
+    "accumulate": "array, axis=..., dtype=..., out=...",
+    "outer": "A, B",
+}
+"""The methods of ufuncs that CuPy has; the class is compiled and does not say what they take."""
+
+
+def _arrays(result: Any) -> Any:
+    """Arrays without dimensions where NumPy gives scalars, as CuPy has none."""
+    if isinstance(result, tuple):
+        return tuple(map(_arrays, result))
+    return np.asarray(result) if isinstance(result, np.generic) else result
