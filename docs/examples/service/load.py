@@ -173,7 +173,7 @@ def serving(name: str, *options: str) -> Iterator[tuple[int, subprocess.Popen[by
             process.wait()
 
 
-def wait_until_healthy(port: int, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+def wait_until_healthy(port: int, process: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
     """Wait until a server answers."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
