@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import operator
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -24,7 +23,7 @@ from typing import NamedTuple, Self
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
 from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
-from engine.queues.device_queue import DeviceQueue
+from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
 from engine.queues.hooks import hooks
 from engine.queues.waiting import timed_out
 from engine.runtime.current import queueing_core
@@ -32,7 +31,7 @@ from engine.runtime.interruption import Interruption
 from engine.settings.scope import Block, scope_var
 from engine.sync import demand_all
 from handles.base import check_seconds
-from handles.cell import PENDING, Cell, Failure
+from handles.cell import Cell, Failure
 
 _AS_IT_IS = (CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 """Errors that leave a block without a group around them: they are for the code that runs the task, or the program."""
@@ -75,7 +74,7 @@ class _Members:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._records: list[weakref.ref[Cell]] = []
+        self.records = Droppable(self._lock)
         self.in_flight = 0
         self.failures: dict[Failure, None] = {}
 
@@ -83,9 +82,7 @@ class _Members:
         """Count an op that is being dispatched."""
         with self._lock:
             self.in_flight += 1
-            if len(self._records) > 2 * self.in_flight + 64:
-                self._records = [record for record in self._records if record() is not None]
-            self._records.append(weakref.ref(cell))
+            self.records.add(cell, self.in_flight)
 
     def note(self, cell: Cell) -> tuple[bool, bool]:
         """Count an op that has ended; returns if it is the first that failed, and if none is left."""
@@ -97,28 +94,6 @@ class _Members:
             if failure is not None:
                 self.failures[failure] = None
         return first, idle
-
-    def pending(self) -> Iterator[Cell]:
-        """The ops that have not ended. The references are weak: to ask keeps none alive."""
-        with self._lock:
-            records = list(self._records)
-        return _living(records)
-
-    def drop(self, why: str) -> None:
-        """Cancel those that have not ended."""
-        with self._lock:
-            records, self._records = self._records, []
-        for cell in _living(records):
-            home = cell.home
-            assert isinstance(home, DeviceQueue)
-            home.cancel(cell, why)
-
-
-def _living(records: Iterable[weakref.ref[Cell]]) -> Iterator[Cell]:
-    for record in records:
-        cell = record()
-        if cell is not None and cell.value is PENDING:
-            yield cell
 
 
 class _Deadline:
@@ -183,9 +158,14 @@ class OpScope:
     def cancel(self) -> None:
         """Drop the ops that have not started, abandon those that run, and leave the block. Callable on any thread."""
         self._cancelled = True
-        self._members.drop("its scope was cancelled")
+        self._drop("its scope was cancelled")
         if self._loop is not None:
             call_soon(self._loop, self._stop)
+
+    def _drop(self, why: str) -> None:
+        """Drop the ops: all of them now on another thread, some now and others when the loop has turned on its own."""
+        if self._loop is not None:
+            drop_by_callbacks(self._members.records, why, self._loop)
 
     def _stop(self) -> None:
         """Have the body end, or the wait for its ops. The loop calls this, between two steps of the task."""
@@ -224,7 +204,7 @@ class OpScope:
 
     def _react(self, failed: bool) -> None:
         if failed and self._open:
-            self._members.drop("another op of its scope failed")
+            self._drop("another op of its scope failed")
             self._stop()
         if self._idle is not None and self._members.in_flight == 0:
             self._idle.wake()
@@ -297,12 +277,25 @@ class OpScope:
             self._open = False
             self._end()
         if error is not None or self._stopped:
-            self._members.drop("its scope was left")
+            error = await self._drop_the_rest(error)
         outcome = error if isinstance(error, _AS_IT_IS) else self._outcome(error, overdue)
         self._tell_left(outcome)
         if outcome is not None:
             raise outcome
         return True
+
+    async def _drop_the_rest(self, error: BaseException | None) -> BaseException | None:
+        """Drop what is left where the scope ends before its ops: the error of the block, or what interrupts this."""
+        assert self._loop is not None
+        why = "its scope was left"
+        try:
+            if isinstance(error, GeneratorExit):
+                self._drop(why)  # the loop closes the task, which cannot wait
+            else:
+                await drop_in_turns(self._members.records, why, self._loop)
+        except BaseException as interruption:  # noqa: BLE001 - raised by the caller
+            return interruption
+        return error
 
     def _end(self) -> None:
         """Leave nothing on the loop or on the screen."""
@@ -316,8 +309,9 @@ class OpScope:
     async def _wait_idle(self) -> str:
         """Wait until all ops have ended, or the scope has; returns what to say if that took too long."""
         members = self._members
-        self._idle = waiter = Waiter(asyncio_loop())
-        demands = demand_all(members.pending())
+        loop = asyncio_loop()
+        self._idle = waiter = Waiter(loop)
+        demands = demand_all(members.records.pending())
         limit = min((home.owner.timeout for home, _ in demands if home.owner.timeout), default=None)
         try:
             ended = self._stopped or not members.in_flight or await waiter.woken(limit)
@@ -327,8 +321,8 @@ class OpScope:
         if ended:
             return ""
         assert limit is not None
-        overdue = next((timed_out(cell, limit) for cell in members.pending()), "")
-        members.drop("its scope waited longer than Config.operation_timeout_in_ms")
+        overdue = next((timed_out(cell, limit) for cell in members.records.pending()), "")
+        await drop_in_turns(members.records, "its scope waited longer than Config.operation_timeout_in_ms", loop)
         return overdue
 
     def _outcome(self, error: BaseException | None, overdue: str) -> BaseException | None:

@@ -55,19 +55,46 @@ class CancelOutcome(Enum):
 
 
 class Failure(Unready):
-    """The error of an op, shared by the op's own cell and by those of all its dependents."""
+    """The error of an op, shared by the op's own cell and by those of all its dependents.
 
-    __slots__ = ("cancelled", "error", "notes", "record", "seen", "traceback")
+    A function that makes the error may be given in its place: of hundreds of ops that are cancelled together few are
+    read, and the errors of the others are never made.
+    """
 
-    def __init__(self, error: BaseException, *, cancelled: bool = False) -> None:
-        self.error = error
+    __slots__ = ("_make", "cancelled", "error", "notes", "record", "seen", "traceback")
+
+    error: BaseException
+    notes: tuple[str, ...]
+    traceback: TracebackType | None
+
+    def __init__(self, error: BaseException | Callable[[], BaseException], *, cancelled: bool = False) -> None:
         self.record: Cell | None = None
         """The record whose op failed."""
-        self.traceback: TracebackType | None = error.__traceback__
-        self.notes: tuple[str, ...] = tuple(vars(error).get("__notes__", ()))
         self.seen = cancelled
         """True if a reader of a handle or a barrier was told."""
         self.cancelled = cancelled
+        if isinstance(error, BaseException):
+            self._take(error)
+        else:
+            self._make = error
+
+    def _take(self, error: BaseException) -> None:
+        self.traceback = error.__traceback__
+        self.notes = tuple(vars(error).get("__notes__", ()))
+        self.error = error  # last: a thread that finds it has the others as well
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Make the error: an attribute that comes of it is asked for, and is not there."""
+            if name not in ("error", "notes", "traceback"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            with _extending:
+                try:
+                    object.__getattribute__(self, "error")
+                except AttributeError:
+                    self._take(self._make())
+            return object.__getattribute__(self, name)
 
     def throw(self) -> None:
         """Raise the error as it left the kernel."""

@@ -10,7 +10,6 @@ of it runs on the thread of one loop.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
@@ -20,6 +19,10 @@ from engine.base.loops import AbstractEventLoop, start_task
 
 HELD_BYTES = 65_536
 """Bytes of messages that are held for the application, before the inbox reads no further."""
+
+
+def _ignore(told: bool) -> None:
+    """The client of a request that has ended may go."""
 
 
 class Inbox:
@@ -37,7 +40,7 @@ class Inbox:
         self._receive = receive
         self._loop = loop
         self._gone = gone
-        self._messages: deque[Message] = deque()
+        self._messages: list[Message] = []  # a few at most: what is held is bounded
         self._held = 0
         self._asking = 0
         """Calls of the application that ask the server themselves."""
@@ -46,7 +49,7 @@ class Inbox:
         """True if the client has gone, or the server raised: there is nothing to read ahead."""
         self._stop_reading: Callable[[], None] | None = None
         """Cancels the task that reads ahead, where there is one."""
-        self._waiting: deque[Any] = deque()
+        self._waiting: list[Any] = []
         """The futures of the application's calls that wait for the task."""
 
     def watch(self) -> None:
@@ -55,8 +58,9 @@ class Inbox:
         self._read_on()
 
     def close(self) -> None:
-        """The application has returned: read no further."""
+        """The application has returned: read no further, and tell nothing more."""
         self._watching = False
+        self._gone = _ignore  # which referred to what refers to this: no collector is needed for the two
         if self._stop_reading is not None:
             self._stop_reading()
 
@@ -67,7 +71,7 @@ class Inbox:
             self._waiting.append(turn)
             await turn
         if self._messages:
-            message = self._messages.popleft()
+            message = self._messages.pop(0)
             self._held -= size_of(message)
             self._read_on()
             return message
@@ -100,7 +104,7 @@ class Inbox:
 
     def _wake(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn = self._waiting.pop(0)
             if not turn.done():
                 turn.set_result(None)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from engine.asgi.messages import Application, Message, Receive, Scope, Send, path_of, refusal
+from engine.asgi.newcomers import Newcomers
 from engine.asgi.request import End, Request
 from engine.base.errors import QueueFullError
 from engine.base.loops import AbstractEventLoop, asyncio_loop, report
 from engine.base.modes import ExecutionMode
 from engine.dispatch.executor import Core
+from engine.observe.sums import Requests, all_requests, requests_of
 from engine.runtime.defaults import Executors
 from engine.runtime.executor import Executor, in_force, options_given, options_of
 from engine.settings.scope import Block
@@ -44,56 +46,26 @@ class RequestStatistics:
     """Ops that were dropped, or abandoned, with requests that ended before their time."""
 
 
-class _Counts:
-    """The counts of one middleware, which may serve on several loops."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._early = dict.fromkeys(End, 0)
-        self._active = self._completed = self._refused = self._dropped = 0
-
-    def begun(self) -> None:
-        with self._lock:
-            self._active += 1
-
-    def ended(self, end: End, dropped: int) -> None:
-        with self._lock:
-            self._active -= 1
-            if end is End.COMPLETED:
-                self._completed += 1
-            else:
-                self._early[end] += 1
-            self._dropped += dropped
-
-    def refused(self) -> None:
-        with self._lock:
-            self._refused += 1
-
-    def read(self) -> RequestStatistics:
-        with self._lock:
-            early = self._early
-            return RequestStatistics(
-                active=self._active,
-                completed=self._completed,
-                failed=early[End.FAILED],
-                disconnected=early[End.DISCONNECTED],
-                expired=early[End.EXPIRED],
-                refused=self._refused,
-                dropped_ops=self._dropped,
-            )
-
-
-_all: WeakSet[ScopeMiddleware] = WeakSet()
+def _counted(requests: Requests) -> RequestStatistics:
+    ended = requests.ended.copy()
+    return RequestStatistics(
+        active=requests.active,
+        completed=ended.get(End.COMPLETED, 0),
+        failed=ended.get(End.FAILED, 0),
+        disconnected=ended.get(End.DISCONNECTED, 0),
+        expired=ended.get(End.EXPIRED, 0),
+        refused=ended.get(End.REFUSED, 0),
+        dropped_ops=requests.dropped_ops,
+    )
 
 
 def statistics() -> RequestStatistics:
-    """Count what became of the requests of all `ScopeMiddleware` of this process.
+    """Count what became of the requests of all `ScopeMiddleware` of this process, those that are gone included.
 
     >>> engine.asgi.statistics().active
     0
     """
-    rows = [astuple(each.statistics()) for each in list(_all)]
-    return RequestStatistics(*map(sum, zip(*rows, strict=True))) if rows else _Counts().read()
+    return _counted(all_requests())
 
 
 class ScopeMiddleware:
@@ -138,18 +110,18 @@ class ScopeMiddleware:
         self.priority = priority if callable(priority) else _checked_priority(priority)
         self.exclude = tuple(path.rstrip("/") or "/" for path in exclude)
         self._below = tuple(f"{path.rstrip('/')}/" for path in self.exclude)
-        self._counts = _Counts()
+        self._requests = requests_of(self)
         self._opened: WeakKeyDictionary[AbstractEventLoop, Executor] = WeakKeyDictionary()
         """Its own executors, each opened by the lifespan on one loop."""
         self._unopened = Executors()
         """Those of loops without a lifespan."""
+        self._newcomers: WeakKeyDictionary[AbstractEventLoop, Newcomers] = WeakKeyDictionary()
         self._without_lifespan: Options | None = None
         """Their options, once one was needed."""
-        _all.add(self)
 
     def statistics(self) -> RequestStatistics:
         """Count what became of its requests so far."""
-        return self._counts.read()
+        return _counted(self._requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as an ASGI application."""
@@ -175,18 +147,26 @@ class ScopeMiddleware:
             if options["mode"] is ExecutionMode.ASYNC:
                 await core.admit(priority, wait=False)
         except QueueFullError:
-            self._counts.refused()
+            self._requests.refuse(End.REFUSED)
             await _refuse(scope, receive, send)
             return
-        request = Request(scope, receive, send, loop, self.timeout)
-        block = Block(**options | {"group": request.work, "priority": priority})
-        self._counts.begun()
+        request = Request(scope, receive, send, loop, self._newcomers_on(loop), self.timeout)
+        options["group"], options["priority"] = request.work, priority
+        block = Block(**options)
+        self._requests.begin()
         end = None
+        began = perf_counter()
         try:
             end = await request.run(self.app)
         finally:
             block.leave()
-            self._counts.ended(request.end if end is None else end, request.dropped)
+            self._requests.end(end or request.end, perf_counter() - began, request.work.dropped)
+
+    def _newcomers_on(self, loop: AbstractEventLoop) -> Newcomers:
+        known = self._newcomers.get(loop)
+        if known is None:
+            known = self._newcomers[loop] = Newcomers()
+        return known
 
     def _options(self, loop: AbstractEventLoop) -> dict[str, Any]:
         executor = self.executor or self._opened.get(loop)

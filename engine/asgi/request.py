@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from engine.asgi.inbox import Inbox
@@ -24,6 +24,7 @@ from engine.asgi.messages import (
     is_last,
     refusal,
 )
+from engine.asgi.newcomers import Newcomers
 from engine.asgi.work import Work
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, start_task
@@ -33,34 +34,62 @@ TURNS = 8
 """Turns of the loop until a cancellation has reached the tasks of tasks: groups need one or two for each level."""
 
 
-class End(Enum):
-    """How a request ended."""
+class End(StrEnum):
+    """How a request ended: the values are those of the label `outcome` of metrics."""
 
-    COMPLETED = "the application returned"
-    FAILED = "the application raised an error"
-    DISCONNECTED = "its client has gone"
-    EXPIRED = "its time was up"
+    COMPLETED = "completed"
+    """The application returned."""
+    FAILED = "failed"
+    """It raised an error."""
+    DISCONNECTED = "disconnected"
+    """Its client has gone."""
+    EXPIRED = "expired"
+    """Its time was up."""
+    REFUSED = "refused"
+    """There was no room for it."""
+
+
+_WHY = {
+    End.FAILED: "the application raised an error",
+    End.DISCONNECTED: "its client has gone",
+    End.EXPIRED: "its time was up",
+}
+"""Why the ops of a request were dropped, in the words of their errors."""
 
 
 class Request:
     """A go-between of the server and the application for one request, or one websocket.
 
-    What a request that ends in its first step does not need is made in the second: the timer, and the task that reads
-    ahead.
+    What a request that ends within a moment does not need is made after that: the timer, and the task that reads ahead.
     """
 
     __slots__ = (
-        *("_answering", "_began", "_complete", "_early", "_ends", "_interruption", "_is_websocket", "_loop", "_send"),
-        *("_timeout", "_timer", "_trailers", "dropped", "inbox", "scope", "work"),
+        *(
+            "_answering",
+            "_began",
+            "_complete",
+            "_early",
+            "_ends",
+            "_interruption",
+            "_is_websocket",
+            "_loop",
+            "_over",
+            "_send",
+        ),
+        *("_timeout", "_timer", "_trailers", "inbox", "scope", "work"),
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, loop: AbstractEventLoop, timeout: float | None
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        loop: AbstractEventLoop,
+        newcomers: Newcomers,
+        timeout: float | None,
     ) -> None:
         self.scope = scope
         self.work = Work(loop)
-        self.dropped = 0
-        """Ops that never gave a result because the request ended before."""
         self.inbox = Inbox(receive, loop, self._gone)
         self._send = send
         self._loop = loop
@@ -76,22 +105,33 @@ class Request:
         self._timer: TimerHandle | None = None
         self._ends: float | None = None if timeout is None else loop.time() + timeout
         """When the time is up, by the loop's clock; None while the client is waited for, and where there is no end."""
-        self._interruption = Interruption()
+        self._over = False
+        """True if the application has returned."""
+        self._interruption = Interruption(in_generator=False)
+        newcomers.add(self, loop)
 
     async def run(self, app: Application) -> End:
         """Run the application; raises what it raises, apart from what came of its interruption."""
-        self._loop.call_soon(self._watch)
         error: BaseException | None = None
         try:
             await app(self.scope, self.inbox.receive, self.send)
         except BaseException as raised:  # noqa: BLE001 - raised again below
             error = raised
         alone = False
+        self._ends = None
+        self._over = True
+        self.inbox.close()
+        if error is None and self._early is None:  # as nearly all end
+            if self._timer is not None:
+                self._timer.cancel()
+            self._interruption.close()
+            self.work.end()
+            return End.COMPLETED
         try:
             alone = await self._wind_up(error)
         finally:
             if error is not None or self._early is not None:
-                self._drop()
+                await self._drop_all(error)
             self.work.end()
         if alone or (self._early is not None and error is not None and _came_of_dropping(error)):
             error = None
@@ -103,10 +143,8 @@ class Request:
 
     async def _wind_up(self, error: BaseException | None) -> bool:
         """The application has returned: whether `error` is the `CancelledError` of the interruption alone."""
-        self._ends = None
         if self._timer is not None:
             self._timer.cancel()
-        self.inbox.close()
         alone = await self._interruption.take_back(error)
         if self._answering is not None:
             await self._answering
@@ -136,19 +174,20 @@ class Request:
 
     # The client
 
-    def _watch(self) -> None:
-        if self._complete or self._early is not None:
+    def watch(self) -> None:
+        """Look out for the client, and for the clock, unless the request has ended."""
+        if self._over or self._complete or self._early is not None:
             return
         if not awaits_permission(self.scope):
             self.inbox.watch()
         if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._look_at_clock)
+            self._look_at_clock()
 
     def _gone(self, told: bool) -> None:
         if self._complete or self._early is not None:
             return
         if self._is_websocket:  # the application is told by a message, and may have something to tidy up
-            self.dropped += self.work.drop(End.DISCONNECTED.value, refuse=False)
+            self.work.drop(_WHY[End.DISCONNECTED], refuse=False)
             return
         self._early = End.DISCONNECTED
         # An application that has asked for the message may end by itself, and cancel the tasks that it has made.
@@ -198,7 +237,14 @@ class Request:
             then()
 
     def _drop(self) -> None:
-        self.dropped += self.work.drop((self._early or End.FAILED).value)
+        self.work.drop(_WHY[self.end])
+
+    async def _drop_all(self, error: BaseException | None) -> None:
+        """The application has ended: drop what is left of its work."""
+        if isinstance(error, GeneratorExit):
+            self._drop()  # the loop closes the task, which cannot wait
+        else:
+            await self.work.drop_all(_WHY[self.end])
 
 
 def _came_of_dropping(error: BaseException) -> bool:

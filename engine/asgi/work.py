@@ -7,13 +7,12 @@ application may catch the error and answer as it likes.
 from __future__ import annotations
 
 import threading
-import weakref
 from typing import Self
 
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, call_soon, report
-from engine.queues.device_queue import DeviceQueue
-from handles.cell import PENDING, CancelOutcome, Cell, Failure
+from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
+from handles.cell import Cell, Failure
 
 
 class Work:
@@ -24,7 +23,7 @@ class Work:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
-        self._records: list[weakref.ref[Cell]] = []
+        self._records = Droppable(self._lock)
         self._in_flight = 0
         self._failures: dict[Failure, None] | None = None
         self._over = False
@@ -33,6 +32,11 @@ class Work:
         """True if the application has returned: it reads no further handle."""
         self._refusal = ""
         """Why ops are refused; empty where they are not."""
+
+    @property
+    def dropped(self) -> int:
+        """Ops that were dropped, or abandoned."""
+        return self._records.dropped
 
     def innermost_open(self) -> Self | None:
         """Itself until the last byte: what dispatchers, and scopes inside, count their ops in."""
@@ -46,9 +50,7 @@ class Work:
             return
         with self._lock:
             self._in_flight += 1
-            if len(self._records) > 2 * self._in_flight + 64:
-                self._records = [record for record in self._records if record() is not None]
-            self._records.append(weakref.ref(cell))
+            self._records.add(cell, self._in_flight)
         cell.waiters = [*(cell.waiters or ()), self._note]
 
     def _note(self, cell: Cell) -> None:
@@ -63,23 +65,19 @@ class Work:
         if last:
             call_soon(self._loop, self._report)
 
-    def drop(self, why: str, *, refuse: bool = True) -> int:
-        """Drop the ops that have not started and abandon those that run; returns how many.
+    def drop(self, why: str, *, refuse: bool = True) -> None:
+        """Drop the ops that have not started and abandon those that run: some now, others when the loop has turned.
 
         With `refuse` what is left of the request (a thread, a task that it made) can dispatch no further ones.
         """
         if refuse:
             self._refusal = why
-        with self._lock:
-            records, self._records = self._records, []
-        count = 0
-        for reference in records:
-            cell = reference()
-            if cell is not None and cell.value is PENDING:
-                home = cell.home
-                assert isinstance(home, DeviceQueue)
-                count += home.cancel(cell, why) is not CancelOutcome.TOO_LATE
-        return count
+        drop_by_callbacks(self._records, why, self._loop)
+
+    async def drop_all(self, why: str) -> None:
+        """Drop them, all before this returns. What is left of the request can dispatch no further ones."""
+        self._refusal = why
+        await drop_in_turns(self._records, why, self._loop)
 
     def release(self) -> None:
         """The last byte has gone out: what is in flight, and what comes, is the executor's work like any other."""

@@ -35,6 +35,7 @@ __all__ = [
     "running_loop",
     "seat_of",
     "start_task",
+    "turn",
 ]
 
 
@@ -80,6 +81,12 @@ def call_soon(loop: AbstractEventLoop, callback: Callable[[Unpack[Arguments]], o
             raise
         return False
     return True
+
+
+@coroutine
+def turn() -> Generator[None, None, None]:
+    """Let the loop turn once."""
+    yield
 
 
 BEAT = 0.05

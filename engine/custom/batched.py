@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
+from enum import Enum
 from time import perf_counter
 from types import FrameType
 from typing import Any, overload
@@ -51,15 +52,16 @@ def batched(
     element for each call; None), and each call gets its part: an array that is read-only, or a NumPy scalar. Arguments
     that are keyword-only are options, passed as they are. Calls whose shapes, dtypes or options differ are not mixed.
 
-    A call of an idle function starts at once. While the function runs, calls wait, and become the next batch, of up to
-    `max_size`, when it returns; a call that has waited for `max_wait` seconds longer than the function computes, by
-    experience, starts a batch beside the one that runs. Callers take turns, and those in a scope of a higher priority
-    go first. A call whose task is cancelled leaves its batch before that begins. When a batch fails, its calls are
-    tried one by one, so that an error goes to the call that caused it.
+    A call of an idle function starts at once, with those of the same turn of the loop. While the function runs, calls
+    wait, and become the next batch, of up to `max_size`, when it returns; a call that has waited for `max_wait` seconds
+    longer than the function computes, by experience, starts a batch beside the one that runs. Callers take turns, and
+    those in a scope of a higher priority go first. A call whose task is cancelled leaves its batch before that begins.
+    When a batch fails, its calls are tried one by one, so that an error goes to the call that caused it.
 
     Batches are ops: a sync function runs on a worker, an `async def` on the loop. `predict.call(x)` is the blocking
     twin for threads; in SYNC mode, and in the kernel of an op, each call runs by itself. On a method the batches are of
-    one instance, which is held weakly. `predict.statistics()` tells of calls, batches, sizes and waits.
+    one instance, which is held weakly; `@engine.batched` stands above `@classmethod` and `@staticmethod`.
+    `predict.statistics()` tells of calls, batches, sizes and waits.
 
     Raises `TypeError` and `ValueError` for what is no function, and for arguments out of range; a call raises
     `EagerNotEnabledError` where eager execution is off.
@@ -80,19 +82,40 @@ def batched(
         raise ValueError(f"max_wait must be a finite number of seconds, 0 or more, but got {max_wait!r}")
     if function is None:
         return functools.partial(batched, max_size=max_size, max_wait=max_wait, axis=axis)
+    binding, function = _unwrapped(function)
     if isinstance(function, Batched):
+        binding = function.binding if binding is _Binding.INSTANCE else binding
         function = function.function
+    if isinstance(function, property):
+        raise TypeError("engine.batched is for functions that take arguments, but a property takes none")
     if not callable(function):
         raise TypeError(f"engine.batched batches calls of functions, but got {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"engine.batched needs a function that returns its results, but {function!r} yields them")
     frame = user_frame(1)
-    return Batched(function, max_size, float(max_wait), axis, Place(frame.f_code, frame.f_lasti))
+    return Batched(function, max_size, float(max_wait), axis, Place(frame.f_code, frame.f_lasti), binding)
 
 
 def _check_integer(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, but got {value!r}")
+
+
+class _Binding(Enum):
+    """What a batched function that is an attribute of a class is called with."""
+
+    INSTANCE = "the instance"
+    CLASS = "the class"
+    NONE = "its arguments alone"
+
+
+def _unwrapped(function: object) -> tuple[_Binding, Any]:
+    """What binds a function where a decorator says so, and the function itself."""
+    if isinstance(function, classmethod):
+        return _Binding.CLASS, function.__func__
+    if isinstance(function, staticmethod):
+        return _Binding.NONE, function.__func__
+    return _Binding.INSTANCE, function
 
 
 class Batched:
@@ -101,12 +124,21 @@ class Batched:
     __name__: str
     __qualname__: str
 
-    def __init__(self, function: Function, max_size: int, max_wait: float, axis: int, made: Place) -> None:
+    def __init__(
+        self,
+        function: Function,
+        max_size: int,
+        max_wait: float,
+        axis: int,
+        made: Place,
+        binding: _Binding = _Binding.INSTANCE,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         """The function that is called with stacked arguments."""
         self.made = made
         """Where it was made a batched function."""
+        self.binding = binding
         coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
         self.name = str(getattr(function, "__name__", type(function).__name__))
         self._options = (self.name, coroutine, max_size, max_wait, axis)
@@ -116,8 +148,12 @@ class Batched:
         self._of_instances: dict[int, tuple[Callable[[], object], Batches]] = {}
         self._lock = threading.Lock()
 
-    def __get__(self, instance: object, owner: object = None) -> Any:
-        return self if instance is None else BoundBatched(self, instance)
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if self.binding is _Binding.CLASS:
+            return BoundBatched(self, type(instance) if owner is None else owner)
+        if instance is None or self.binding is _Binding.NONE:
+            return self
+        return BoundBatched(self, instance)
 
     def __repr__(self) -> str:
         return f"<engine.batched {self.name!r}>"
@@ -127,11 +163,18 @@ class Batched:
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for this call's part of a batch."""
+        if args and isinstance(args[0], type) and self._is_classmethod_of(args[0]):
+            return await BoundBatched(self, args[0])(*args[1:], **kwargs)
         return await self._own.run(self._parameters, args, kwargs, _place(self.made, user_frame(1)))
 
     def call(self, *args: object, **kwargs: object) -> Any:
         """Block until this call's part of a batch is there. Raises `BlockingSyncError` on a running event loop."""
         return self._own.block(self._parameters, args, kwargs, _place(self.made, user_frame(1)))
+
+    def _is_classmethod_of(self, owner: type) -> bool:
+        """Tell whether a `classmethod` around this passes the class: from Python 3.13 on it asks for no `__get__`."""
+        found = next((vars(each)[self.name] for each in owner.__mro__ if self.name in vars(each)), None)
+        return isinstance(found, classmethod) and found.__func__ is self
 
     def statistics(self) -> BatchStatistics:
         """Count what the function has done so far."""
@@ -209,7 +252,7 @@ class Batches:
         self._make = functools.partial(Batcher, function, name, coroutine, max_size, max_wait, axis)
         self._name = name
         self._axis = axis
-        self._counts = Counts()
+        self._counts = Counts(name)
         self._batchers: weakref.WeakKeyDictionary[Core, Batcher] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 

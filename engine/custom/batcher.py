@@ -1,8 +1,9 @@
 """The batcher: makes batches of the calls of one function on one executor, and runs them as ops.
 
-Purpose: a call of an idle function starts a batch at once. While batches run, calls wait; the next batch takes those
-that wait when it begins, not when it is dispatched. A batch is an op like any other user function: it runs on a worker
-(an `async def` on the loop), it is demanded with the priority of the first call, and ends with its executor.
+Purpose: a call of an idle function starts a batch at once, at the end of the loop's turn. While batches run, calls
+wait; the next batch takes those that wait when it begins, not when it is dispatched. A batch is an op like any other
+user function: it runs on a worker (an `async def` on the loop), it is demanded with the priority of the first call, and
+ends with its executor.
 
 Guarantees: a call is in one batch at most, or it has left; each call that has not left gets a value or an error, also
 where the executor closes. `_lock` guards the calls that wait, the tickets and the counts; it is never held while the
@@ -84,6 +85,7 @@ class Batcher:
         self._running: dict[Ticket, None] = {}
         self._row = Op(name, self._run_async if coroutine else self._run, ns=None, view=True, coroutine=coroutine)
         _all.add(self)
+        counts.sums.watch(self)
 
     def waiting(self) -> int:
         """Calls that wait for a batch."""
@@ -93,8 +95,7 @@ class Batcher:
 
     def alone(self, call: Call) -> object:
         """Run a call by itself, now, on this thread: in SYNC mode, where no op waits for another."""
-        with self._lock:
-            self._counts.calls += 1
+        self._counts.called()
         call.dispatcher.dispatch_slowly(self._row, (), {"ticket": Ticket(call)}, cast("FrameType", call.place))
         return self._outcome(call)
 
@@ -156,13 +157,18 @@ class Batcher:
         return True
 
     def _enter(self, call: Call) -> None:
+        self._counts.called()
         with self._lock:
-            self._counts.calls += 1
             together = self._waiting.add(call)
             busy = len(self._running)
             full = together >= self._size and busy < core_count()
             ticket = self._new_ticket() if not busy or full else None
-        if ticket is not None:
+        if ticket is None:
+            return
+        if call.loop is not None and not full:
+            # Calls that come in the same turn of the loop, as those of requests that were read together, are in time.
+            call.loop.call_soon(self._start, ticket, call)
+        else:
             self._start(ticket, call)
 
     def _hurry(self, call: Call) -> None:
@@ -175,8 +181,10 @@ class Batcher:
     def _leave(self, call: Call) -> None:
         """The caller waits no longer: a batch that has not begun goes without it."""
         with self._lock:
+            left = not call.done
+            call.done = True
             self._waiting.remove(call)
-            self._counts.cancelled += 1
+        self._counts.cancelled(left)
 
     def _outcome(self, call: Call) -> object:
         if call.failure is not None:
@@ -308,8 +316,8 @@ class Batcher:
             calls = ticket.calls
             for call in calls:
                 call.ticket = ticket
-            if calls:
-                self._counts.begun(calls, now)
+        if calls:
+            self._counts.begun(calls, now)
         return bool(calls)
 
     def _call(self, calls: Sequence[Call]) -> list[object]:
@@ -351,8 +359,7 @@ class Batcher:
 
     def _to_retry(self, calls: Sequence[Call]) -> Iterable[Call]:
         """The calls of a batch that failed, one by one: which of them is to blame cannot be told from the error."""
-        with self._lock:
-            self._counts.retried += 1
+        self._counts.retried()
         return (call for call in calls if not call.done)
 
     # Results
@@ -360,8 +367,7 @@ class Batcher:
     def _deliver(self, calls: Sequence[Call], results: Sequence[object]) -> None:
         for call, value in zip(calls, results, strict=True):
             call.value = value
-            call.done = True
-        _wake(calls)
+        self._end(calls, self._counts.done)
 
     def _fail(self, calls: Sequence[Call], error: BaseException, home: Home | None) -> None:
         """Give each call the error, with a note of where it was called; copies, as each is raised in its own task."""
@@ -372,16 +378,21 @@ class Batcher:
                 place = pending_cell(self._row, (), None, home, *call.place)
                 call.failure = failed(place, error)
                 error = call.failure.error
-            call.done = True
+        self._end(calls, self._counts.cancelled if isinstance(error, OpCancelledError) else self._counts.failed)
+
+    def _end(self, calls: Sequence[Call], count: Callable[[int], None]) -> None:
+        """The calls have what they wait for: count those whose callers are still there, and wake them."""
         with self._lock:
-            cancelled = isinstance(error, OpCancelledError)
-            self._counts.cancelled += len(calls) * cancelled
-            self._counts.failed += len(calls) * (not cancelled)
-        _wake(calls)
+            ended = [call for call in calls if not call.done]
+            for call in ended:
+                call.done = True
+        count(len(ended))
+        _wake(ended)
 
     def start_over(self) -> None:
         """In a forked child: the threads, and the callers, stayed behind."""
         self._lock = threading.Lock()
+        self._counts.start_over()
         self._waiting.drain()
         self._coming = None
         self._running.clear()

@@ -8,6 +8,7 @@ of a batch as one with three, and a call never waits for more than those that we
 from __future__ import annotations
 
 import heapq
+import threading
 from collections import deque
 from collections.abc import Hashable, Sequence
 from contextvars import Context
@@ -19,6 +20,7 @@ import numpy as np
 
 from engine.base.loops import AbstractEventLoop, Waiter
 from engine.dispatch.dispatcher import Dispatcher
+from engine.observe.sums import batches_of
 from handles.cell import Failure
 
 BY_AGE = 8
@@ -209,31 +211,69 @@ class BatchStatistics:
 
 
 class Counts:
-    """The statistics of a function, or of a method of one instance; guarded by the lock of who counts."""
+    """The statistics of a function, or of a method of one instance, on any executor; guarded by its lock."""
 
-    def __init__(self) -> None:
-        self.calls = self.batches = self.retried = self.failed = self.cancelled = 0
-        self.sizes: deque[int] = deque(maxlen=1000)
-        self.waits: deque[float] = deque(maxlen=1000)
+    def __init__(self, name: str) -> None:
+        self.sums = batches_of(name)
+        """Those of the process, for all functions of the name."""
+        self.start_over()
+        self._calls = self._batches = self._retried = self._failed = self._cancelled = 0
+        self._sizes: deque[int] = deque(maxlen=1000)
+        self._waits: deque[float] = deque(maxlen=1000)
+
+    def start_over(self) -> None:
+        """In a forked child: no thread holds the lock."""
+        self._lock = threading.Lock()
+
+    def called(self) -> None:
+        """A call has come."""
+        with self._lock:
+            self._calls += 1
 
     def begun(self, calls: Sequence[Call], now: float) -> None:
         """A batch has begun."""
-        self.batches += 1
-        self.sizes.append(len(calls))
-        self.waits.extend(now - call.began for call in calls)
+        waits = [now - call.began for call in calls]
+        with self._lock:
+            self._batches += 1
+            self._sizes.append(len(calls))
+            self._waits.extend(waits)
+        self.sums.begin(waits)
+
+    def done(self, calls: int) -> None:
+        """So many calls have their results."""
+        self.sums.end("done", calls)
+
+    def failed(self, calls: int) -> None:
+        """So many calls have ended with an error."""
+        with self._lock:
+            self._failed += calls
+        self.sums.end("failed", calls)
+
+    def cancelled(self, calls: int) -> None:
+        """The callers of so many calls have left, or the executor was closed."""
+        with self._lock:
+            self._cancelled += calls
+        self.sums.end("cancelled", calls)
+
+    def retried(self) -> None:
+        """The calls of a batch that has failed are tried one by one."""
+        with self._lock:
+            self._retried += 1
+        self.sums.retry()
 
     def read(self, waiting: int) -> BatchStatistics:
         """The statistics at this moment."""
-        return BatchStatistics(
-            calls=self.calls,
-            waiting=waiting,
-            batches=self.batches,
-            retried=self.retried,
-            failed=self.failed,
-            cancelled=self.cancelled,
-            sizes=tuple(self.sizes),
-            waits=tuple(self.waits),
-        )
+        with self._lock:
+            return BatchStatistics(
+                calls=self._calls,
+                waiting=waiting,
+                batches=self._batches,
+                retried=self._retried,
+                failed=self._failed,
+                cancelled=self._cancelled,
+                sizes=tuple(self._sizes),
+                waits=tuple(self._waits),
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from engine.queues.inline import InlineQueue
 from engine.queues.records import BARRIER
 from engine.threads.blas import core_count
 from engine.threads.slots import Slots
-from handles.cell import CancelOutcome, Cell, pending_cell
+from handles.cell import Cell, pending_cell
 from handles.display import statistics_html
 from handles.eager import EagerHandle
 
@@ -168,8 +168,9 @@ class Core:
         """Drop what has not started, abandon what has, on one device or on all; returns how many ops that were."""
         count = 0
         for queue in self._queues_of(device):
-            for cell in queue.unfinished():
-                count += queue.cancel(cell, why) is not CancelOutcome.TOO_LATE and cell.op is not BARRIER
+            cells = queue.unfinished()
+            count += queue.drop([cell for cell in cells if cell.op is not BARRIER], why)
+            queue.drop(cells, why)  # those who wait behind them are told
         return count
 
     def close(self) -> None:

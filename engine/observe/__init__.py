@@ -46,6 +46,11 @@ def prometheus(registry: CollectorRegistry | None = None) -> Metrics:
     (histograms), `eagerloop_queue_ops{device}`, `eagerloop_pending_bytes`, `eagerloop_loop_lag_seconds`,
     `eagerloop_transfer_bytes_total{src,dst}`. Users' functions are labelled by name.
 
+    Of requests behind `ScopeMiddleware`: `eagerloop_requests_total{outcome}`, `eagerloop_request_seconds{outcome}`,
+    `eagerloop_requests_in_flight`, `eagerloop_request_dropped_ops_total`. Of batched functions:
+    `eagerloop_batched_calls_total{op,outcome}`, `eagerloop_batched_calls_waiting{op}`, `eagerloop_batch_size{op}` and
+    `eagerloop_batch_wait_seconds{op}` (histograms), `eagerloop_batches_retried_total{op}`.
+
     Returns the collector; its `close()` takes it off the registry. Raises `ValueError` where the registry has it
     already, `TypeError` for what is no registry, and `ImportError` where prometheus-client is missing.
 

@@ -6,11 +6,9 @@ Imported where it is used only: it needs prometheus-client.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import accumulate
 from time import perf_counter
 from typing import TypeVar
 
@@ -21,38 +19,16 @@ from prometheus_client.registry import Collector
 from engine.observe.assembly import Assembly, Draft, Lag
 from engine.observe.hub import hub
 from engine.observe.monitor import device_queues
+from engine.observe.service_metrics import collected, described
+from engine.observe.sums import MOST_NAMES, OTHER, Histogram
 from engine.observe.wiring import Quiet
 
 K = TypeVar("K")
 
 _eagerloop_internal = True  # its frames are not the user's
 
-BUCKETS = (1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
-"""Seconds: an op takes from a microsecond to a minute."""
-MOST_NAMES = 500
-"""Op names that have labels of their own; the rest is `other`, since a label costs its server memory for ever."""
 LAG_SECONDS = 15.0
 """How long a lag of the loop is shown: the usual interval of scrapes."""
-
-
-class Histogram:
-    """Counts of durations, by buckets."""
-
-    __slots__ = ("counts", "sum")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """As Prometheus has it: how many took at most so long."""
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        return [(bound, float(count)) for bound, count in zip(bounds, accumulate(self.counts), strict=True)]
 
 
 class Metrics(Quiet, Collector):
@@ -91,7 +67,7 @@ class Metrics(Quiet, Collector):
     def _label(self, name: str) -> str:
         if name not in self._names:
             if len(self._names) >= MOST_NAMES:
-                return "other"
+                return OTHER
             self._names.add(name)
         return name
 
@@ -105,7 +81,7 @@ class Metrics(Quiet, Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The names, so that a registry that has them already says so."""
-        yield from (*self._families(), *self._gauges())
+        yield from (*self._families(), *self._gauges(), *described())
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as they are now."""
@@ -123,7 +99,7 @@ class Metrics(Quiet, Collector):
         queued, pending, lag = self._gauges()
         self._fill(queued, pending)
         lag.add_metric((), max((each.seconds for each in self._recent_lags()), default=0.0))
-        yield from (ops, seconds, waits, queued, pending, lag, transfers)
+        yield from (ops, seconds, waits, queued, pending, lag, transfers, *collected())
 
     def _recent_lags(self) -> list[Lag]:
         since = perf_counter() - LAG_SECONDS

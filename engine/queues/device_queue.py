@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -214,6 +214,24 @@ class DeviceQueue(Queue):
             rare.task()
         self.driver.schedule_next()  # what depended on it has arrived
         return CancelOutcome.ABANDONED if running else CancelOutcome.DROPPED
+
+    def drop(self, records: Iterable[Cell], why: str) -> int:
+        """Cancel several records under one hold of the lock; returns how many of them had not ended."""
+        tasks = []
+        count = 0
+        with self.lock:
+            for record in records:
+                if record.value is PENDING:
+                    rare = record.rare
+                    self.completions.cancel(record, cancellation(record, why))
+                    count += 1
+                    if rare is not None and rare.task is not None:
+                        tasks.append(rare.task)
+            self.starting.tidy()
+        for cancel in tasks:
+            cancel()
+        self.driver.schedule_next()
+        return count
 
     def barrier(self) -> Cell:
         """A marker behind all that was dispatched so far."""

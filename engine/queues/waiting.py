@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from time import monotonic
+from types import CodeType
 from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from engine.base.errors import BlockingSyncError, OpCancelledError
+from engine.base.sites import describe_op
 from engine.failures import describe
 from engine.queues.bell import Bell
 from engine.queues.demand import Demand
@@ -212,10 +215,15 @@ def timed_out(cell: Cell, seconds: float | None) -> str:
 
 
 def cancellation(record: Cell, why: str) -> Failure:
-    """The failure of an op that was cancelled."""
-    error = OpCancelledError(f"op {record.op.name!r} was cancelled: {why}")
-    error.add_note(describe(record))
-    return Failure(error, cancelled=True)
+    """The failure of an op that was cancelled; its error is made when it is first looked at."""
+    make = partial(_cancelled, record.op.name, record.home.device, record.code, record.lasti, why)
+    return Failure(make, cancelled=True)
+
+
+def _cancelled(name: str, device: object, code: CodeType | None, lasti: int, why: str) -> OpCancelledError:
+    error = OpCancelledError(f"op {name!r} was cancelled: {why}")
+    error.add_note(describe_op(name, device, code, lasti))
+    return error
 
 
 def check_not_waiting_for_itself(cell: Cell) -> None:

@@ -166,9 +166,16 @@ def options_given(executor: Executor) -> Options:
 
 
 def options_of(core: Core, mode: ExecutionMode, policy: DevicePolicy) -> dict[str, object]:
-    """The settings in force where ops go to this core."""
-    options: dict[str, object] = {"executor": core, "mode": mode, "policy": policy}
-    return options | {"device": None, "group": None, "graph": None, "priority": 0}
+    """The settings in force where ops go to this core; the caller may change them."""
+    return {
+        "executor": core,
+        "mode": mode,
+        "policy": policy,
+        "device": None,
+        "group": None,
+        "graph": None,
+        "priority": 0,
+    }
 
 
 def _close(core: Core, block: Block, why: str) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator
 from inspect import CO_ASYNC_GENERATOR
 from opcode import opmap
-from types import FrameType, coroutine
+from types import FrameType
 
-from engine.base.loops import CancelledError, Task, current_task
+from engine.base.loops import CancelledError, Task, current_task, turn
 
 _GROUPS_KEEP_THE_COUNT = sys.version_info < (3, 13)
 """True if a group of asyncio that ends by a failure while it waits leaves its task's `cancelling()` one too high."""
@@ -36,7 +35,8 @@ class Interruption:
 
     __slots__ = ("_before", "_frame", "_open", "_sent", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_generator: bool = True) -> None:
+        """`in_generator` is False where the block cannot be in an async generator, so that need not be looked at."""
         task = current_task()
         if task is None:
             raise RuntimeError("a scope is entered in a task of the running event loop: use asyncio.run(main())")
@@ -44,13 +44,17 @@ class Interruption:
         self._before = task.cancelling()
         self._open = True
         self._sent = False
-        self._frame = _consumed_generator(sys._getframe(2))
+        self._frame = _consumed_generator(sys._getframe(2)) if in_generator else None
 
     def send(self) -> None:
         """Cancel the body, unless it has ended or was cancelled before. To be called by the loop, not by a task."""
         if self._open and not self._sent and not (self._frame is not None and _at_yield(self._frame)):
             self._sent = True
             self.task.cancel()
+
+    def close(self) -> None:
+        """The body has ended, and was not interrupted: it is not from now on."""
+        self._open = False
 
     def is_left_behind(self, error: BaseException | None) -> bool:
         """True if the loop closes an async generator that held the block, while its consumer goes on."""
@@ -75,7 +79,7 @@ class Interruption:
             return alone and isinstance(error, CancelledError)
         if _is_due(task):  # the body ended before the CancelledError reached it
             try:
-                await _turn()
+                await turn()
             except CancelledError:
                 if task.cancelling() > self._before:
                     raise
@@ -85,12 +89,6 @@ class Interruption:
 def _is_due(task: Task[object]) -> bool:
     """True if the next step of a task will raise a `CancelledError` in it."""
     return bool(getattr(task, "_must_cancel", False))
-
-
-@coroutine
-def _turn() -> Generator[None, None, None]:
-    """Let the loop turn once."""
-    yield
 
 
 def _consumed_generator(frame: FrameType | None) -> FrameType | None:

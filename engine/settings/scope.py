@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 from weakref import WeakSet
 
@@ -90,7 +90,7 @@ class Block:
     def __init__(self, **changes: object) -> None:
         before = scope_var.get()
         with _lock:
-            self.scope = replace(before, **changes)  # type: ignore[arg-type]
+            self.scope = _changed(before, changes)
             _place(self.scope, before, changes)
         self._token = scope_var.set(self.scope)
 
@@ -107,6 +107,25 @@ class Block:
                 scope.left = True
                 return
         dissolve(scope)
+
+
+def _changed(before: Scope, changes: dict[str, object]) -> Scope:
+    """A scope of the same values, but for the changes. Written out: `dataclasses.replace` takes four times as long."""
+    scope = Scope(
+        before.executor,
+        before.mode,
+        before.policy,
+        before.device,
+        before.group,
+        before.consent,
+        before.kernel,
+        before.graph,
+        before.session,
+        before.priority,
+    )
+    for name, value in changes.items():
+        setattr(scope, name, value)
+    return scope
 
 
 def _place(scope: Scope, outer: Scope, changes: dict[str, object]) -> None:

@@ -14,6 +14,7 @@ from engine.dispatch.dispatcher import warned
 from engine.dispatch.flow import inline_places
 from engine.graph.default_graph import graphs
 from engine.graph.graph import Graph
+from engine.observe import sums
 from engine.observe.hub import hub
 from engine.runtime.current import current, current_core
 from engine.runtime.defaults import reset_defaults
@@ -29,6 +30,7 @@ def reset() -> None:
     What is queued is dropped; call it where no op is being awaited.
     """
     hub.clear()
+    sums.start_over()
     reset_defaults()
     program.options = None
     program.in_use = None

@@ -94,6 +94,8 @@ def test_metrics_and_the_live_page(servers: dict[str, Server]) -> None:
     status, body = servers["ours"].get("/metrics/")
     assert status == 200
     assert b'eagerloop_ops_total{device="CPU:0",op="classify"' in body
+    assert b'eagerloop_requests_total{outcome="completed"}' in body
+    assert b'eagerloop_batched_calls_total{op="classify",outcome="done"}' in body
     assert servers["ours"].get("/live/")[0] == 200
 
 

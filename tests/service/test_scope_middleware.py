@@ -12,9 +12,10 @@ import pytest
 
 import engine
 from engine import ops
-from engine.asgi import RequestStatistics, ScopeMiddleware
+from engine.asgi import RequestStatistics, ScopeMiddleware, newcomers
 from engine.asgi.inbox import HELD_BYTES
 from engine.asgi.messages import Application, Message, Scope
+from engine.queues import dropping
 from engine.settings.scope import scope_var
 from engine.testing import GateOp
 from tests.service.exchange import Exchange, answer, living, with_lifespan
@@ -463,6 +464,69 @@ async def test_scopes_inside_a_request_are_dropped_with_it(executor: engine.Exec
     await task
     with pytest.raises(engine.OpCancelledError):
         await handles[0]
+
+
+async def test_a_request_that_is_soon_answered_is_not_watched_and_one_that_stays_is(
+    executor: engine.Executor, gate: GateOp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(0)
+        tasks.append(len(asyncio.all_tasks()))
+        if scope["path"] == "/stays":
+            await gate(1)
+        await answer(send)
+
+    monkeypatch.setattr(newcomers, "MOMENT", 3600.0)
+    before = len(asyncio.all_tasks())
+    soon = await Exchange().run(ScopeMiddleware(app, executor, timeout=30.0))
+    assert tasks == [before]
+    assert soon.asked == 1
+    monkeypatch.setattr(newcomers, "MOMENT", 0.0)
+    stays = Exchange(path="/stays")
+    task = stays.start(ScopeMiddleware(app, executor, timeout=30.0))
+    await until(lambda: stays.asking == 1)  # beside the application
+    assert soon.asked == 1
+    gate.open()
+    await task
+    assert stays.status == 200
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_many_ops_are_dropped_in_several_turns_of_the_loop(
+    executor: engine.Executor, gate: GateOp, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    monkeypatch.setattr(dropping, "SECONDS", 0.0)
+    handles: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        handles.append(gate(1.0))
+        for _ in range(10 * dropping.TOGETHER):
+            handles.append(handles[-1] + 1.0)
+        await handles[-1]
+
+    def dropped() -> int:
+        return sum(handle._cell.state == "cancelled" for handle in handles)
+
+    exchange = Exchange()
+    middleware = ScopeMiddleware(app, executor)
+    task = exchange.start(middleware)
+    await asyncio.to_thread(gate.wait_entered)
+    exchange.go()
+    await until(lambda: dropped() > 0)
+    assert dropped() < len(handles)
+    if interrupted:
+        task.cancel()  # by the server, which shuts down
+    await asyncio.wait([task])
+    await until(lambda: dropped() == len(handles))
+    assert middleware.statistics().disconnected == 1
+    if not interrupted:
+        assert middleware.statistics().dropped_ops == len(handles)
+    for handle in handles:
+        with pytest.raises(engine.OpCancelledError, match="its client has gone"):
+            await handle
 
 
 # Streaming

@@ -14,6 +14,7 @@ import pytest
 
 from tests.service.servers import (
     HOST,
+    ROOT,
     Server,
     free_port,
     get_request,
@@ -229,3 +230,37 @@ def test_a_test_client_may_be_opened_twice() -> None:
                 websocket.send_text("9")
                 assert websocket.receive_text() == "3.0"
     assert TestClient(app).get("/add").json() == 55.0  # without the lifespan
+
+
+def test_a_server_that_reloads_has_the_new_code_and_an_executor_that_is_open(tmp_path: Path) -> None:
+    need("uvicorn", "starlette")
+    source = tmp_path / "reloaded.py"
+    text = (
+        "import engine\nfrom engine import ops\nfrom starlette.applications import Starlette\n"
+        "from starlette.responses import JSONResponse\nfrom starlette.routing import Route\n\n\n"
+        "async def value(request):\n"
+        "    assert request.state.executor.state == 'open'\n"
+        "    return JSONResponse(float(await (ops.ones(3) * NUMBER).sum()))\n\n\n"
+        "routes = [Route('/value', value), Route('/health', lambda request: JSONResponse('ok'))]\n"
+        "app = Starlette(routes=routes)\napp.add_middleware(engine.asgi.ScopeMiddleware)\nNUMBER = 1\n"
+    )
+    source.write_text(text)
+    port = free_port()
+    command = uvicorn("reloaded:app", "--reload", "--reload-dir", str(tmp_path), port=port)
+    paths = os.pathsep.join((str(ROOT), str(tmp_path)))
+    with serving(command, tmp_path, port, PYTHONPATH=paths, PYTHONDONTWRITEBYTECODE="1") as server:
+        assert server.json("/value") == 3.0
+        with socket.create_connection((HOST, port)) as idle:  # a client that stays does not hold it up
+            idle.sendall(get_request("/value"))
+            assert b"3.0" in idle.recv(65536)
+        source.write_text(text + "NUMBER = 25\n")
+        wait_until(lambda: answers_with(server, 75.0))
+        assert "Traceback" not in server.log, server.log
+
+
+def answers_with(server: Server, value: float) -> bool:
+    """Whether a server that may be starting anew answers with this value."""
+    try:
+        return bool(server.get("/value") == (200, str(value).encode()))
+    except OSError:
+        return False

@@ -2,7 +2,9 @@
 
 Each server runs in a process of its own, in turn. Connections ask again as soon as they are answered (a closed loop);
 beside them a probe asks `/health` every 10 ms, and its time counts from when the question was due. Raw asyncio, so that
-the load costs little beside what it measures.
+the load costs little beside what it measures. Each server is loaded for some seconds before it is measured: it starts
+threads, fills caches, and compiles what it computes often. What a request costs the processor tells more than rates do
+where other programs run on the machine.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
 PROBE_SECONDS = 0.01
+WARM_SECONDS = 4.0
 SERVERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "eagerloop": ("app:app", {}),
     "to_thread": ("baseline:app", {"SERVICE_THREADS": "1"}),
@@ -170,7 +173,7 @@ def serving(name: str, *options: str) -> Iterator[tuple[int, subprocess.Popen[by
             process.wait()
 
 
-def wait_until_healthy(port: int, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+def wait_until_healthy(port: int, process: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
     """Wait until a server answers."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -183,6 +186,15 @@ def wait_until_healthy(port: int, process: subprocess.Popen[bytes], seconds: flo
         except OSError:
             time.sleep(0.05)
     raise TimeoutError(f"the server did not answer within {seconds:g} s")
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """The time that a process has computed, all threads together; not a number where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,9 +239,12 @@ def measure(names: Sequence[str], mix: Mapping[str, int], seconds: float, rounds
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            with serving(name) as (port, _):
-                asyncio.run(load(port, mix, min(1.0, each / 4)))  # starts threads, and fills caches
-                taken[name].append(figures(asyncio.run(load(port, mix, each)), each))
+            with serving(name) as (port, process):
+                asyncio.run(load(port, mix, min(WARM_SECONDS, each / 2)))
+                before = processor_seconds(process)
+                found = figures(asyncio.run(load(port, mix, each)), each)
+                computed = processor_seconds(process) - before
+                taken[name].append(found | {"CPU ms a request": 1e3 * computed / max(1.0, each * found["all /s"])})
     return {name: {row: median(one[row] for one in figures) for row in figures[0]} for name, figures in taken.items()}
 
 
