@@ -1,6 +1,7 @@
 """Leaks: nothing that the engine made outlives its use: buffers, cells, tasks, threads, executors."""
 
 import asyncio
+import contextvars
 import gc
 import threading
 import weakref
@@ -12,6 +13,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.base.loops import kept_turning
 from engine.testing import GateOp
 from handles import Handle
 from handles.cell import Cell
@@ -340,3 +342,23 @@ def test_a_handle_keeps_its_value_after_its_executor() -> None:
         handle = ops.asarray(1.0) + 1
     gc.collect()
     assert handle.result() == 2.0
+
+
+async def test_the_timer_of_those_that_wait_keeps_the_context_of_none() -> None:
+    class Request:
+        """What a task has in its context."""
+
+    request: contextvars.ContextVar[Request] = contextvars.ContextVar("request")
+    loop = asyncio.get_running_loop()
+    first, second = kept_turning(loop), kept_turning(loop)
+
+    def enter() -> weakref.ref[Request]:
+        request.set(Request())
+        first.__enter__()
+        return weakref.ref(request.get())
+
+    known = contextvars.copy_context().run(enter)
+    with second:
+        first.__exit__(None, None, None)
+        gc.collect()
+        assert known() is None
