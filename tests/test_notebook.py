@@ -186,7 +186,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.later: list[Callable[[], None]] = []
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+    def call_later(self, delay: float, callback: Callable[[], None], context: object) -> None:
         assert delay > 0
         self.later.append(callback)
 
