@@ -159,3 +159,13 @@ def test_iterating_over_one_dimension_on_the_loop_says_to_await() -> None:
 
     engine.enable_eager_execution(execution_mode=engine.ASYNC)
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("squeeze", [np.squeeze, ops.squeeze], ids=["numpy", "ops"])
+def test_a_scalar_is_squeezed_along_an_axis_as_in_numpy(
+    mode: engine.ExecutionMode, squeeze: Callable[..., Any], axis: int
+) -> None:
+    assert np.asarray(squeeze(ops.asarray(2.5), axis=axis)).shape == np.squeeze(np.array(2.5), axis=axis).shape == ()
+    with pytest.raises(np.exceptions.AxisError):
+        np.asarray(squeeze(ops.asarray(2.5), axis=1))

@@ -80,7 +80,7 @@ _EXPAND = Op("expand_dims", np.expand_dims, infer=viewed(np.expand_dims), ns=0.0
 def _infer_squeeze(x: object, *, axis: Axis = None) -> ShapeDtype:
     """The shape without the axes: each has the length 1, also where that is not known yet."""
     shape = shape_of(x)
-    if axis is not None:
+    if axis is not None and shape:  # an array of no axes is NumPy's matter: it lets the axes 0 and -1 pass
         axes = normalize_axes(axis, len(shape))
         shape = tuple(1 if n is None and place in axes else n for place, n in enumerate(shape))
     return _VIEW_SQUEEZE(ShapeDtype(shape, dtype_of(x)), axis=axis)

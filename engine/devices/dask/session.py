@@ -26,6 +26,7 @@ from engine.devices.dask.link import ANSWER_SECONDS, Link
 from engine.devices.dask.local import LocalCluster
 from engine.devices.dask.loop_thread import LoopThread
 from engine.devices.dask.versions import versions
+from engine.devices.registry import loss
 
 CONNECT_SECONDS = 30.0
 """Seconds that a scheduler or a worker may take to answer: as long as Dask itself waits."""
@@ -151,7 +152,12 @@ class Session:
         args = self.client.security.get_connection_args("client")
         hello = {"cores": self._local is not None}
         asyncio.run_coroutine_threadsafe(link.run(there, args, hello), self._loop)
-        there.result(2 * ANSWER_SECONDS)
+        try:
+            there.result(2 * ANSWER_SECONDS)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise loss(device, f"its worker {address} is gone: {error}") from error
         return link
 
     def _worker(self, device: Device) -> str:
@@ -173,9 +179,13 @@ class Session:
         """Have a worker load the package. Raises `RuntimeError` where it is not there, or another version."""
         try:
             answers = self.client.run(_Installer(), workers=[address], on_error="return")
+        except OSError as error:
+            raise loss(device, f"the scheduler of its worker {address} is gone: {error}") from error
         except Exception as error:
             raise RuntimeError(f"the Dask worker {address} of {device} does not answer: {error}") from error
         answer = answers.get(address)
+        if isinstance(answer, OSError):
+            raise loss(device, f"its worker {address} is gone: {answer}") from answer
         if not isinstance(answer, dict):
             raise RuntimeError(
                 f"the Dask worker {address} of {device} cannot run programs of eagerloop: {answer!r}; install the "
