@@ -59,7 +59,7 @@ def _execute(rule: Lanes, op: Op, values: Sequence[Any], params: Params, threads
 
 def share_out(do: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> bool:
     """Do this with each piece, on so many threads; False where one of them raised, and the rest was left."""
-    todo = iter(pieces)
+    todo = iter(tuple(pieces))  # a generator cannot be asked by two threads at once
     errors: list[BaseException] = []
 
     def work() -> None:
