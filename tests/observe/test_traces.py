@@ -15,7 +15,7 @@ import engine
 from engine import ops
 from engine.observe.events import OpRecord
 from engine.observe.pictures import svg, ticks
-from engine.observe.timeline import timeline
+from engine.observe.timeline import lanes_of, timeline
 
 Event = dict[str, Any]
 
@@ -237,7 +237,9 @@ def test_ticks_are_few_and_cover_the_time(seconds: float) -> None:
 async def test_matplotlib_draws_every_row() -> None:
     profile = await varied()
     axes = profile.plot()
-    assert len(axes.get_yticklabels()) == len({(op.device, op.thread) for op in profile.ops}) + 5
+    rows = lanes_of(profile.ops)
+    assert [label.get_text() for label in axes.get_yticklabels()] == [lane.label for lane, _ in rows]
+    assert {(lane.device, lane.thread) for lane, _ in rows} == {(op.device, op.thread) for op in profile.ops}
     assert axes.get_xlabel().startswith("time, ")
     _, given = pyplot.subplots()
     assert profile.plot(given) is given

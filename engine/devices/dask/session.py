@@ -26,7 +26,6 @@ from engine.devices.dask.link import ANSWER_SECONDS, Link
 from engine.devices.dask.local import LocalCluster
 from engine.devices.dask.loop_thread import LoopThread
 from engine.devices.dask.versions import versions
-from engine.devices.registry import loss
 
 CONNECT_SECONDS = 30.0
 """Seconds that a scheduler or a worker may take to answer: as long as Dask itself waits."""
@@ -157,7 +156,7 @@ class Session:
         except TimeoutError:
             raise
         except OSError as error:
-            raise loss(device, f"its worker {address} is gone: {error}") from error
+            raise _lost(device, f"its worker {address} is gone: {error}") from error
         return link
 
     def _worker(self, device: Device) -> str:
@@ -180,12 +179,12 @@ class Session:
         try:
             answers = self.client.run(_Installer(), workers=[address], on_error="return")
         except OSError as error:
-            raise loss(device, f"the scheduler of its worker {address} is gone: {error}") from error
+            raise _lost(device, f"the scheduler of its worker {address} is gone: {error}") from error
         except Exception as error:
             raise RuntimeError(f"the Dask worker {address} of {device} does not answer: {error}") from error
         answer = answers.get(address)
         if isinstance(answer, OSError):
-            raise loss(device, f"its worker {address} is gone: {answer}") from answer
+            raise _lost(device, f"its worker {address} is gone: {answer}") from answer
         if not isinstance(answer, dict):
             raise RuntimeError(
                 f"the Dask worker {address} of {device} cannot run programs of eagerloop: {answer!r}; install the "
@@ -262,3 +261,8 @@ async def _watch(session: weakref.ref[Session]) -> None:
         if alive is None or not alive.look():
             return
         del alive
+
+
+def _lost(device: Device, reason: str) -> DeviceLostError:
+    """The error of a device whose worker was gone before it was met."""
+    return DeviceLostError(f"device {device} was lost: {reason}")
