@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
+from engine.base.errors import DeviceLostError
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _PATTERN = re.compile(
@@ -223,3 +225,8 @@ class Backend(Protocol[V]):
     def close(self) -> None:
         """Its executor has closed and no record will come. Values may still be read, and raise where they are gone."""
         return
+
+
+def loss(device: Device, reason: str) -> DeviceLostError:
+    """The error of what was, or is asked for, on a lost device."""
+    return DeviceLostError(f"device {device} was lost: {reason}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from engine.base.config import Config
-from engine.base.errors import DeviceLostError, UnknownDeviceError
+from engine.base.errors import UnknownDeviceError
 from engine.devices.base import Backend, Device
 from engine.devices.cluster.backend import ClusterBackend
 from engine.devices.cpu import CpuBackend
@@ -179,8 +179,3 @@ def lost(backend: Backend[Any], device: str | Device, reason: str) -> None:
         raise ValueError(f"lost: device must be one of the backend's ({known}), but got {device}")
     for queue in mine:
         queue.lose(reason)
-
-
-def loss(device: Device, reason: str) -> DeviceLostError:
-    """The error of what was, or is asked for, on a lost device."""
-    return DeviceLostError(f"device {device} was lost: {reason}")

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.errors import DeviceLostError
-from engine.devices.base import Array, Backend, Device, Record
+from engine.devices.base import Array, Backend, Device, Record, loss
 
 COMPUTED: Any = object()
 """Stands for the value that a record has when it is computed."""
@@ -199,7 +198,7 @@ class SteppedBackend(Backend[SteppedValue]):
 
     def _check(self, device: Device) -> None:
         if device in self._lost:
-            raise DeviceLostError(f"device {device} was lost: {self._lost[device]}")
+            raise loss(device, self._lost[device])
 
     def _take(self, record: Record) -> Record:
         with self._changed:

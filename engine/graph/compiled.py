@@ -45,7 +45,7 @@ class CompiledReplay:
     def chain(self) -> Chain | None:
         """The chain; None where there is none, or none yet."""
         chain = self._chain
-        if chain is not None and chain.entry.code is not None and not chain.is_hopeless and chains.active:
+        if chain is not None and chain.is_ready and chains.active:
             return chain
         if self._key is not None:
             self._chain = chain = chains.find(self._key, self._scalars)

@@ -11,7 +11,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from engine.devices.registry import loss
+from engine.devices.base import loss
 from engine.failures import failed
 from engine.queues.states import Entry, State
 from engine.queues.waiting import cancellation

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any
 
-from engine.devices.base import Backend, Device
-from engine.devices.registry import losers, loss
+from engine.devices.base import Backend, Device, loss
+from engine.devices.registry import losers
 from engine.failures import describe, failed
 from engine.queues import reading
 from engine.queues.base import Owner, Queue

@@ -18,9 +18,8 @@ from weakref import getweakrefcount
 import numpy as np
 
 from engine.base.op import Op
-from engine.devices.base import Array, Device, Record
+from engine.devices.base import Array, Device, Record, loss
 from engine.devices.cpu import lock
-from engine.devices.registry import loss
 from engine.failures import failed
 from engine.memory.references import HELD_BY_BATCH, others
 from engine.queues.execution import call_elsewhere, wrong_value

@@ -10,7 +10,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from engine.devices.registry import loss
+from engine.devices.base import loss
 from engine.failures import failed
 from engine.queues.records import record_of
 from engine.queues.states import Entry, State

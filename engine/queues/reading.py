@@ -16,9 +16,8 @@ import numpy as np
 
 from engine.base.loops import Waiter, asyncio_loop
 from engine.base.op import Op
-from engine.devices.base import Array, Backend, Device
+from engine.devices.base import Array, Backend, Device, loss
 from engine.devices.cpu import HOST
-from engine.devices.registry import loss
 from engine.failures import describe, failed, throw
 from engine.threads.offload import offload
 from handles.cell import PENDING, Cell, Failure, add_waiter, pending_cell, remove_waiter, settle

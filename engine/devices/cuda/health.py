@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from engine.base.errors import DeviceLostError
-from engine.devices.base import Device
+from engine.devices.base import Device, loss
 from engine.devices.cuda.errors import FORKED, out_of_memory, reason_of
 from engine.devices.cuda.kernels import Lacking, lacking
 from engine.devices.cuda.runtime import Fate, Runtime
@@ -73,4 +73,4 @@ class Health:
         raise met from error
 
     def _loss(self) -> DeviceLostError:
-        return DeviceLostError(f"device {self._device} was lost: {self._lost}")
+        return loss(self._device, self._lost or "")

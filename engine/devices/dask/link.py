@@ -30,7 +30,7 @@ import numpy as np
 from distributed.comm import connect
 
 from engine.base.errors import DeviceLostError
-from engine.devices.base import Array, Device, Record
+from engine.devices.base import Array, Device, Record, loss
 from engine.devices.dask.errors import unpacked_error
 from engine.devices.dask.flight import Failed, Flight
 from engine.devices.dask.programs import (
@@ -193,7 +193,7 @@ class Link:
 
     def _check_there(self) -> None:
         if self.lost is not None:
-            raise DeviceLostError(f"device {self.device} was lost: {self.lost}")
+            raise loss(self.device, self.lost)
 
     def _ask(self, number: int, message: Message) -> Future[Any]:
         """Under `_sending`: send a question whose answer is known by a number."""
@@ -268,7 +268,7 @@ class Link:
         finally:
             wire.close()
             if not there.done():
-                there.set_exception(DeviceLostError(f"device {self.device} was lost: {self.lost}"))
+                there.set_exception(loss(self.device, self.lost or ""))
 
     def _received(self, reply: Reply) -> None:
         with self._lock:
@@ -310,7 +310,7 @@ class Link:
             self._flight.clear()
             self._room.notify_all()
         for future in asked.values():
-            future.set_exception(DeviceLostError(f"device {self.device} was lost: {reason}"))
+            future.set_exception(loss(self.device, reason))
         if self._wire is not None:
             self._wire.break_off()
         if tell:

@@ -21,7 +21,7 @@ from typing import Any
 from distributed import Client
 
 from engine.base.errors import DeviceLostError, UnknownDeviceError
-from engine.devices.base import Device, addresses
+from engine.devices.base import Device, addresses, loss
 from engine.devices.dask.link import ANSWER_SECONDS, Link
 from engine.devices.dask.local import LocalCluster
 from engine.devices.dask.loop_thread import LoopThread
@@ -156,7 +156,7 @@ class Session:
         except TimeoutError:
             raise
         except OSError as error:
-            raise _lost(device, f"its worker {address} is gone: {error}") from error
+            raise loss(device, f"its worker {address} is gone: {error}") from error
         return link
 
     def _worker(self, device: Device) -> str:
@@ -179,12 +179,12 @@ class Session:
         try:
             answers = self.client.run(_Installer(), workers=[address], on_error="return")
         except OSError as error:
-            raise _lost(device, f"the scheduler of its worker {address} is gone: {error}") from error
+            raise loss(device, f"the scheduler of its worker {address} is gone: {error}") from error
         except Exception as error:
             raise RuntimeError(f"the Dask worker {address} of {device} does not answer: {error}") from error
         answer = answers.get(address)
         if isinstance(answer, OSError):
-            raise _lost(device, f"its worker {address} is gone: {answer}") from answer
+            raise loss(device, f"its worker {address} is gone: {answer}") from answer
         if not isinstance(answer, dict):
             raise RuntimeError(
                 f"the Dask worker {address} of {device} cannot run programs of eagerloop: {answer!r}; install the "
@@ -261,8 +261,3 @@ async def _watch(session: weakref.ref[Session]) -> None:
         if alive is None or not alive.look():
             return
         del alive
-
-
-def _lost(device: Device, reason: str) -> DeviceLostError:
-    """The error of a device whose worker was gone before it was met."""
-    return DeviceLostError(f"device {device} was lost: {reason}")

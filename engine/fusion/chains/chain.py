@@ -72,6 +72,11 @@ class Chain:
         """True if its calls have to be done again, time after time."""
         return self.failures >= PATIENCE
 
+    @property
+    def is_ready(self) -> bool:
+        """True if its code is there, and its calls are worth it."""
+        return self.entry.code is not None and not self.is_hopeless
+
     def compute(self, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on this thread, which may be a loop's.
 

@@ -59,7 +59,7 @@ class Chains:
     def at(self, site: Site) -> Chain | None:
         """The chain that may come from a place in the program; None where no chain came from there lately."""
         known = self._at.get(site)
-        if known is None or not self._natives.enabled or known.entry.code is None or known.is_hopeless:
+        if known is None or not self._natives.enabled or not known.is_ready:
             return None
         return known
 
@@ -77,7 +77,7 @@ class Chains:
         known = self._known.get(key, 0)
         if known.__class__ is Chain:
             assert isinstance(known, Chain)
-            if known.entry.code is not None and not known.is_hopeless:
+            if known.is_ready:
                 if site is not None:
                     if len(self._at) >= LIMIT:
                         self._at.clear()
