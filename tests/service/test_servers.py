@@ -7,6 +7,8 @@ import signal
 import socket
 import struct
 import threading
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -249,11 +251,11 @@ def test_a_server_that_reloads_has_the_new_code_and_an_executor_that_is_open(tmp
     paths = os.pathsep.join((str(ROOT), str(tmp_path)))
     with serving(command, tmp_path, port, PYTHONPATH=paths, PYTHONDONTWRITEBYTECODE="1") as server:
         assert server.json("/value") == 3.0
-        with socket.create_connection((HOST, port)) as idle:  # a client that stays does not hold it up
-            idle.sendall(get_request("/value"))
-            assert b"3.0" in idle.recv(65536)
-        source.write_text(text + "NUMBER = 25\n")
-        wait_until(lambda: answers_with(server, 75.0))
+        with closing(HTTPConnection(HOST, port, timeout=30)) as idle:  # a client that stays does not hold it up
+            idle.request("GET", "/value")
+            assert idle.getresponse().read() == b"3.0"
+            source.write_text(text + "NUMBER = 25\n")
+            wait_until(lambda: answers_with(server, 75.0))
         assert "Traceback" not in server.log, server.log
 
 
