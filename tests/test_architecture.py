@@ -445,6 +445,13 @@ def test_what_is_wrong_with_a_figure_is_said() -> None:
         drawn_rows("   ▼\n  1  a/\n   ▼\n  2  a/\n")
 
 
+def test_the_tests_mirror_the_packages() -> None:
+    """A folder of tests is named after a package, apart from those of what goes through several of them."""
+    packages = {"handles", *(each.name for each in (ROOT / "engine").iterdir() if (each / "__init__.py").exists())}
+    folders = {each.parent.relative_to(ROOT / "tests").parts[0] for each in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert folders - packages == {"cluster", "service"}
+
+
 def test_few_modules_know_asyncio(modules: dict[str, Module]) -> None:
     assert not unmatched(importers(modules, "asyncio"), ASYNCIO_MODULES)
 

@@ -26,8 +26,8 @@ from engine.testing.gpu.cases import (
     transforms,
 )
 from engine.testing.gpu.conformance import Report, check_all, check_behaviour, check_cases, check_programs
-from tests.cuda.host_runtime import HostRuntime
-from tests.cuda.namespace import Names, known
+from tests.devices.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.namespace import Names, known
 
 LACKING = {"byteswap", "getfield"}
 """Ops that CuPy has nothing for."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda.describe_cupy import FILE
+from tests.devices.cuda.describe_cupy import FILE
 
 Parameter = inspect.Parameter
 

@@ -18,7 +18,7 @@ from engine.demo import main as demo, measure, picture, relief, terrain
 from engine.demo.measure import Report
 from engine.demo.ways import PICTURES, STEPS, WAYS, Tiny, Visitors
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

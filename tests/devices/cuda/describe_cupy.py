@@ -1,4 +1,4 @@
-"""Writes down what CuPy has: `python tests/cuda/describe_cupy.py` where it is installed (no GPU is needed for that).
+"""Writes down what CuPy has: `python tests/devices/cuda/describe_cupy.py` where it is installed, with a GPU or without.
 
 The rules of GPUs are tried with NumPy's functions cut down to what is written there, in `cupy_names.txt`.
 """

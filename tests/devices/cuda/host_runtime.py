@@ -24,7 +24,7 @@ import numpy as np
 from engine.devices.base import Array
 from engine.devices.cuda.errors import fate_of
 from engine.devices.cuda.runtime import Event, Fate, GpuArray, Graph, Rule, Stream
-from tests.cuda.namespace import Names
+from tests.devices.cuda.namespace import Names
 
 GARBAGE = 0xA7
 Task = Callable[[], None]

@@ -26,7 +26,7 @@ from engine.failures import report_at_exit
 from engine.testing import GateOp
 from handles import Handle
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class CustomError(Exception):

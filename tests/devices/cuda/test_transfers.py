@@ -11,7 +11,7 @@ from engine import ops
 from engine.devices.cuda import transfers
 from engine.devices.cuda.transfers import Line, pieces
 from engine.queues.waiting import block_until
-from tests.cuda.host_runtime import HostArray, HostGpu, HostRuntime
+from tests.devices.cuda.host_runtime import HostArray, HostGpu, HostRuntime
 
 
 @pytest.mark.parametrize(

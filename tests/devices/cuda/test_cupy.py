@@ -11,7 +11,7 @@ from engine import ops
 from engine.devices import lost
 from engine.devices.cuda.backend import CudaBackend
 from engine.devices.cuda.runtime import Fate
-from tests.cuda.describe_cupy import FILE, described
+from tests.devices.cuda.describe_cupy import FILE, described
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 

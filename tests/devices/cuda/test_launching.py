@@ -22,9 +22,9 @@ from engine.devices.cuda.runtime import Fate
 from engine.devices.cuda.unit import Unit, last_reads
 from engine.queues.waiting import block_until
 from handles import Handle
-from tests.cuda.host_runtime import GpuError, HostRuntime, HostStream
+from tests.devices.cuda.host_runtime import GpuError, HostRuntime, HostStream
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Serve = Callable[[HostRuntime], HostRuntime]
 BOTH = pytest.mark.parametrize("mode", [engine.SYNC, engine.ASYNC], ids=lambda mode: mode.name)
 
@@ -409,7 +409,7 @@ import engine
 from engine import ops
 from engine.devices import lost, register_backend
 from engine.devices.cuda.backend import CudaBackend
-from tests.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.host_runtime import HostRuntime
 
 warnings.simplefilter("ignore")
 runtime = HostRuntime()

@@ -10,7 +10,7 @@ import pytest
 import engine
 from engine import ops
 from handles import Handle
-from tests.test_comparisons import ARRAYS, OPERATORS, outcome
+from tests.handles.test_comparisons import ARRAYS, OPERATORS, outcome
 
 pd = pytest.importorskip("pandas")
 xr = pytest.importorskip("xarray")

@@ -6,7 +6,7 @@ import pytest
 
 from engine.devices import lost, register_backend
 from engine.devices.cuda.backend import CudaBackend
-from tests.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.host_runtime import HostRuntime
 
 
 @pytest.fixture

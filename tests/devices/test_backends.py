@@ -35,7 +35,7 @@ from engine.devices import (
 from engine.devices.cuda.backend import CudaBackend
 from engine.queues.device_queue import DeviceQueue
 from handles import CancelOutcome, Handle
-from tests.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.host_runtime import HostRuntime
 
 STEPPED = engine.Device("STEPPED:0")
 CONFIG = engine.Config(device_count={"CPU": 2, "STEPPED": 2})

@@ -14,7 +14,7 @@ from engine.devices.cuda.backend import CudaBackend
 from engine.devices.cuda.graphs import LEAST_SAVED, MOST_BYTES, Graphs, Way, way_of
 from engine.runtime.current import current_core
 from handles import Handle
-from tests.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.host_runtime import HostRuntime
 
 Serve = Callable[[HostRuntime], HostRuntime]
 ENOUGH = 2 + LEAST_SAVED

@@ -18,9 +18,9 @@ from engine.devices.cuda import backend as module
 from engine.devices.cuda.backend import CudaBackend
 from engine.testing.gpu import speed
 from engine.testing.gpu.__main__ import NO_GPU, main
-from tests.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.host_runtime import HostRuntime
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = engine.Config(device_count={"GPU": 1})
 
 

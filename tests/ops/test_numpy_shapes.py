@@ -11,8 +11,8 @@ from engine import ops
 from engine.ops import numpy_shapes
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_shapes_table import UNTOLD, WAYS
-from tests import numpy_conformance
-from tests.test_numpy_arguments import ARRAYS, FUNCTIONS, Call, arrays_in, as_handles, calls, copied, show
+from tests.ops import numpy_conformance
+from tests.ops.test_numpy_arguments import ARRAYS, FUNCTIONS, Call, arrays_in, as_handles, calls, copied, show
 
 np: Any = numpy  # its stubs know of no arrays but its own
 
@@ -142,7 +142,7 @@ def test_the_table_of_the_page_is_what_the_sweep_finds() -> None:
     version = ".".join(np.__version__.split(".")[:2])
     if f"that NumPy {version} dispatches" not in written:
         pytest.skip(f"the page speaks of another NumPy than {version}")
-    assert written == numpy_conformance.table(), "run python -m tests.numpy_conformance"
+    assert written == numpy_conformance.table(), "run python -m tests.ops.numpy_conformance"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

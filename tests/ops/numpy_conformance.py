@@ -1,6 +1,6 @@
 """The table of docs/conformance.md: what becomes of each public NumPy function on handles, as the sweep finds it.
 
-`python -m tests.numpy_conformance` writes it anew.
+`python -m tests.ops.numpy_conformance` writes it anew.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ import engine
 from engine.ops import numpy_protocols
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_shapes_table import UNTOLD
-from tests.test_numpy_arguments import ARRAYS, CHANGING, FUNCTIONS, as_handles, base
+from tests.ops.test_numpy_arguments import ARRAYS, CHANGING, FUNCTIONS, as_handles, base
 
 np: Any = numpy  # its stubs know of no arrays but its own
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "conformance.md"
-BEGIN = "<!-- the table below is written by `python -m tests.numpy_conformance` -->"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+BEGIN = "<!-- the table below is written by `python -m tests.ops.numpy_conformance` -->"
 END = "<!-- the end of that table -->"
 
 ROW, OWN = "the function of `engine.ops`", "an op of its own"
