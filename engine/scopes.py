@@ -88,6 +88,9 @@ class _Members:
         """Count an op that has ended; returns if it is the first that failed."""
         value = cell.value
         with self._lock:
+            if cell.group is None:
+                return False
+            cell.group = None
             self.in_flight -= 1
             if value.__class__ is not Failure or value.cancelled:
                 return False

@@ -226,7 +226,10 @@ class Group(Protocol):
         """Count a record that is being dispatched, and have it tell of its end; refuse it where it takes no more."""
 
     def note(self, cell: Cell) -> None:
-        """A record has ended, on any thread."""
+        """A record has ended, on any thread: count it, and take it out of the group, both or neither.
+
+        An interrupt may come before, and then this is called again. A record that is in no group any more is counted.
+        """
 
 
 class Cell:
@@ -305,6 +308,7 @@ os.register_at_fork(
 def settle(cell: Cell, value: Any) -> bool:
     """Write the result, let go of the operands, and call the waiters; False when the cell was settled before."""
     if cell.value is not PENDING:
+        tell_group(cell)  # an interrupt may have come before that
         return False
     cell.value = value
     cell.args = ()
@@ -317,10 +321,15 @@ def settle(cell: Cell, value: Any) -> bool:
 
 
 def tell_group(cell: Cell) -> None:
-    """Tell the group of a cell, once, that it is settled."""
-    group, cell.group = cell.group, None
+    """Tell the group of a cell that it is settled; where it was told, nothing happens."""
+    group = cell.group
     if group is not None:
         group.note(cell)
+
+
+def has_to_tell(cell: Cell) -> bool:
+    """Tell whether a group or waiters of a settled cell were not told, because an interrupt came before."""
+    return cell.group is not None or cell.waiters is not None
 
 
 def call_waiters(cell: Cell) -> None:

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import inspect
+import itertools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -16,6 +19,7 @@ from engine import ops
 from engine.dispatch.executor import Core
 from engine.settings.scope import scope_var
 from engine.testing import GateOp
+from handles import Handle
 from tests.common import explode
 
 
@@ -44,6 +48,24 @@ def current_task_is_cancelled() -> bool:
     task = asyncio.current_task()
     assert task is not None
     return task.cancelling() > 0
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int, names: Collection[str]) -> Iterator[None]:
+    """Raise `KeyboardInterrupt` at the call of a function of these names that comes after so many others."""
+    calls = itertools.count()
+
+    def trace(frame: FrameType, _event: str, _: object) -> None:
+        if frame.f_code.co_name in names and next(calls) == step:
+            sys.settrace(before)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 # The quiet end
@@ -95,6 +117,35 @@ async def test_an_op_that_nobody_waits_for_is_not_demanded_because_it_is_in_a_sc
         assert await handle == 2.0
     assert handle._cell.group is None
     assert scope.in_flight == 0
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize(
+    "dispatch",
+    [
+        lambda: ops.add(1.0, 2.0),
+        lambda: ops.where(True, ops.asarray(1.0), 2.0),
+        lambda: ops.matmul(np.ones((2, 3)), np.ones((2, 3))),
+    ],
+    ids=["brief", "simple", "failed"],
+)
+async def test_an_interrupt_while_an_op_ends_leaves_none_to_be_waited_for(
+    dispatch: Callable[[], Handle], step: int
+) -> None:
+    """Whatever stands between a value and its scope, the next drive makes up for it."""
+    with contextlib.suppress(BaseExceptionGroup):
+        async with engine.scope() as scope:
+            handle = dispatch()
+            queue: Any = handle._cell.home
+            with contextlib.suppress(KeyboardInterrupt), interrupted_at(step, {"settle", "tell_group", "note"}):
+                queue.drive(60.0)
+            queue.drive(60.0)
+            left = scope.in_flight
+            if left:
+                scope.cancel()  # or it would wait for ever
+    assert handle._cell.state in ("ready", "failed")
+    assert handle._cell.group is None
+    assert left == 0
 
 
 async def test_only_ops_dispatched_inside_are_waited_for(gate: GateOp) -> None:

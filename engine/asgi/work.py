@@ -57,6 +57,9 @@ class Work:
         """An op has ended, on any thread."""
         value = cell.value
         with self._lock:
+            if cell.group is None:
+                return
+            cell.group = None
             self._in_flight -= 1
             if value.__class__ is Failure and not value.cancelled:
                 self._failures = self._failures or {}

@@ -31,7 +31,7 @@ from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, tell_group
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, has_to_tell, tell_group
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -159,7 +159,7 @@ class Slice:
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""
         pending, early = self._pending, self.early
-        while pending and pending[0].value is not PENDING and pending[0].waiters is None:
+        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
             early.discard(id(pending[0]))
             pending.popleft()  # it was demanded, or cancelled
         if not pending:
@@ -176,7 +176,7 @@ class Slice:
     def _take_off_done(self) -> None:
         """Take records off the front of the queue that have ended, which would keep their results."""
         pending = self._pending
-        while pending and pending[0].value is not PENDING and pending[0].waiters is None:
+        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
             self.early.discard(id(pending[0]))
             pending.popleft()
 
@@ -188,7 +188,7 @@ class Slice:
         """
         pending, early = self._pending, self.early
         for _ in range(STEPS):
-            if not pending or id(pending[0]) not in early or pending[0].waiters is not None:
+            if not pending or id(pending[0]) not in early or has_to_tell(pending[0]):
                 return
             early.discard(id(pending[0]))
             pending.popleft()
@@ -288,6 +288,7 @@ class Slice:
     def deal_with(self, cell: Cell, demand: Demand | None = None) -> None:
         """Run a record in place, or set it aside; one that was dealt with before is skipped."""
         if cell.value is not PENDING:  # cancelled while it was queued, or settled when an interrupt came
+            tell_group(cell)
             if cell.waiters is not None:
                 call_waiters(cell)
             return
