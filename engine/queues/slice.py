@@ -101,6 +101,7 @@ class Slice:
         """Run one small record at once, whatever stands before it; False where it is none, or not ready.
 
         For the task that awaits what it has just dispatched: it stands last on the queue then, and is taken off there.
+        Elsewhere it stays until its turn comes, and is in flight no more.
         """
         queue, pending = self._queue, self._pending
         if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
@@ -110,8 +111,10 @@ class Slice:
                 return False
             if pending and pending[-1] is cell:
                 last = pending.pop()
-                if last is not cell:  # another thread's, which has come since
-                    pending.append(last)
+                if last is cell:
+                    return True
+                pending.append(last)  # another thread's, which has come since
+            self.early.add(id(cell))
             return True
 
     def run_in_order(self, ends: float, until: Cell) -> bool:

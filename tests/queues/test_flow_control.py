@@ -1,8 +1,10 @@
 """Flow control: dispatch never waits below the marks and executes queued work past them; `drain` waits."""
 
 import asyncio
+import math
 import threading
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +108,20 @@ async def test_an_op_in_flight_is_counted_once(gate: GateOp) -> None:
             assert executor.statistics().pending <= 2_001
         gate.open()
         await reading
+
+
+@pytest.mark.parametrize("after", [0, 2], ids=["last", "amid"])
+async def test_an_op_that_ran_before_its_turn_is_in_flight_no_more(after: int) -> None:
+    async with limited() as executor:
+        before = [ops.add(1.0, index) for index in range(100)]
+        awaited = ops.add(1.0, 2.0)
+        behind = [awaited + index for index in range(after)]
+        queue: Any = awaited._cell.home
+        assert queue.slice.run_alone(math.inf, awaited._cell)
+        assert executor.statistics().completed == 1
+        assert executor.statistics().pending == 100 + after
+        assert [float(await handle) for handle in (*before, *behind)] == [*range(1, 101), *range(3, 3 + after)]
+        assert executor.statistics().pending == 0
 
 
 async def test_async_ops_are_refused_past_the_mark() -> None:
