@@ -24,7 +24,7 @@ from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
 from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
-from engine.queues.hooks import hooks
+from engine.queues.hooks import hooks, numbers
 from engine.queues.waiting import timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
@@ -65,7 +65,7 @@ def scope(
         raise TypeError(f"priority must be an integer (a larger one goes first), but got {priority!r}")
     if not isinstance(wait, bool):
         raise TypeError(f"wait must be True (wait for room) or False (raise QueueFullError), but got {wait!r}")
-    check(progress, "scope")
+    check(progress)
     return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait, progress)
 
 
@@ -131,6 +131,7 @@ class OpScope:
     """Returned by `engine.scope()`; use it with `async with`, once."""
 
     def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
+        self.number = next(numbers)
         self._deadline = _Deadline(timeout)
         self._entry = _Entry(priority, wait, progress)
         self._members = _Members()
@@ -221,6 +222,7 @@ class OpScope:
         self._deadline.start(self._loop, self._stop)
         try:
             await self._wait_for_room()
+            self._bar = bar(self._entry.progress, "scope")
             self._interruption = Interruption()
         except BaseException:
             self._deadline.stop()
@@ -228,7 +230,6 @@ class OpScope:
         before = scope_var.get()
         self._parent = None if before.group is None else before.group.innermost_open()
         self._block = Block(group=self, **({} if self._entry.priority is None else {"priority": self._entry.priority}))
-        self._bar = bar(self._entry.progress, "scope")
         self._open = True
         if hooks.listeners:
             hooks.tell("entered", self)

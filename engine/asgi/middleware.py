@@ -22,6 +22,7 @@ from engine.runtime.executor import Executor, in_force, options_given, options_o
 from engine.settings.scope import Block
 from engine.settings.switch import Options
 from handles.base import check_seconds
+from handles.display import statistics_html
 
 Priority = int | Callable[[Scope], int]
 
@@ -44,6 +45,9 @@ class RequestStatistics:
     """Those that were answered 503, as the executor was full."""
     dropped_ops: int
     """Ops that were dropped, or abandoned, with requests that ended before their time."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 def _counted(requests: Requests) -> RequestStatistics:

@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.base.loops import current_task, running_loop
 from engine.failures import user_frame
+from engine.queues.hooks import Numbered
 from engine.queues.reading import MOVE
 from engine.queues.records import record_of
 from handles.cell import Cell, Failure
@@ -39,9 +40,9 @@ TRANSFER = MOVE.name
 class ScopeListener(Protocol):
     """A listener told of scopes at once, on the thread and in the context of the task that enters and leaves them."""
 
-    def entered(self, scope: object) -> None: ...
+    def entered(self, scope: Numbered) -> None: ...
 
-    def left(self, scope: object, error: BaseException | None) -> None: ...
+    def left(self, scope: Numbered, error: BaseException | None) -> None: ...
 
 
 class Recorder:
@@ -107,7 +108,9 @@ class Recorder:
         needs: Needs = 0
         for each in operands:
             if each.__class__ is EagerHandle:
-                needs = and_one(needs, id(each._cell)) if needs else id(each._cell)
+                cell = each._cell
+                need = id(cell if cell.rare is None else record_of(cell))
+                needs = and_one(needs, need) if needs else need
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
         if thread not in self.threads:
             self._thread()
@@ -134,14 +137,15 @@ class Recorder:
         frame = user_frame(1)
         self.append((DEMANDED, perf_counter(), [id(each) for each in records], waiter, frame.f_code, frame.f_lasti))
 
-    def admitted(self, record: Cell, scope: object) -> None:
-        self.append((ADMITTED, perf_counter(), id(record), id(scope)))
+    def admitted(self, record: Cell, scope: Numbered) -> None:
+        if self.muted is None or self.muted != get_ident():
+            self.append((ADMITTED, perf_counter(), id(record), scope.number))
 
-    def entered(self, scope: object) -> None:
+    def entered(self, scope: Numbered) -> None:
         if self.scopes is not None:
             self.scopes.entered(scope)
 
-    def left(self, scope: object, error: BaseException | None) -> None:
+    def left(self, scope: Numbered, error: BaseException | None) -> None:
         if self.scopes is not None:
             self.scopes.left(scope, error)
 

@@ -24,6 +24,7 @@ from handles.cell import CancelOutcome, Cell, Failure
 def _tell_of(cell: Cell, operands: Sequence[Any]) -> None:
     """Tell listeners that an op is dispatched, and starts."""
     group = scope_var.get().group
+    group = group and group.innermost_open()
     if group is not None:
         hooks.tell("admitted", cell, group)
     hooks.dispatched(cell, operands)

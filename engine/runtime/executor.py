@@ -67,6 +67,10 @@ class Executor:
             return Statistics(State.NEW.value, 0, 0, 0, 0, 0, 0)
         return self._core.statistics()
 
+    def __repr__(self) -> str:
+        devices = ", ".join(map(str, self.devices)) if self._core is not None else dict(self._config.device_count)
+        return f"<Executor {self.state}, mode={self._mode.name} policy={self._policy.name} devices={devices}>"
+
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows; never waits."""
         numbers = asdict(self.statistics())

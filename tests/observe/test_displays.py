@@ -13,6 +13,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.asgi import ScopeMiddleware
 from engine.testing import GateOp
 from handles.display import thumbnail
 
@@ -200,12 +201,35 @@ async def test_executors_and_statistics() -> None:
         assert "completed" in shown(executor.statistics())
     assert "closed" in shown(executor)
     assert "cached bytes" in shown(engine.buffer_statistics())
+    assert "blocks repeated" in shown(engine.fusion_statistics())
 
     @engine.function
     def f(x: Any) -> Any:
         return x + 1
 
     assert "traces" in shown(f.statistics())
+
+
+async def test_the_statistics_of_services_are_shown_and_long_ones_shortened() -> None:
+    @engine.batched(max_size=1)
+    def doubled(x: np.ndarray) -> np.ndarray:
+        return x * 2
+
+    middleware = ScopeMiddleware(lambda scope, receive, send: asyncio.sleep(0))
+    assert "dropped ops" in shown(middleware.statistics())
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        for _ in range(10):
+            await doubled(np.ones(2))
+        text = shown(doubled.statistics())
+    assert "10, the last: … 1, 1, 1, 1, 1, 1, 1, 1<" in text
+
+
+async def test_an_executor_says_what_it_is(mode: engine.ExecutionMode) -> None:
+    executor = engine.Executor(engine.Config(device_count={"CPU": 2}), execution_mode=mode)
+    assert repr(executor) == f"<Executor not entered yet, mode={mode.name} policy=SILENT devices={{'CPU': 2}}>"
+    async with executor:
+        assert repr(executor) == f"<Executor open, mode={mode.name} policy=SILENT devices=CPU:0, CPU:1>"
+    assert repr(executor).startswith("<Executor closed, ")
 
 
 async def test_a_profile(mode: engine.ExecutionMode) -> None:
