@@ -36,9 +36,9 @@ class Draft:
     )
 
     def __init__(self, number: int, raw: Raw, needs: list[Draft]) -> None:
-        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, *more = raw
-        self.held: int = more[0] if more else 0
-        self.source: str | None = more[1] if more else None
+        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, held, source = raw
+        self.held: int = held
+        self.source: str | None = source
         self.id = number
         self.needs = needs
         self.operands = tuple(each.id for each in needs)
@@ -198,10 +198,10 @@ class Assembly:
         self._finished((FINISHED, ended, key, facts))
 
     def _called(self, raw: Raw) -> None:
-        _, ended, begin, began, thread, facts = raw
-        self._dispatched(begin)
-        self._started((STARTED, began, begin[2], thread))
-        self._finished((FINISHED, ended, begin[2], facts))
+        _, ended, key, began, thread, facts, called, *where = raw
+        self._dispatched((DISPATCHED, called, key, *where, 0, None))
+        self._started((STARTED, began, key, thread))
+        self._finished((FINISHED, ended, key, facts))
 
     def _grouped(self, raw: Raw) -> None:
         if len(raw[2]) < 2:
