@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import NamedTuple
 
@@ -45,14 +45,14 @@ class Draft:
         self.started: float | None = None
         self.finished: float | None = None
         self.ready: float | None = None
-        self.thread: int | None = None
+        self.thread: str | None = None
         self.run: int | None = None
         self.members = 1
         self.scope: int | None = None
         self.facts: int | Failed | None = None
         self.demanded_by: str | None = None
 
-    def start(self, time: float, thread: int) -> None:
+    def start(self, time: float, thread: str) -> None:
         """It runs. What it needs is let go of, or a chain of drafts would never be."""
         self.started = time
         self.thread = thread
@@ -93,13 +93,12 @@ class Stall(NamedTuple):
 class Assembly:
     """Reads the tuples of one time of observing, in their order."""
 
-    def __init__(self, threads: Mapping[int, str]) -> None:
+    def __init__(self) -> None:
         self.on_dispatched: Callable[[Draft], None] | None = None
         self.on_started: Callable[[Draft], None] | None = None
         self.on_finished: Callable[[Draft], None] | None = None
         self.on_lag: Callable[[Lag], None] | None = None
         self.on_stalled: Callable[[Stall], None] | None = None
-        self._threads = threads
         self._open: dict[int, Draft] = {}
         """Ops in flight, by the address of their cell."""
         self._last: dict[int, Draft] = {}
@@ -142,7 +141,7 @@ class Assembly:
             started=draft.started,
             finished=draft.finished,
             outcome=outcome,
-            thread=None if draft.thread is None else self._threads.get(draft.thread, f"thread {draft.thread}"),
+            thread=draft.thread,
             run=draft.run,
             nbytes=facts if isinstance(facts, int) else None,
             operands=draft.operands,

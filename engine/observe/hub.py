@@ -154,7 +154,7 @@ class Hub:
         if self._monitor is None:
             self._monitor = Monitor(self._recorder, self._hand_on)
         if self._observers:
-            self._assembly = connect(self._assembly or Assembly(self._recorder.threads), self._observers, self._call)
+            self._assembly = connect(self._assembly or Assembly(), self._observers, self._call)
         else:
             self._assembly = None
         prompt = any(not isinstance(each, Quiet) for each in self._observers)

@@ -113,7 +113,7 @@ class Profile:
         lags: list[Lag] = []
         stalls: list[Stall] = []
         count = len(self._events)
-        assembly = Assembly(self._recorder.threads if self._recorder is not None else {})
+        assembly = Assembly()
         assembly.on_dispatched = drafts.append
         assembly.on_lag = lags.append
         assembly.on_stalled = stalls.append

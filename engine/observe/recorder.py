@@ -62,6 +62,13 @@ class ScopeListener(Protocol):
     def left(self, scope: Numbered, error: BaseException | None) -> None: ...
 
 
+class Thread(threading.local):
+    """The running thread: made anew for each, since the number of one that has ended is given to another."""
+
+    def __init__(self) -> None:
+        self.name = threading.current_thread().name
+
+
 class Recorder:
     """Listens to the hooks."""
 
@@ -71,8 +78,7 @@ class Recorder:
         self.fields: list[Any] = []
         self.write = self.fields.extend
         """Writes an event down, on any thread."""
-        self.threads: dict[int, str] = {}
-        """Names of the threads that were seen, by their identities."""
+        self._here = Thread()
         self.muted: int | None = None
         """The thread that calls observers now: what it dispatches is not recorded."""
         self.scopes: ScopeListener | None = None
@@ -107,7 +113,7 @@ class Recorder:
         self.write((DISPATCHED, perf_counter(), id(record), name, device, code, lasti, needs, held, source))
 
     def started(self, record: Cell) -> None:
-        self.write((STARTED, perf_counter(), id(record), self._thread()))
+        self.write((STARTED, perf_counter(), id(record), self._here.name))
 
     def finished(self, record: Cell, outcome: Any) -> None:
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
@@ -115,14 +121,12 @@ class Recorder:
 
     def ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
-        thread = get_ident()
-        self.write((RAN, ended, id(record), began, thread if thread in self.threads else self._thread(), facts))
+        self.write((RAN, ended, id(record), began, self._here.name, facts))
 
     def called(
         self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
     ) -> None:
-        thread = get_ident()
-        if self.muted == thread:
+        if self.muted is not None and self.muted == get_ident():
             return
         needs: Needs = 0
         for each in operands:
@@ -131,18 +135,10 @@ class Recorder:
                 need = id(cell if cell.rare is None else record_of(cell))
                 needs = and_one(needs, need) if needs else need
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
-        if thread not in self.threads:
-            self._thread()
         home: Any = record.home
         code, lasti, device = record.code, record.lasti, home.device_name
         name = record.op.name
-        self.write((CALLED, ended, id(record), began, thread, facts, called, name, device, code, lasti, needs))
-
-    def _thread(self) -> int:
-        ident = get_ident()
-        if ident not in self.threads:
-            self.threads[ident] = threading.current_thread().name
-        return ident
+        self.write((CALLED, ended, id(record), began, self._here.name, facts, called, name, device, code, lasti, needs))
 
     # What hooks call now and then
 

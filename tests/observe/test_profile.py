@@ -254,6 +254,19 @@ def test_ops_of_all_threads_are_in_it() -> None:
     assert [op.name for op in profile.ops] == ["add"] * 4
 
 
+def test_a_thread_is_called_by_its_own_name_not_by_that_of_one_that_has_ended() -> None:
+    def work() -> None:
+        with engine.Executor(execution_mode=engine.SYNC):
+            ops.add(1, 2)
+
+    with engine.profile() as profile:
+        for number in range(20):  # the system gives the number of a thread that has ended to the next
+            thread = threading.Thread(target=work, name=f"worker {number}")
+            thread.start()
+            thread.join()
+    assert [op.thread for op in profile.ops] == [f"worker {number}" for number in range(20)]
+
+
 async def test_transfers_say_from_where(mode: engine.ExecutionMode) -> None:
     config = engine.Config(device_count={"CPU": 2})
     async with engine.Executor(config, execution_mode=mode), engine.profile() as profile:
