@@ -34,6 +34,7 @@ from engine.devices import (
 )
 from engine.devices.cuda.backend import CudaBackend
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.straight import Straight
 from handles import CancelOutcome, Handle
 from tests.devices.cuda.host_runtime import HostRuntime
 
@@ -809,9 +810,14 @@ BETWEEN: list[tuple[str, Callable[[Handle], object], type[Exception] | None]] = 
 ]
 
 
+@pytest.mark.parametrize("way", ["straight", "launch"])
 @pytest.mark.parametrize(("name", "happens", "error"), BETWEEN, ids=[row[0] for row in BETWEEN])
 async def test_a_batch_is_chosen_in_many_slices(
-    monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[Handle], object], error: type[Exception] | None
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    name: str,
+    happens: Callable[[Handle], object],
+    error: type[Exception] | None,
 ) -> None:
     backend = SteppedBackend(automatic=True, lookahead=64)
     register_backend("STEPPED", lambda: backend)
@@ -823,8 +829,10 @@ async def test_a_batch_is_chosen_in_many_slices(
             loop.call_soon_threadsafe(happens, handles[10])
         return math.inf
 
-    monkeypatch.setattr("engine.queues.launch.FEW", 1)
-    monkeypatch.setattr("engine.queues.launch.perf_counter", clock)
+    if way == "launch":  # set aside before, as what is demanded among more than a batch is
+        monkeypatch.setattr(Straight, "applies", lambda _: False)
+    monkeypatch.setattr(f"engine.queues.{way}.FEW", 1)
+    monkeypatch.setattr(f"engine.queues.{way}.perf_counter", clock)
     monkeypatch.setattr("engine.queues.slice.perf_counter", lambda: math.inf)
     async with executor():
         with engine.testing.hold(STEPPED):

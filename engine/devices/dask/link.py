@@ -281,8 +281,9 @@ class Link:
             for number, _ in reply.refused:
                 self._reading.pop(number, None)
             refusals = [(self._asked.pop(number, None), unpacked_error(error)) for number, error in reply.refused]
-        for number, record, facts in ends:
-            self._end(number, record, facts)
+        last = len(ends) - 1
+        for index, (number, record, facts) in enumerate(ends):
+            self._end(number, record, facts, more=index < last)
         for future, array in answers:
             if future is not None:
                 future.set_result(array)
@@ -290,14 +291,14 @@ class Link:
             if future is not None:
                 future.set_exception(error)
 
-    def _end(self, number: int, record: QueuedRecord, facts: Any) -> None:
+    def _end(self, number: int, record: QueuedRecord, facts: Any, *, more: bool) -> None:
         if facts is None:  # it was not to be kept, or something that it needs has failed
-            record.end(PASSED if record.outputs == 1 else (PASSED,) * record.outputs)
+            record.end(PASSED if record.outputs == 1 else (PASSED,) * record.outputs, more=more)
         elif facts.__class__ is Failed:
-            record.fail(facts.error)
+            record.fail(facts.error, more=more)
         else:
             values = tuple(self._value(number + index, *each) for index, each in enumerate(facts))
-            record.complete(values[0] if record.outputs == 1 else values)
+            record.complete(values[0] if record.outputs == 1 else values, more=more)
 
     def lose(self, reason: str, tell: bool = True) -> None:
         """The worker is gone, or of no more use: fail what is asked, and `tell` the engine."""
