@@ -44,7 +44,7 @@ from engine.devices.dask.programs import (
     packed,
     unpacked,
 )
-from engine.devices.dask.pulse import first_beats, probe, watch
+from engine.devices.dask.pulse import Pulse, probe
 from engine.devices.dask.values import PASSED, RemoteValue
 from engine.devices.dask.wire import StreamWire, Wire, is_plain, taken_over
 from engine.threads.offload import offload
@@ -235,13 +235,14 @@ class Link:
             hello = {"op": "eagerloop", "reply": False, "session": self.session, "plain": plain, **hello}
             await comm.write(hello)
             wire: Wire = taken_over(comm) if plain else StreamWire(comm)
-            beats = await first_beats(self.address, connection_args) if plain else None
+            pulse = Pulse(self.address, connection_args)
+            watched = (plain or self.address.startswith("tls://")) and await pulse.begin()
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller of the first op is told
             there.set_exception(error)
             return
         self._wire = wire
         threading.Thread(target=self._listen, args=(wire, there), name=f"eagerloop-{self.device}", daemon=True).start()
-        watching = asyncio.ensure_future(watch(self, connection_args, beats)) if plain else None
+        watching = asyncio.ensure_future(pulse.watch(self)) if watched else None
         try:
             while self.lost is None:
                 await asyncio.sleep(TIDY)
@@ -250,8 +251,7 @@ class Link:
         finally:
             if watching is not None:
                 watching.cancel()
-            if beats is not None:
-                beats[1].close()  # one that is cancelled before it has begun closes nothing
+            pulse.close()  # a watch that is cancelled before it has begun closes nothing
 
     # On the thread that reads
 
