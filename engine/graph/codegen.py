@@ -13,7 +13,7 @@ in its namespace.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any

@@ -101,7 +101,9 @@ class _Joiner:
         for device in list(self._open):
             self._close(device)
         kept = [self._moved.get(slot, slot) for slot in self._kept]
-        return Segmented(schedule(self._done, kept), self._slots, {k: v for k, v in self._moved.items() if k in self._kept})
+        return Segmented(
+            schedule(self._done, kept), self._slots, {k: v for k, v in self._moved.items() if k in self._kept}
+        )
 
     def _device_of(self, step: Step) -> Device | None:
         """The device whose segment a step belongs to: what names no device follows its operands."""

@@ -172,9 +172,14 @@ class Session:
         return wanted, GraphRun(AsyncDispatcher(core, policy, None, group), schedule, values, nbytes, moved)
 
     def _joined(
-        self, key: tuple[Hashable, Hashable, frozenset[int]], core: Core, plain: Schedule, values: list[Any], wanted: Fetches
+        self,
+        key: tuple[Hashable, Hashable, frozenset[int]],
+        core: Core,
+        plain: Schedule,
+        values: list[Any],
+        wanted: Fetches,
     ) -> tuple[Schedule, Mapping[int, int]]:
-        """The schedule with its segments joined, where a device of the executor takes such; `values` gets their slots."""
+        """The schedule with its segments joined, where a device takes such, and moved slots; `values` gets longer."""
         if core.devices.on_host:
             return plain, {}
         takes = takers(plain.steps, core.devices.serving)

@@ -107,7 +107,6 @@ class Slice:
             self._backlog.slices += 1
         backlog = self._backlog
         in_place = IN_PLACE and queue.on_host
-        straight = None if queue.on_host else queue.starting.straight
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -117,20 +116,16 @@ class Slice:
                 moved = True
                 if in_place and self._run_brief(ends, until):
                     break
-                if straight is not None and straight.applies():
-                    straight.take(ends, self.deal_with)
-                elif pending and self._take_one(until):
+                if pending and self._take(ends, until):
                     break
-            elif straight is not None and straight.launch():
-                moved = True
             elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
             if perf_counter() > ends:
                 break
         if self.early:
             self._take_off_early()
-        if straight is not None and not pending:  # nothing else would call for the next slice
-            straight.launch()
+        if not pending:  # then nothing else would call for the next slice
+            moved = queue.starting.straight.launch() or moved
         return moved or self._completions.completed > before
 
     def run_in_order(self, ends: float, until: Cell) -> bool:
@@ -165,7 +160,7 @@ class Slice:
             moved = True
             self._look_at_arrived()
         starts = queue.starting.wanted  # read once: where it comes after the walk, what is demanded is not known yet
-        if queue.demands.can_walk(before_start=starts) and (queue.on_host or not queue.starting.straight.applies()):
+        if queue.demands.can_walk(before_start=starts) and not queue.starting.straight.applies():
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = starts = True  # what was demanded may be the next now
@@ -174,6 +169,14 @@ class Slice:
         return moved
 
     # Records on the queue, in dispatch order
+
+    def _take(self, ends: float, until: Cell | None) -> bool:
+        """Deal with what stands first on the queue, one record or several; whether `until` is settled."""
+        straight = self._queue.starting.straight
+        if not straight.applies():
+            return self._take_one(until)
+        straight.take(ends, self.deal_with)
+        return False
 
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""

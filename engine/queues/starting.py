@@ -340,4 +340,3 @@ def _runs(backend: Backend[Any], op: Op) -> bool:
         return bool(backend.runs(op.name, op.kernel))
     except Exception:  # noqa: BLE001
         return True
-

@@ -48,8 +48,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 """From each state those that may follow.
 
-A PARKED record may be launched together with what it waits for, a QUEUED one right off the queue. Back to READY, or to PARKED, goes what an interrupt or
-a fork kept from being done.
+A PARKED record may be launched together with what it waits for, a QUEUED one right off the queue. Back to READY, or to
+PARKED, goes what an interrupt or a fork kept from being done.
 """
 
 

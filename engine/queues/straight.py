@@ -21,7 +21,6 @@ from handles.cell import PENDING, Cell
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
-    from engine.queues.lane import Lane
     from engine.queues.starting import Starting
 
 
@@ -31,18 +30,18 @@ class Straight:
     def __init__(self, queue: DeviceQueue, starting: Starting) -> None:
         self._queue = queue
         self._starting = starting
-        self._batch: Batch | None = None
-
-    def is_open(self) -> bool:
-        """Tell whether records were taken that are not launched yet."""
-        return self._batch is not None
+        self._on_host = queue.on_host
+        self.batch: Batch | None = None
+        """The open one: its records are not launched yet."""
 
     def start_over(self) -> None:
         """In a forked child: what was to be launched will not be."""
-        self._batch = None
+        self.batch = None
 
     def applies(self) -> bool:
         """Tell whether records may go this way now."""
+        if self._on_host:
+            return False
         queue, starting = self._queue, self._starting
         most = starting.lookahead()
         if most == 1 or queue.strict or queue.held or not queue.pending:
@@ -55,20 +54,20 @@ class Straight:
 
     def take(self, ends: float, deal_with: Callable[[Cell], None]) -> None:
         """Take what stands first on the queue, until then; `deal_with` gets what has to be set aside."""
-        queue, starting = self._queue, self._starting
-        if self._batch is None:
-            self._batch = starting.new_batch(starting.device_lane())
+        starting = self._starting
+        if self.batch is None:
+            self.batch = starting.new_batch(starting.device_lane())
         try:
-            if self._collect(self._batch, ends, deal_with):
+            if self._collect(self.batch, ends, deal_with):
                 self.launch()
         except BaseException:  # an interrupt: they are launched another time
-            batch, self._batch = self._batch, None
+            batch, self.batch = self.batch, None
             starting.take_back(batch.entries if batch is not None else ())
             raise
 
     def launch(self) -> bool:
         """Have the open batch submitted; whether there was one."""
-        batch, self._batch = self._batch, None
+        batch, self.batch = self.batch, None
         if batch is None:
             return False
         if batch.entries:

@@ -20,7 +20,7 @@ from typing import Any
 
 BEAT = b"!"
 CONNECTION, LISTENER = b"+", b"="
-"""What the worker says with a socket that it gives: what that is. A listener comes with facts, as `framed` writes them."""
+"""What the worker says with a socket that it gives. A listener comes with facts, as `framed` writes them."""
 QUIET = 30.0
 """Seconds after which a connection with TLS is closed where nothing has come."""
 LOOK = 1.0

@@ -37,10 +37,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def secure_cluster(
-    certificate: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, int]]:
-    """A scheduler with one worker, which take no connection without a certificate: its address, the worker's process."""
+def secure_cluster(certificate: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A scheduler with a worker, which ask each other for certificates: its address, and the process of the worker."""
     cert, key = certificate
     folder = tmp_path_factory.mktemp("dask")
     tls = ["--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key]

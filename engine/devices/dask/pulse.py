@@ -1,9 +1,9 @@
 """The pulse of a worker: how the client finds out that one is silent, although no connection has broken.
 
 A second connection asks every half second, and a small process beside the worker answers (`engine.remote.pulse`), since
-a kernel may keep the worker's interpreter lock for long. The worker gives it a plain TCP connection; with TLS it listens
-on a port of its own, with the worker's certificate. Where it cannot be reached, the system's own probes find out where
-the network is cut, but not where a process stands still.
+a kernel may keep the worker's interpreter lock for long. The worker gives it a plain TCP connection; with TLS, that
+process listens on a port of its own, with the worker's certificate. Where it cannot be reached, the system's own probes
+find out where the network is cut, but not where a process stands still.
 """
 
 from __future__ import annotations

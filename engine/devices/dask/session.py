@@ -172,7 +172,7 @@ class Session:
                     "(Config.device_count says how many are expected)"
                 )
             with suppress(TimeoutError):
-                self.client.wait_for_workers(device.index + 1, timeout=1.0)
+                self.client.wait_for_workers(device.index + 1, timeout=min(1.0, WORKER_SECONDS))
             found = [each for each in self._known_workers() if each not in self.workers]
             self.workers = [*self.workers, *found]  # a number stays that of the worker that had it first
         return self.workers[device.index]
