@@ -55,15 +55,15 @@ class Straight:
     def take(self, ends: float, deal_with: Callable[[Cell], None]) -> None:
         """Take what stands first on the queue, until then; `deal_with` gets what has to be set aside."""
         starting = self._starting
-        if self.batch is None:
-            self.batch = starting.new_batch(starting.device_lane())
+        batch = self.batch = self.batch or starting.new_batch(starting.device_lane())
         try:
-            if self._collect(self.batch, ends, deal_with):
-                self.launch()
+            complete = self._collect(batch, ends, deal_with)
         except BaseException:  # an interrupt: they are launched another time
-            batch, self.batch = self.batch, None
-            starting.take_back(batch.entries if batch is not None else ())
+            self.batch = None
+            starting.take_back(batch.entries)
             raise
+        if complete:
+            self.launch()
 
     def launch(self) -> bool:
         """Have the open batch submitted; whether there was one."""

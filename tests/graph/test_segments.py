@@ -27,7 +27,7 @@ class Taking(SteppedBackend):
         self.given: list[tuple[str, int]] = []
         self._refused = refused
 
-    def runs(self, name: str, kernel: Any) -> bool:
+    def runs(self, name: str, kernel: object) -> bool:
         return name not in self._refused
 
     def submit(self, device: Device, records: Sequence[Record]) -> None:
@@ -56,7 +56,7 @@ async def test_what_one_device_computes_is_one_record(backend: Taking) -> None:
     with graph.as_default():
         fed = engine.placeholder(np.float64, (3,))
         with engine.device(T0):
-            y = fed
+            y: Any = fed
             for _ in range(10):
                 y = ops.tanh(y) * 2 + np.arange(3.0)
         total = ops.sum(y)  # names no device: where its operand is
