@@ -35,6 +35,7 @@ from engine.dispatch.executor import Core, State
 from engine.dispatch.placement import Placement, check_copies, describe_copy, place
 from engine.dispatch.records import handle_of, handles_of, make_record, new
 from engine.failures import INTERNAL, describe_op, site, throw, user_frame
+from engine.memory.snapshots import is_shared
 from engine.queues.base import ARRAY, Queue, check_may_block
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.hooks import hooks
@@ -283,10 +284,12 @@ class AsyncDispatcher(Dispatcher):
         op: Op = record.op
         if len(queue.pending) >= queue.room or self.core.flow.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
-        nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
+        copies = [each for each in made if isinstance(each, np.ndarray)]
         try:
-            if nbytes >= BYTES_COUNTED:
-                self.core.flow.hold_bytes(record, nbytes)
+            if sum(each.nbytes for each in copies) >= BYTES_COUNTED:
+                shared = [each for each in copies if is_shared(each)]
+                own = sum(each.nbytes for each in copies if not is_shared(each))
+                self.core.flow.hold_bytes(record, own, shared)
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)
