@@ -66,7 +66,7 @@ def is_shared(array: Array) -> bool:
 
 
 def have_same_bytes(array: Array, other: Array) -> bool:
-    """Tell whether two arrays of one shape and dtype have the same bytes, whatever numbers these are.
+    """Tell whether two arrays of one shape and dtype have the same bytes: a NaN is equal to itself, 0.0 is not -0.0.
 
     Where they are not contiguous, each in the same order, and elements are not of 1, 2, 4 or 8 bytes, the answer is
     False without a look.
