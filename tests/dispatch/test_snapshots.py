@@ -215,7 +215,7 @@ CALLS: dict[str, Callable[[Any, Any, Any, Any], object]] = {
     "put_along_axis": lambda h, v, i, m: np.put_along_axis(h, i, v, 0),
     "at": lambda h, v, i, m: np.add.at(h, i, v),
     "where of a ufunc": lambda h, v, i, m: np.add(h, v, where=m, out=h),
-    "out of a function": lambda h, v, i, m: np.add.reduce(h, out=ops.zeros(()), where=m),
+    "out of a function": lambda h, v, i, m: np.cumsum(h, out=h),
     "reduceat": lambda h, v, i, m: np.add.reduceat(h, i),
     "interp": lambda h, v, i, m: np.interp(h, i, v),
     "average": lambda h, v, i, m: np.average(h, weights=v),
