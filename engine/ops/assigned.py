@@ -24,6 +24,8 @@ from handles.views import ndim_of
 
 Array = np.ndarray[Any, Any]
 
+_AS_THEY_ARE = (Handle, bool, int, float, complex, np.generic)
+
 
 def assigned(x: Handle | Array, key: object, value: Any) -> Any:
     """The operand for a value that is written to `x[key]`; `key` is an index without slots, or the name of a field.
@@ -58,7 +60,7 @@ def element(x: Handle, value: Any) -> Any:
 
 def _is_operand(value: Any) -> bool:
     """Tell whether a value is taken as it is: the kernel's own `setitem` packs numbers, and casts arrays."""
-    if isinstance(value, Handle | bool | int | float | complex | np.generic):
+    if isinstance(value, _AS_THEY_ARE):
         return True
     if isinstance(value, np.ndarray):
         return not holds_objects(value.dtype)
@@ -70,7 +72,7 @@ def _convert(way: Callable[[object, np.dtype[Any]], Array], value: Any, dtype: n
     frame = user_frame(3)
     if isinstance(value, np.ndarray):
         value = unmasked(value)
-    converted: Array = call_at(frame.f_code, frame.f_lasti, way, (value, dtype), {}, frame.f_globals)
+    converted: Array = call_at(frame.f_code, frame.f_lasti, way, (value, dtype), {})
     converted.setflags(write=False)  # it is the operand's own: no snapshot is needed
     return converted
 

@@ -83,14 +83,21 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
 _EQUALITIES = frozenset({np.equal, np.not_equal})
 
 
-def _check_loop(ufunc: np.ufunc, inputs: tuple[object, ...]) -> None:
+def _check_loop(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> None:
     """Raise at the call what NumPy raises for dtypes that cannot be compared.
 
     The operator of an array, which calls the ufunc, looks for that error: it then answers for each element.
     """
-    known = [described(each) for each in inputs]
-    if None not in known and any(dtype_of(each).kind not in "biufc" for each in known):
-        ufunc.resolve_dtypes((*map(dtype_of, known), None))
+    dtypes = []
+    for each in inputs:
+        value = each._cell.value if isinstance(each, Handle) else each
+        if not isinstance(value, np.ndarray):
+            known = described(each)
+            if known is None:
+                return
+        dtypes.append(value.dtype if isinstance(value, np.ndarray) else dtype_of(known))
+    if any(dtype.kind not in "biufc" for dtype in dtypes):
+        ufunc.resolve_dtypes((*dtypes, None))
 
 
 def _with_axis(kwargs: dict[str, object]) -> dict[str, object]:

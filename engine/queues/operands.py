@@ -64,6 +64,7 @@ def is_array_like(value: Any) -> bool:
 
 
 _AS_THEY_ARE = frozenset({bool, int, float, complex, str, bytes, type(None), slice, range, np.ndarray})
+_NEVER_CHANGED = (Handle, np.ndarray, np.generic, tuple, type)
 
 
 def settled(value: object) -> object:
@@ -72,7 +73,7 @@ def settled(value: object) -> object:
     A buffer (an `array.array`, a `bytearray`), or an object with the array interface, becomes the array that NumPy
     would make of it when the op runs; a sequence of another class (a `deque`) becomes a list.
     """
-    if value.__class__ in _AS_THEY_ARE or isinstance(value, Handle | np.ndarray | np.generic | tuple | type):
+    if value.__class__ in _AS_THEY_ARE or isinstance(value, _NEVER_CHANGED):
         return value
     if not is_array_like(value) or is_chunked(value):
         return value
