@@ -253,9 +253,9 @@ class Cell:
     lasti: int
     value: Any
     waiters: list[Waiter] | None
-    """Called when it is settled: of those who wait for this one."""
+    """Functions of those who wait for it, each called when it is settled."""
     group: Group | None
-    """What counts it until it is settled: a scope, a request."""
+    """The scope, or the request, that counts it until it is settled."""
     rare: Rare | None
 
     @property

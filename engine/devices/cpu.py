@@ -12,7 +12,7 @@ from engine.devices.base import Array, Backend, Device, Record
 from engine.memory.buffers import Lease
 from engine.memory.layout import forwards
 from engine.memory.references import HELD_BY_ADOPTERS, HELD_BY_CELL, others
-from engine.memory.snapshots import snapshots
+from engine.memory.snapshots import SHARED, snapshots
 from engine.threads.pool import workers
 from handles.operands import MASKED
 
@@ -143,7 +143,9 @@ def snapshot(array: Array) -> Array:
     if array.__class__ is not np.ndarray:
         array = plain(array)
     checked(array)
-    return array if is_frozen(array) else snapshots.take(array, _copied)
+    if is_frozen(array):
+        return array
+    return _copied(array) if array.nbytes < SHARED else snapshots.take(array, _copied)
 
 
 def _copied(array: Array) -> Array:
