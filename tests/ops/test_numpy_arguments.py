@@ -426,10 +426,16 @@ def test_arrays_beside_a_handle_are_taken_and_left_as_they_are(name: str, mode: 
     """Each operand in turn is a handle, the others are arrays, which can be written to afterwards."""
     function = FUNCTIONS[name]
     call, wanted = expected(name)[0]
-    operands: list[np.ndarray[Any, Any]] = []
-    as_handles(function, call, lambda array: operands.append(array) or array)  # type: ignore[func-returns-value]
+    operands: list[Any] = []
+
+    def count(array: Any) -> Any:
+        operands.append(array)
+        return array
+
+    as_handles(function, call, count)
     for chosen in range(len(operands)):
-        numbers, others = iter(range(len(operands))), []
+        numbers = iter(range(len(operands)))
+        others: list[np.ndarray[Any, Any]] = []
 
         def replace(array: Any, chosen: int = chosen, numbers: Any = numbers, others: Any = others) -> Any:
             if next(numbers) == chosen:
