@@ -107,7 +107,7 @@ class Recorder:
                 needs = and_one(needs, need) if needs else need
         home: Any = record.home
         name, rare = record.op.name, record.rare
-        held = 0 if rare is None else rare.nbytes
+        held = 0 if rare is None else rare.copied
         source = None if name is not TRANSFER or operands[0].__class__ is not Cell else operands[0].home.device_name
         device, code, lasti = home.device_name, record.code, record.lasti
         self.write((DISPATCHED, perf_counter(), id(record), name, device, code, lasti, needs, held, source))

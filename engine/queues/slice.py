@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.base.op import SMALL_NS, WATCHED, Op
+from engine.base.op import WATCHED
 from engine.base.warned import REFUSES
 from engine.devices.cpu import checked
+from engine.queues.costs import Costs
 from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
@@ -48,37 +49,6 @@ A_FEW = range(8)
 """Records between two looks at the clock."""
 UNREADY = (Pending, Failure)
 ARRAY = np.ndarray  # of a module with a `__getattr__`, where a look-up takes long
-
-
-class Costs:
-    """How much slower than estimated the ops of one device have turned out to be."""
-
-    __slots__ = ("slow",)
-
-    def __init__(self) -> None:
-        self.slow: dict[Op, float] = {}
-
-    def is_large(self, op: Op, values: list[Any], params: dict[str, Any] | None) -> bool:
-        """Tell whether an op is a worker's. Where the estimate cannot tell, the kernel says what is wrong."""
-        try:
-            return self.slow.get(op, 1.0) * op.cost.estimate(values, params or {}) > SMALL_NS
-        except Exception:  # noqa: BLE001
-            return not op.known
-
-    def took(self, op: Op, nanoseconds: float) -> None:
-        """Learn from an op that ran in place and took much longer than it may: next time it is a worker's."""
-        if nanoseconds > 2 * SMALL_NS:
-            self.slow[op] = self.slow.get(op, 1.0) * min(nanoseconds / SMALL_NS, 16.0)
-
-    def took_elsewhere(self, op: Op, nanoseconds: float) -> None:
-        """Learn from a worker, which ran what could have run in place: something else had made the op slow once."""
-        factor = self.slow.get(op)
-        if factor is not None and nanoseconds < SMALL_NS:
-            factor *= max(nanoseconds / SMALL_NS, 0.25)
-            if factor > 1.0:
-                self.slow[op] = factor
-            else:
-                del self.slow[op]
 
 
 class Slice:
@@ -117,7 +87,7 @@ class Slice:
                 moved = True
                 if in_place and self._run_brief(ends, until):
                     break
-                if pending and self._take_one(until):
+                if pending and self._take(ends, until):
                     break
             elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
@@ -125,10 +95,12 @@ class Slice:
                 break
         if self.early:
             self._take_off_early()
+        if not pending:  # then nothing else would call for the next slice
+            moved = queue.starting.straight.launch() or moved
         return moved or self._completions.completed > before
 
     def run_alone(self, ends: float, cell: Cell) -> bool:
-        """Run one small record at once, whatever stands before it; False where it is none, or not ready.
+        """Run one small record before all that stands ahead of it; False where it is none, or not ready.
 
         For the task that awaits what it has just dispatched: it stands last on the queue then, and is taken off there.
         """
@@ -176,7 +148,7 @@ class Slice:
             moved = True
             self._look_at_arrived()
         starts = queue.starting.wanted  # read once: where it comes after the walk, what is demanded is not known yet
-        if queue.demands.can_walk(before_start=starts):
+        if queue.demands.can_walk(before_start=starts) and not queue.starting.straight.applies():
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = starts = True  # what was demanded may be the next now
@@ -185,6 +157,14 @@ class Slice:
         return moved
 
     # Records on the queue, in dispatch order
+
+    def _take(self, ends: float, until: Cell | None) -> bool:
+        """Deal with what stands first on the queue, one record or several; whether `until` is settled."""
+        straight = self._queue.starting.straight
+        if not straight.applies():
+            return self._take_one(until)
+        straight.take(ends, self.deal_with)
+        return False
 
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""
