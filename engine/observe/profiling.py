@@ -129,7 +129,8 @@ class Profile:
         Also what was fused, what was waited for, and how late the event loop was. `limit` is how many rows each table
         shows, those that took longest.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        given: object = limit
+        if not isinstance(given, int) or given < 1:
             raise ValueError(f"limit must be a positive integer, the rows of each table, but got {limit!r}")
         return tables.summary(self.ops, self.lags, self.stalls, self.span, self._dropped, limit)
 

@@ -108,7 +108,8 @@ class Recorder:
         home: Any = record.home
         name, rare = record.op.name, record.rare
         held = 0 if rare is None else rare.copied
-        source = None if name is not TRANSFER or operands[0].__class__ is not Cell else operands[0].home.device_name
+        origin: Any = operands[0].home if name is TRANSFER and operands[0].__class__ is Cell else None
+        source = None if origin is None else origin.device_name
         device, code, lasti = home.device_name, record.code, record.lasti
         self.write((DISPATCHED, perf_counter(), id(record), name, device, code, lasti, needs, held, source))
 
