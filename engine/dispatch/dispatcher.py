@@ -231,6 +231,21 @@ class AsyncDispatcher(Dispatcher):
             queue.schedule()
         return handle_of(cell, AsyncHandle)
 
+    def dispatch_cells(self, op: Op, cells: tuple[Cell, ...]) -> AsyncHandle | None:
+        """Dispatch an op of cells of one queue for the caller's caller; None where that takes more than a record."""
+        queue = self.queue
+        if cells[0].home is not queue or not (queue.on_host and self.plain) or errstate() is not DEFAULT_ERRSTATE:
+            return None
+        frame = frame_at(3)
+        while INTERNAL in frame.f_globals and frame.f_back is not None:
+            frame = frame.f_back
+        cell = self.put(queue, op, cells, None, frame.f_code, frame.f_lasti)
+        if not queue.scheduled:
+            queue.schedule()
+        handle = new(AsyncHandle)
+        handle._cell = cell
+        return handle
+
     def put(
         self,
         queue: DeviceQueue,

@@ -48,24 +48,29 @@ def merge(
     compiled: CompiledReplay | None = None,
     *,
     quick: bool = False,
+    known: bool = False,
 ) -> Op:
     """Make an op that takes the slots `inputs` and gives the slots `outputs`, by running these steps in order.
 
     `costs` has the estimated nanoseconds of each step, None where a shape is not known. `compiled` is used where it
-    can be; with `quick`, the op is run in place without another look at it.
+    can be; with `quick`, the op is run in place without another look at it, and with `known` its arguments are those
+    that the chain is for.
     """
     total = sum(filter(None, costs)) if all(cost is not None for cost in costs) else math.inf
     kernel = straight_line(plan, steps, inputs, outputs, name)
+    if compiled is not None:
+        kernel = compiled.kernel_for_known(kernel) if known else compiled.kernel(kernel)
+    brief = total <= SMALL_NS / 2 if compiled is None or not quick else compiled.is_brief
     return Op(
         name,
-        kernel if compiled is None else compiled.kernel(kernel),
+        kernel,
         infer=_inference(plan, steps, inputs, outputs),
         cost=_cost(costs, steps) if compiled is None else _compiled_cost(costs, steps, compiled),
         view=any(step.op.memory.view for step in steps)
         or not {slot for step in steps for slot in step.outputs()}.issuperset(outputs),
         blas=any(step.op.cost.blas for step in steps),
         small=UNLIMITED if total <= SMALL_NS or quick else 0,
-        brief=UNLIMITED if total <= SMALL_NS / 2 or quick else None,
+        brief=UNLIMITED if brief else -1 if quick else None,
         outputs=len(outputs),
     )
 

@@ -24,6 +24,7 @@ from engine.graph.codegen import cost_of, merge, traced
 from engine.graph.compiled import CompiledReplay
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
+from engine.graph.shortcut import Shortcut
 from engine.graph.steps import Slots, Step
 from handles.cell import Cell
 
@@ -62,6 +63,7 @@ class Replay:
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
         self.compiled = CompiledReplay(plan, self.captured) if self.follows_inputs else None
         """The steps as one compiled call, where they are a chain of elementwise ops."""
+        self._shortcut: Shortcut | None = None
         self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
 
     @cached_property
@@ -77,12 +79,22 @@ class Replay:
         """All steps as one op that is computed in place by one compiled call; None where it cannot be, or not yet."""
         return self._quick if self.compiled is not None and self.compiled.is_quick(arrays) else None
 
-    def _merged_whole(self, *, quick: bool) -> Op | None:
+    def shortcut(self) -> Shortcut | None:
+        """What recognizes calls that are nothing but one compiled call of arrays of one queue; None where none are."""
+        compiled = self.compiled
+        if self._shortcut is None and compiled is not None and compiled.is_ready():
+            op = self._merged_whole(quick=True, known=True) if len(self.plan.outputs) == 1 else None
+            if op is not None and compiled.takes and not self.captured:
+                self._shortcut = Shortcut(op, compiled)
+        return self._shortcut
+
+    def _merged_whole(self, *, quick: bool, known: bool = False) -> Op | None:
         plan = self.plan
         if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
             return None
         inputs = (*range(plan.inputs), *self.captured)
-        return merge(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled, quick=quick)
+        names = inputs, plan.outputs, self._name, self.compiled
+        return merge(plan, plan.steps, self._costs, *names, quick=quick, known=known)
 
     @cached_property
     def traced(self) -> Op | None:

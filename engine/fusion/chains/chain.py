@@ -9,13 +9,14 @@ to those who asked for it, to be computed in another way; nothing has happened t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import thread_time_ns
 from typing import Any
 
 import numpy as np
 
-from engine.fusion.chains.key import ChainKey
+from engine.fusion.chains.calling import prepare
+from engine.fusion.chains.key import ChainKey, kinds_of
 from engine.fusion.chains.layout import Layout, laid_out
 from engine.fusion.chains.matching import Matcher, matcher
 from engine.fusion.fused import NATIVE_BLOCK_BYTES, ONE_PASS_BYTES
@@ -85,31 +86,28 @@ class Chain:
         code = self.entry.code
         if code is None:
             return None
-        timed = self.ns > WATCHED_NS
-        began = thread_time_ns() if timed else 0
-        outcomes = self._called(code, arrays, scalars, Frames.in_place)
-        if timed and outcomes is not None:
+        if self.ns <= WATCHED_NS:
+            return self._called(code, arrays, scalars)
+        began = thread_time_ns()
+        outcomes = self._called(code, arrays, scalars)
+        if outcomes is not None:
             self.ns += (thread_time_ns() - began - self.ns) / 4
         return outcomes
 
     def compute_on(self, threads: int, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on so many threads, this one included, none of which is a loop's; as `compute` does."""
         code = self.entry.code
-        if code is None:
-            return None
-        return self._called(code, arrays, scalars, lambda frames, head: frames.shared(head, threads))
+        return None if code is None else self._called(code, arrays, scalars, threads)
 
     def _called(
-        self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], call: Callable[[Frames, bytes], bool]
+        self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], threads: int | None = None
     ) -> list[Any] | None:
         frames = self._frames
         if frames is None:
-            frames = self._frames = Frames(self.layout, code)
-        layout = self.layout
-        walked, outcomes = layout.operands(arrays)
-        partials = [np.empty(frames.blocks, np.int64) for _ in self.structure.reductions]
-        head = layout.pack(*map(id, walked), *map(id, partials), *[scalars[number] for number in layout.scalars])
-        if not call(frames, head) or (partials and not self._reduce(outcomes, partials)):
+            frames = self._frames = Frames(self.layout, code, len(kinds_of(self.key)), len(scalars))
+        head, outcomes, partials = frames.prepare(arrays, scalars)
+        done = frames.in_place(head) if threads is None else frames.shared(head, threads)
+        if not done or (partials and not self._reduce(outcomes, partials)):
             self.failures += 1
             return None
         self.failures = 0
@@ -141,7 +139,7 @@ class Frames:
     It refers to the loops of the code by their addresses: it is used while the code is held.
     """
 
-    def __init__(self, layout: Layout, code: Code) -> None:
+    def __init__(self, layout: Layout, code: Code, arrays: int, scalars: int) -> None:
         group, walk = layout.group, layout.walk
         one_pass = len(code.stages.stages) == 1 and not code.stages.slots
         block_bytes = ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES
@@ -153,6 +151,7 @@ class Frames:
         self._walk, self._direct = code.walk, code.direct
         self.blocks = len(walk)
         """Blocks that the walk is cut into."""
+        self.prepare = prepare(layout, arrays, scalars, self.blocks)
         self._kept = np.ascontiguousarray(walk.table), np.zeros(len(walk), np.uint8)
         table, redo = self._kept
         slot_bytes = slot_bytes_of(walk, layout.description)
@@ -167,6 +166,8 @@ class Frames:
 
     def in_place(self, head: bytes) -> bool:
         """Walk all blocks under the interpreter lock; False where one has to be computed in NumPy's way."""
+        if not self._scratch_bytes:
+            return not self._direct(head + self._tail, 0, None)
         scratch = _scratch_of(self._scratch_bytes)  # held: another thread may come and take a larger one
         return not self._direct(head + self._tail, scratch.address, None)
 
