@@ -239,7 +239,20 @@ class AsyncDispatcher(Dispatcher):
         frame = frame_at(3)
         while INTERNAL in frame.f_globals and frame.f_back is not None:
             frame = frame.f_back
-        cell = self.put(queue, op, cells, None, frame.f_code, frame.f_lasti)
+        cell = Cell()  # as `put` does
+        cell.op = op
+        cell.args = cells
+        cell.home = queue
+        cell.code = frame.f_code
+        cell.lasti = frame.f_lasti
+        cell.value = PENDING
+        cell.params = cell.waiters = cell.rare = None
+        pending = queue.pending
+        if len(pending) >= queue.room:
+            self.core.make_room(queue, op.name)
+        if self.tell is not None:
+            self.tell(cell, cells)
+        pending.append(cell)
         if not queue.scheduled:
             queue.schedule()
         handle = new(AsyncHandle)

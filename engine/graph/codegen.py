@@ -25,6 +25,7 @@ from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeD
 from engine.base.traced import Traced, TracedStep
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
+from engine.fusion.chains.chain import Chain
 from engine.graph.compiled import CompiledReplay
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimize import Plan
@@ -48,30 +49,38 @@ def merge(
     compiled: CompiledReplay | None = None,
     *,
     quick: bool = False,
-    known: bool = False,
 ) -> Op:
     """Make an op that takes the slots `inputs` and gives the slots `outputs`, by running these steps in order.
 
     `costs` has the estimated nanoseconds of each step, None where a shape is not known. `compiled` is used where it
-    can be; with `quick`, the op is run in place without another look at it, and with `known` its arguments are those
-    that the chain is for.
+    can be; with `quick`, the op is run in place without another look at it.
     """
     total = sum(filter(None, costs)) if all(cost is not None for cost in costs) else math.inf
     kernel = straight_line(plan, steps, inputs, outputs, name)
-    if compiled is not None:
-        kernel = compiled.kernel_for_known(kernel) if known else compiled.kernel(kernel)
-    brief = total <= SMALL_NS / 2 if compiled is None or not quick else compiled.is_brief
     return Op(
         name,
-        kernel,
+        kernel if compiled is None else compiled.kernel(kernel),
         infer=_inference(plan, steps, inputs, outputs),
         cost=_cost(costs, steps) if compiled is None else _compiled_cost(costs, steps, compiled),
         view=any(step.op.memory.view for step in steps)
         or not {slot for step in steps for slot in step.outputs()}.issuperset(outputs),
         blas=any(step.op.cost.blas for step in steps),
         small=UNLIMITED if total <= SMALL_NS or quick else 0,
-        brief=UNLIMITED if brief else -1 if quick else None,
+        brief=-1 if quick else UNLIMITED if total <= SMALL_NS / 2 else None,
         outputs=len(outputs),
+    )
+
+
+def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str, *, brief: bool) -> Op:
+    """Make the op of all steps of a plan of one output, for arguments that are known to be what the chain is for."""
+    inputs = range(plan.inputs)
+    return Op(
+        name,
+        compiled.kernel_for_known(chain, straight_line(plan, plan.steps, inputs, plan.outputs, name)),
+        infer=_inference(plan, plan.steps, inputs, plan.outputs),
+        cost=lambda values, params: compiled.cost(chain.ns),
+        small=UNLIMITED,
+        brief=UNLIMITED if brief else -1,
     )
 
 

@@ -27,9 +27,6 @@ from handles.cell import Cell
 
 Array = np.ndarray[Any, Any]
 
-BRIEF_NS = 25_000
-"""Estimated nanoseconds up to which a call runs among ops between which the clock is not looked at."""
-
 
 class CompiledReplay:
     """The chain that the steps of a plan are, for arguments that lie row by row in memory."""
@@ -66,40 +63,31 @@ class CompiledReplay:
                 return False
         return len(arrays) == len(self._kinds)
 
-    def is_ready(self) -> bool:
-        """Tell whether the chain was met, and a call of it may be computed in place now."""
+    def ready_chain(self) -> Chain | None:
+        """The chain, where it was met and a call of it may be computed in place now."""
         chain = self._chain
-        return chain is not None and chain.is_ready and chain.ns <= LONGEST_NS and chains.active
+        return chain if chain is not None and chain.is_ready and chain.ns <= LONGEST_NS and chains.active else None
 
     @property
     def takes(self) -> Sequence[Kind]:
         """The dtype, shape and strides of each argument that the chain is for; none where the steps are no chain."""
         return () if self._key is None else self._kinds
 
-    @property
-    def is_brief(self) -> bool:
-        """Tell whether several calls of the chain in a row take no longer than a slice."""
-        return self._chain is not None and self._chain.ns <= BRIEF_NS
-
     def cost(self, otherwise: float) -> float:
         """Estimated nanoseconds, as they are compared with what an op may take in place; a chain may take longer."""
         chain = self._chain
         return otherwise if chain is None else chain.ns * SMALL_NS / LONGEST_NS
 
-    def kernel_for_known(self, one_by_one: Kernel) -> Kernel:
+    def kernel_for_known(self, chain: Chain, one_by_one: Kernel) -> Kernel:
         """As `kernel`, for arguments that were compared with `takes` before, in the default error state."""
         constants, scalars = tuple(self._constants), self._scalars
         (result,) = self._results
 
         def kernel(*arrays: Any) -> Any:
-            chain = self.chain()
-            if chain is not None:
-                outcomes = chain.compute((*arrays, *constants) if constants else arrays, scalars)
-                if outcomes is not None:
-                    return outcomes[result]
-            return one_by_one(*arrays)
+            outcomes = chain.compute((*arrays, *constants) if constants else arrays, scalars)
+            return one_by_one(*arrays) if outcomes is None else outcomes[result]
 
-        return kernel
+        return chain.call(len(self._kinds), constants, scalars, one_by_one) or kernel
 
     def kernel(self, one_by_one: Kernel) -> Kernel:
         """The kernel that computes the chain where it can, and calls the steps one by one where it cannot."""

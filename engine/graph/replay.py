@@ -20,7 +20,7 @@ from typing import Any
 from engine.base.op import SMALL_NS, Op
 from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
-from engine.graph.codegen import cost_of, merge, traced
+from engine.graph.codegen import cost_of, known_call, merge, traced
 from engine.graph.compiled import CompiledReplay
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
@@ -81,20 +81,21 @@ class Replay:
 
     def shortcut(self) -> Shortcut | None:
         """What recognizes calls that are nothing but one compiled call of arrays of one queue; None where none are."""
-        compiled = self.compiled
-        if self._shortcut is None and compiled is not None and compiled.is_ready():
-            op = self._merged_whole(quick=True, known=True) if len(self.plan.outputs) == 1 else None
-            if op is not None and compiled.takes and not self.captured:
-                self._shortcut = Shortcut(op, compiled)
+        compiled, known = self.compiled, self._shortcut
+        chain = None if compiled is None else compiled.ready_chain()
+        if compiled is None or chain is None or (known is not None and known.chain is chain):
+            return known
+        if compiled.takes and not self.captured and len(self.plan.outputs) == 1:
+            ops = [known_call(self.plan, compiled, chain, self._name, brief=brief) for brief in (False, True)]
+            self._shortcut = Shortcut(chain, compiled.takes, *ops)
         return self._shortcut
 
-    def _merged_whole(self, *, quick: bool, known: bool = False) -> Op | None:
+    def _merged_whole(self, *, quick: bool) -> Op | None:
         plan = self.plan
         if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
             return None
         inputs = (*range(plan.inputs), *self.captured)
-        names = inputs, plan.outputs, self._name, self.compiled
-        return merge(plan, plan.steps, self._costs, *names, quick=quick, known=known)
+        return merge(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled, quick=quick)
 
     @cached_property
     def traced(self) -> Op | None:

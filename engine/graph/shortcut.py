@@ -16,8 +16,9 @@ import numpy as np
 
 from engine.base.op import Op
 from engine.dispatch.dispatcher import AsyncDispatcher
+from engine.fusion.chains.chain import LONGEST_NS, Chain
 from engine.fusion.chains.key import Kind
-from engine.graph.compiled import CompiledReplay
+from engine.fusion.native.natives import natives
 from engine.runtime.current import current
 from handles.cell import Cell
 from handles.pending import AsyncHandle
@@ -26,23 +27,32 @@ Recognize = Callable[[Sequence[object]], "tuple[Cell, ...] | None"]
 """The cells of arguments; None where they are others."""
 
 
+BRIEF_NS = 30_000
+"""Nanoseconds up to which a call runs among ops between which the clock is not looked at."""
+
+
 class Shortcut:
     """The short way of calls whose arguments are those of one trace, and which a compiled chain computes."""
 
-    __slots__ = ("_compiled", "_op", "_recognize")
+    __slots__ = ("_brief", "_op", "_recognize", "chain")
 
-    def __init__(self, op: Op, compiled: CompiledReplay) -> None:
+    def __init__(self, chain: Chain, takes: Sequence[Kind], op: Op, brief: Op) -> None:
+        self.chain = chain
         self._op = op
-        self._compiled = compiled
-        self._recognize = recognizer(compiled.takes)
+        self._brief = brief
+        self._recognize = recognizer(takes)
 
     def dispatch(self, args: Sequence[object]) -> AsyncHandle | None:
         """Dispatch a call that user code made through one function; None, and nothing done, where it is another one."""
         cells = self._recognize(args)
-        if cells is None or not self._compiled.is_ready():
+        chain = self.chain
+        ns = chain.ns
+        if cells is None or not chain.is_ready or ns > LONGEST_NS or not natives.enabled:
             return None
         dispatcher = current()
-        return dispatcher.dispatch_cells(self._op, cells) if dispatcher.__class__ is AsyncDispatcher else None
+        if dispatcher.__class__ is not AsyncDispatcher:
+            return None
+        return dispatcher.dispatch_cells(self._brief if ns <= BRIEF_NS else self._op, cells)
 
 
 def recognizer(kinds: Sequence[Kind]) -> Recognize:

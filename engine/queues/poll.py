@@ -103,6 +103,14 @@ class Poll:
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Suspend until the cell has a value or a failure, having demanded it."""
+        if cell.value is PENDING and self._is_next(cell):
+            try:
+                yield  # the drive that is scheduled comes before this task goes on
+            except CancelledError as error:
+                tell_interrupted(error, self._queue.awaited_by(cell))
+                raise
+            if hooks.deliver is not None:
+                hooks.deliver()
         if cell.value is not PENDING:
             return
         timeout = self._queue.owner.timeout
@@ -125,6 +133,19 @@ class Poll:
             self._queue.withdraw(demand)
             if hooks.deliver is not None:
                 hooks.deliver()
+
+    def _is_next(self, cell: Cell) -> bool:
+        """Tell whether the next turn of the loop is likely to compute a cell: then to demand it would take longer."""
+        queue = self._queue
+        return (
+            queue.scheduled
+            and running_loop() is queue.driver.loop
+            and 0 < len(queue.pending) <= NEARLY_DONE
+            and entry_of(cell) is None
+            and queue.on_host
+            and not queue.strict
+            and not queue.held
+        )
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""

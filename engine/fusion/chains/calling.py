@@ -47,6 +47,43 @@ def prepare(layout: Layout, arrays: int, scalars: int, blocks: int) -> Prepare:
     return written
 
 
+Call = Callable[..., Any]
+"""Computes the one result of a chain, given its arrays one by one."""
+
+
+def call_in_place(
+    layout: Layout, arrays: int, constants: Sequence[Array], scalars: Sequence[Any], around: dict[str, Any]
+) -> Call:
+    """Write the code that computes a chain of one result, given so many arrays; the others, and scalars, are constants.
+
+    `around` has the names of the code that is called, `direct`, and the rest of its frame, `tail`; and what is told of
+    a call: `chain`, `entry`, `natives`. It also has `otherwise`, which is called where the code is not there any more
+    (which is not `code` then), or says that NumPy would have warned.
+    """
+    ((_, shape, dtype, order),) = layout.outputs
+    names = around | {"empty": np.empty, "pack": layout.pack, "ordered": buffers.array}
+    names |= {"shape": shape, "dtype": dtype, "order": order}
+    names |= {f"x{arrays + number}": constant for number, constant in enumerate(constants)}
+    names |= {f"s{number}": scalar for number, scalar in enumerate(scalars)}
+    packed = [*(f"id(x{number})" for number in layout.inputs), "id(result)", *(f"s{each}" for each in layout.scalars)]
+    arguments = "".join(f"x{number}, " for number in range(arrays))
+    lines = [
+        f"def call({arguments}):",
+        f" if entry.code is not code: return otherwise({arguments})",
+        f" result = {'empty(shape, dtype)' if order is None else 'ordered(shape, dtype, order)'}",
+        f" if direct(pack({', '.join(packed)}) + tail, 0, None):",
+        "  chain.failures += 1",
+        f"  return otherwise({arguments})",
+        " chain.failures = 0",
+        " entry.used = True",
+        " natives.hits += 1",
+        " return result",
+    ]
+    exec(compile("\n".join(lines), "<call of a chain>", "exec"), names)
+    written: Call = names.pop("call")
+    return written
+
+
 def _unpacked(arrays: int, scalars: int) -> list[tuple[str, str]]:
     """Names for the arrays and the scalars, and where they come from."""
     given = [("".join(f"x{number}, " for number in range(arrays)), "arrays")]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.fusion.chains.calling import prepare
+from engine.fusion.chains.calling import Call, call_in_place, prepare
 from engine.fusion.chains.key import ChainKey, kinds_of
 from engine.fusion.chains.layout import Layout, laid_out
 from engine.fusion.chains.matching import Matcher, matcher
@@ -76,7 +76,7 @@ class Chain:
     @property
     def is_ready(self) -> bool:
         """True if its code is there, and its calls are worth it."""
-        return self.entry.code is not None and not self.is_hopeless
+        return self.entry.code is not None and self.failures < PATIENCE
 
     def compute(self, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on this thread, which may be a loop's.
@@ -94,6 +94,19 @@ class Chain:
             self.ns += (thread_time_ns() - began - self.ns) / 4
         return outcomes
 
+    def call(self, arrays: int, constants: Sequence[Array], scalars: Sequence[Any], otherwise: Call) -> Call | None:
+        """What computes it in place, given so many arrays one by one; its last ones, and its scalars, are the same.
+
+        `otherwise` is called with them where that is not possible. None for a chain of several results, and for one
+        that takes long, or needs more than its frame.
+        """
+        code, outputs = self.entry.code, self.layout.outputs
+        if code is None or self.ns > WATCHED_NS or self.structure.reductions or len(outputs) != 1 or code.stages.slots:
+            return None
+        frames = self._framed(code, scalars)
+        around = {"chain": self, "entry": self.entry, "natives": self._natives, "otherwise": otherwise, "code": code}
+        return call_in_place(self.layout, arrays, constants, scalars, around | frames.names)
+
     def compute_on(self, threads: int, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on so many threads, this one included, none of which is a loop's; as `compute` does."""
         code = self.entry.code
@@ -102,9 +115,7 @@ class Chain:
     def _called(
         self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], threads: int | None = None
     ) -> list[Any] | None:
-        frames = self._frames
-        if frames is None:
-            frames = self._frames = Frames(self.layout, code, len(kinds_of(self.key)), len(scalars))
+        frames = self._frames or self._framed(code, scalars)
         head, outcomes, partials = frames.prepare(arrays, scalars)
         done = frames.in_place(head) if threads is None else frames.shared(head, threads)
         if not done or (partials and not self._reduce(outcomes, partials)):
@@ -114,6 +125,11 @@ class Chain:
         self.entry.used = True
         self._natives.hits += 1
         return outcomes
+
+    def _framed(self, code: Code, scalars: Sequence[Any]) -> Frames:
+        if self._frames is None:
+            self._frames = Frames(self.layout, code, len(kinds_of(self.key)), len(scalars))
+        return self._frames
 
     def _reduce(self, outcomes: list[Any], partials: list[Array]) -> bool:
         """Make the results of reductions; False where NumPy would have warned, or another order might matter."""
@@ -163,6 +179,11 @@ class Frames:
         assert library is not None
         frame[code.frame.header(Frame.YIELD)] = library.give_way
         self._shared_tail = frame[code.frame.changing :].tobytes()
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What code that is written for a chain calls in place, without scratch memory; and the rest of its frame."""
+        return {"direct": self._direct, "tail": self._tail}
 
     def in_place(self, head: bytes) -> bool:
         """Walk all blocks under the interpreter lock; False where one has to be computed in NumPy's way."""
