@@ -24,7 +24,7 @@ from engine.devices.cpu import checked
 from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
-from engine.queues.in_place import InPlaceChains
+from engine.queues.in_place import SEVERAL, InPlaceChains
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
@@ -114,6 +114,10 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
+                if self._plain and IN_PLACE and len(pending) >= SEVERAL and self._chains.run_several():
+                    if (until is not None and until.value is not PENDING) or perf_counter() > ends:
+                        break
+                    continue
                 if in_place and self._run_brief(ends, until):
                     break
                 if pending and self._take_one(until):
@@ -134,13 +138,13 @@ class Slice:
         queue = self._queue
         if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
             return False
+        pending, chains = self._pending, self._chains
         with queue.lock:
+            if len(pending) >= SEVERAL and chains.run_several() and until.value is not PENDING:
+                return True
             if self._run_brief(ends, until):
                 return True
-            if not self._pending or not self._chains.run():
-                return False
-            self._take_off_done()
-            return until.value is not PENDING
+            return bool(pending) and chains.run() and until.value is not PENDING
 
     def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
         """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
@@ -177,20 +181,12 @@ class Slice:
         if not pending:
             return False
         if self._plain and IN_PLACE and self._chains.run():
-            self._take_off_done()
             return until is not None and until.value is not PENDING
         cell = pending[0]  # taken off only when it is dealt with: an interrupt loses nothing
         self.deal_with(cell)
         early.discard(id(cell))
         pending.popleft()
         return cell is until and cell.value is not PENDING
-
-    def _take_off_done(self) -> None:
-        """Take records off the front of the queue that have ended, which would keep their results."""
-        pending = self._pending
-        while pending and pending[0].value is not PENDING and pending[0].waiters is None:
-            self.early.discard(id(pending[0]))
-            pending.popleft()
 
     def _take_off_early(self) -> None:
         """Take what was demanded and dealt with off the front of the queue, which would keep its result.

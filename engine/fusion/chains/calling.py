@@ -57,8 +57,8 @@ def call_in_place(
     """Write the code that computes a chain of one result, given so many arrays; the others, and scalars, are constants.
 
     `around` has the names of the code that is called, `direct`, and the rest of its frame, `tail`; and what is told of
-    a call: `chain`, `entry`, `natives`. It also has `otherwise`, which is called where the code is not there any more
-    (which is not `code` then), or says that NumPy would have warned.
+    a call: `chain`, `entry`, `natives`. It also has `otherwise`, which is called where the code is not there any more,
+    or says that NumPy would have warned.
     """
     ((_, shape, dtype, order),) = layout.outputs
     names = around | {"empty": np.empty, "pack": layout.pack, "ordered": buffers.array}
@@ -69,7 +69,8 @@ def call_in_place(
     arguments = "".join(f"x{number}, " for number in range(arrays))
     lines = [
         f"def call({arguments}):",
-        f" if entry.code is not code: return otherwise({arguments})",
+        " code = entry.code",  # held as long as it is called
+        f" if code is None: return otherwise({arguments})",
         f" result = {'empty(shape, dtype)' if order is None else 'ordered(shape, dtype, order)'}",
         f" if direct(pack({', '.join(packed)}) + tail, 0, None):",
         "  chain.failures += 1",

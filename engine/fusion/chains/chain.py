@@ -104,7 +104,7 @@ class Chain:
         if code is None or self.ns > WATCHED_NS or self.structure.reductions or len(outputs) != 1 or code.stages.slots:
             return None
         frames = self._framed(code, scalars)
-        around = {"chain": self, "entry": self.entry, "natives": self._natives, "otherwise": otherwise, "code": code}
+        around = {"chain": self, "entry": self.entry, "natives": self._natives, "otherwise": otherwise}
         return call_in_place(self.layout, arrays, constants, scalars, around | frames.names)
 
     def compute_on(self, threads: int, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
