@@ -66,12 +66,12 @@ def merge(
         or not {slot for step in steps for slot in step.outputs()}.issuperset(outputs),
         blas=any(step.op.cost.blas for step in steps),
         small=UNLIMITED if total <= SMALL_NS or quick else 0,
-        brief=-1 if quick else UNLIMITED if total <= SMALL_NS / 2 else None,
+        brief=UNLIMITED if total <= SMALL_NS / 2 or quick else None,
         outputs=len(outputs),
     )
 
 
-def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str, *, brief: bool) -> Op:
+def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str) -> Op:
     """Make the op of all steps of a plan of one output, for arguments that are known to be what the chain is for."""
     inputs = range(plan.inputs)
     return Op(
@@ -80,7 +80,7 @@ def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str, *,
         infer=_inference(plan, plan.steps, inputs, plan.outputs),
         cost=lambda values, params: compiled.cost(chain.ns),
         small=UNLIMITED,
-        brief=UNLIMITED if brief else -1,
+        brief=UNLIMITED,
     )
 
 

@@ -55,7 +55,7 @@ class CompiledReplay:
     def is_quick(self, arrays: Sequence[object]) -> bool:
         """Tell whether there is a chain for these arguments, all of which are there, that may be computed in place."""
         chain = self.chain()
-        if chain is None or chain.ns > LONGEST_NS:
+        if chain is None or not chain.may_hold_loop():
             return False
         for array, kind in zip(arrays, self._kinds, strict=False):  # what is captured comes after the arguments
             value = array._cell.value if isinstance(array, Handle) else array

@@ -86,8 +86,7 @@ class Replay:
         if compiled is None or chain is None or (known is not None and known.chain is chain):
             return known
         if compiled.takes and not self.captured and len(self.plan.outputs) == 1:
-            ops = [known_call(self.plan, compiled, chain, self._name, brief=brief) for brief in (False, True)]
-            self._shortcut = Shortcut(chain, compiled.takes, *ops)
+            self._shortcut = Shortcut(chain, compiled.takes, known_call(self.plan, compiled, chain, self._name))
         return self._shortcut
 
     def _merged_whole(self, *, quick: bool) -> Op | None:

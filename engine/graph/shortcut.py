@@ -27,32 +27,24 @@ Recognize = Callable[[Sequence[object]], "tuple[Cell, ...] | None"]
 """The cells of arguments; None where they are others."""
 
 
-BRIEF_NS = 30_000
-"""Nanoseconds up to which a call runs among ops between which the clock is not looked at."""
-
-
 class Shortcut:
     """The short way of calls whose arguments are those of one trace, and which a compiled chain computes."""
 
-    __slots__ = ("_brief", "_op", "_recognize", "chain")
+    __slots__ = ("_op", "_recognize", "chain")
 
-    def __init__(self, chain: Chain, takes: Sequence[Kind], op: Op, brief: Op) -> None:
+    def __init__(self, chain: Chain, takes: Sequence[Kind], op: Op) -> None:
         self.chain = chain
         self._op = op
-        self._brief = brief
         self._recognize = recognizer(takes)
 
     def dispatch(self, args: Sequence[object]) -> AsyncHandle | None:
         """Dispatch a call that user code made through one function; None, and nothing done, where it is another one."""
         cells = self._recognize(args)
         chain = self.chain
-        ns = chain.ns
-        if cells is None or not chain.is_ready or ns > LONGEST_NS or not natives.enabled:
+        if cells is None or not chain.is_ready or not natives.enabled or chain.ns > LONGEST_NS:
             return None
         dispatcher = current()
-        if dispatcher.__class__ is not AsyncDispatcher:
-            return None
-        return dispatcher.dispatch_cells(self._brief if ns <= BRIEF_NS else self._op, cells)
+        return dispatcher.dispatch_cells(self._op, cells) if dispatcher.__class__ is AsyncDispatcher else None
 
 
 def recognizer(kinds: Sequence[Kind]) -> Recognize:

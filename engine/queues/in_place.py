@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.base.op import WATCHED
-from engine.fusion.chains.chain import LONGEST_NS, Chain
+from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, Site, chains
 from engine.queues.finding import Found, found_among
 from engine.queues.hooks import hooks
@@ -130,10 +130,7 @@ class InPlaceChains:
         return found if found.is_whole() else found_among(found.first_part())
 
     def _compute(self, chain: Chain, arrays: Sequence[Any], scalars: Sequence[Any]) -> list[Any] | None:
-        if chain.ns > LONGEST_NS:
-            chain.ns *= 0.98  # it may have been slow for another reason: after some time it is tried again
-            return None
-        return chain.compute(arrays, scalars)
+        return chain.compute(arrays, scalars) if chain.may_hold_loop() else None
 
     def _compute_matched(
         self, chain: Chain, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]

@@ -279,6 +279,8 @@ class Slice:
                     source.popleft()
                     if cell is until:
                         return True
+                    if op.brief > WATCHED:
+                        break  # a function, which may take longer than all others
                 if perf_counter() > ends:
                     return True
         finally:

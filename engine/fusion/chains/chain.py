@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 
 NOTED = {"divide", "over", "invalid"}
 """The errors that NumPy warns of by default; compiled code needs the last one also where two NaNs may meet."""
-LONGEST_NS = 400_000
+LONGEST_NS = 500_000
 """Nanoseconds that a chain may take in place."""
 PATIENCE = 4
 """Calls in a row that had to be done again, after which the chain is computed in another way for good."""
@@ -78,6 +78,13 @@ class Chain:
         """True if its code is there, and its calls are worth it."""
         return self.entry.code is not None and self.failures < PATIENCE
 
+    def may_hold_loop(self) -> bool:
+        """Tell whether a call takes so little time that the thread of a loop may compute it."""
+        if self.ns <= LONGEST_NS:
+            return True
+        self.ns *= 0.98  # it may have been slow for another reason: after some time it is tried again
+        return False
+
     def compute(self, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on this thread, which may be a loop's.
 
@@ -91,7 +98,8 @@ class Chain:
         began = thread_time_ns()
         outcomes = self._called(code, arrays, scalars)
         if outcomes is not None:
-            self.ns += (thread_time_ns() - began - self.ns) / 4
+            more = thread_time_ns() - began - self.ns
+            self.ns += more / (8 if more > 0 else 2)  # what else a machine does makes a call longer, never shorter
         return outcomes
 
     def call(self, arrays: int, constants: Sequence[Array], scalars: Sequence[Any], otherwise: Call) -> Call | None:
