@@ -78,12 +78,13 @@ class InPlaceChains:
         if known is not None:
             match = known.match(self._pending)
             return match is not None and self._compute_matched(known, *match)
-        if self._chains.rests(site):
+        aside = site[0], ~site[1]  # where larger operands come from the same place, they are looked at nevertheless
+        if self._chains.rests(aside):
             return False
-        if self._is_worthwhile(FEWEST_OF_SEVERAL) and self._look_up(site, SEVERAL):
+        if self._is_worthwhile(FEWEST_OF_SEVERAL, FEWEST - 1) and self._look_up(site, SEVERAL):
             return True
         self._passed = 0
-        self._chains.rest(site)
+        self._chains.rest(aside)
         return False
 
     def _look_up(self, site: Site, least: int = 2) -> bool:
@@ -112,7 +113,7 @@ class InPlaceChains:
         head = self._pending[0]
         return head.code, head.lasti
 
-    def _is_worthwhile(self, fewest: int) -> bool:
+    def _is_worthwhile(self, fewest: int, most: int = MOST) -> bool:
         """Tell whether the first record on the queue may begin a chain, as far as its own operands tell."""
         head = self._pending[0]
         if head.rare is not None or not head.op.fusion.fusable:
@@ -123,7 +124,7 @@ class InPlaceChains:
                 value = value.value
             if value.__class__ is _ARRAY and value.size > size:
                 size = value.size
-        return fewest <= size <= MOST
+        return fewest <= size <= most
 
     def _found(self) -> Found:
         found = found_among(islice(self._pending, LENGTH))

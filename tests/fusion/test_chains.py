@@ -14,7 +14,7 @@ import engine
 from engine import ops
 from engine.base.op import op_of
 from engine.fusion.chains import chains as module
-from engine.fusion.chains.chain import Chain, Frames
+from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, State
 from engine.fusion.chains.key import kinds_of, steps_of
 from engine.fusion.native import llvm
@@ -380,7 +380,7 @@ def test_code_that_is_being_executed_outlives_its_entry() -> None:
     assert chain.entry.code is None  # another one has taken its place
     assert chain.compute([np.ones(3)], []) is None
     llvm.dispose()
-    outcomes = chain._called(code, [np.ones(3)], [], Frames.in_place)
+    outcomes = chain._called(code, [np.ones(3)], [])
     assert outcomes is not None
     assert outcomes[-1].tolist() == [4.0] * 3
     before = len(llvm._alive)
