@@ -73,10 +73,11 @@ class InPlaceChains:
 
     def run_several(self) -> bool:
         """The same for a chain of several records, whose operands may be smaller; what is none is seldom looked at."""
-        site = self._site()
+        pending = self._pending
+        site = pending[0].code, pending[0].lasti
         known = self._chains.at(site)
         if known is not None:
-            match = known.match(self._pending)
+            match = known.match(pending)
             return match is not None and self._compute_matched(known, *match)
         aside = site[0], ~site[1]  # where larger operands come from the same place, they are looked at nevertheless
         if self._chains.rests(aside):
@@ -148,13 +149,14 @@ class InPlaceChains:
             self._tell_and_complete(cells, outcomes)
             self._take_off()
             return True
-        completions, take_off = self._queue.completions, self._pending.popleft
-        for cell, outcome in zip(cells, outcomes, strict=True):
-            if outcome.__class__ is _ARRAY or cell.waiters is not None:
-                _complete(cell, outcome)
-        for _ in cells:
+        for number in chain.kept:
+            _complete(cells[number], outcomes[number])
+        take_off = self._pending.popleft
+        for cell in cells:
+            if cell.waiters is not None:  # a scope waits for each of its ops
+                _complete(cell, outcomes[cells.index(cell)])
             take_off()
-        completions.completed += len(cells)
+        self._queue.completions.completed += len(cells)
         return True
 
     def _complete_found(self, cells: Sequence[Cell], outcomes: Sequence[Any]) -> None:

@@ -106,7 +106,6 @@ class Slice:
         if until is None:  # what is run for one task that awaits does not count
             self._backlog.slices += 1
         backlog = self._backlog
-        in_place = IN_PLACE and queue.on_host
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -114,13 +113,7 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
-                if self._plain and IN_PLACE and len(pending) >= SEVERAL and self._chains.run_several():
-                    if (until is not None and until.value is not PENDING) or perf_counter() > ends:
-                        break
-                    continue
-                if in_place and self._run_brief(ends, until):
-                    break
-                if pending and self._take_one(until):
+                if self._take_some(ends, until):
                     break
             elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
@@ -171,6 +164,18 @@ class Slice:
         return moved
 
     # Records on the queue, in dispatch order
+
+    def _take_some(self, ends: float, until: Cell | None) -> bool:
+        """Deal with some of the records on the queue; whether the time is up, or what the thread drives for is settled.
+
+        A chain counts as one of them.
+        """
+        pending = self._pending
+        if len(pending) >= SEVERAL and self._plain and IN_PLACE and self._chains.run_several():
+            return until is not None and until.value is not PENDING
+        if IN_PLACE and self._queue.on_host and self._run_brief(ends, until):
+            return True
+        return bool(pending) and self._take_one(until)
 
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""

@@ -58,6 +58,8 @@ class Chain:
         self._frames: Frames | None = None
         self.match: Matcher = matcher(key)
         """Recognizes the chain in the records at the front of a queue."""
+        self.kept = [number for number, step in enumerate(self.layout.group.steps) if step.keep]
+        """The steps whose results are there after a call."""
         self.failures = 0
         """Calls in a row that had to be done again."""
         self.ns = self.layout.ns
