@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.inference import infer_cell
 from engine.base.loops import CancelledError, Waiter, asyncio_loop, current_task, running_loop
-from engine.base.op import ShapeDtype
+from engine.base.op import WATCHED, ShapeDtype
 from engine.queues import reading
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
 from engine.queues.hooks import hooks
+from engine.queues.in_place import SEVERAL
 from engine.queues.records import entry_of, record_of
 from engine.queues.slice import SLICE
 from engine.queues.waiting import block_until, blockers, check_not_waiting_for_itself, tell_interrupted, timed_out
@@ -55,7 +56,7 @@ class Poll:
         if not queue.scheduled or now < driver.turn_ends:
             if not self._slice.run_in_order(now + SLICE, cell):
                 driver.drive_now(SLICE, cell, now)
-        else:
+        elif cell.op.brief <= WATCHED and len(queue.pending) < SEVERAL:  # neither a function nor a long chain
             # One wait of a task gets overtime: the task that got it last may not have suspended since.
             task = id(current_task(loop))
             if task != self._last_task:
