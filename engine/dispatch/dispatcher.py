@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from sys import _getframe as frame_at
 from time import perf_counter
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from engine.base.op import Op, Params
 from engine.base.sites import hide_frames, hide_traceback, render_apart
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Device
-from engine.devices.cpu import checked
+from engine.devices.cpu import checked, snapshot
 from engine.dispatch.copies import TRANSFER, copying_op, keep_copy, living_copy
 from engine.dispatch.executor import Core, State
 from engine.dispatch.placement import Placement, check_copies, describe_copy, place
@@ -42,7 +42,7 @@ from engine.queues.operands import SCALARS, operand
 from engine.queues.waiting import block_until
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate, scope_var
 from handles.base import Handle
-from handles.cell import PENDING, Cell, Failure, pending_cell
+from handles.cell import PENDING, Cell, Failure, Group, pending_cell
 from handles.eager import EagerHandle
 from handles.pending import AsyncHandle
 
@@ -57,13 +57,6 @@ ABSENT: Any = object()
 """Stands for the second operand of an op that has one only."""
 
 OPEN = State.OPEN
-
-
-class Group(Protocol):
-    """A scope that counts the ops dispatched inside it."""
-
-    def admit(self, cell: Cell) -> None:
-        """Count an op."""
 
 
 class Dispatcher:
@@ -178,7 +171,8 @@ class AsyncDispatcher(Dispatcher):
     def __init__(self, core: Core, policy: DevicePolicy, device: Device | None, group: Group | None) -> None:
         super().__init__(core, policy, device, group)
         self.queue = core.queues[core.default_device]
-        self.plain = device is None and group is None and not core.config.log_device_placement
+        self.plain = device is None and not core.config.log_device_placement
+        self._device = self.queue.device
         self.look_at_hooks()
 
     def dispatch(self, op: Op, left: Any, right: Any = ABSENT, params: Params | None = None) -> Handle:
@@ -186,12 +180,16 @@ class AsyncDispatcher(Dispatcher):
         x1, x2 = left, right
         if x1.__class__ is AsyncHandle:
             x1 = x1._cell
-            near = x1.home is queue
+            near = x1.home is queue or self._is_here(x1)
         else:
             near = x1.__class__ in SCALARS
+            if x1.__class__ is ARRAY and x1.nbytes < BYTES_COUNTED:
+                x1, near = snapshot(x1), True
         if x2.__class__ is AsyncHandle:
             x2 = x2._cell
-            near = near and x2.home is queue
+            near = near and (x2.home is queue or self._is_here(x2))
+        elif x2.__class__ is ARRAY and x2.nbytes < BYTES_COUNTED:
+            x2 = snapshot(x2)
         elif x2 is not ABSENT:
             near = near and x2.__class__ in SCALARS
         if near and self.plain and op.plain and errstate() is DEFAULT_ERRSTATE:
@@ -206,10 +204,13 @@ class AsyncDispatcher(Dispatcher):
             cell.code = frame.f_code
             cell.lasti = frame.f_lasti
             cell.value = PENDING
-            cell.waiters = cell.rare = None
+            cell.waiters = cell.group = cell.rare = None
             pending = queue.pending
+            group = self.group
             if len(pending) >= queue.room:
-                self.core.make_room(queue, op.name)
+                self.core.make_room(queue, op.name, admitted=group is not None)
+            if group is not None:
+                group.admit(cell)
             tell = self.tell
             if tell is not None:
                 tell(cell, cell.args)
@@ -246,10 +247,12 @@ class AsyncDispatcher(Dispatcher):
         cell.code = frame.f_code
         cell.lasti = frame.f_lasti
         cell.value = PENDING
-        cell.params = cell.waiters = cell.rare = None
+        cell.params = cell.waiters = cell.group = cell.rare = None
         pending = queue.pending
         if len(pending) >= queue.room:
-            self.core.make_room(queue, op.name)
+            self.core.make_room(queue, op.name, admitted=self.group is not None)
+        if self.group is not None:
+            self.group.admit(cell)
         if self.tell is not None:
             self.tell(cell, cells)
         pending.append(cell)
@@ -271,11 +274,18 @@ class AsyncDispatcher(Dispatcher):
         """Put an op that needs nothing but its operands on a queue: `dispatch` has a copy of this on its fast path."""
         cell = pending_cell(op, operands, params, queue, code, lasti)
         if len(queue.pending) >= queue.room:
-            self.core.make_room(queue, op.name)
+            self.core.make_room(queue, op.name, admitted=self.group is not None)
+        if self.group is not None:
+            self.group.admit(cell)
         if self.tell is not None:
             self.tell(cell, operands)
         queue.push(cell)
         return cell
+
+    def _is_here(self, cell: Cell) -> bool:
+        """Tell whether a value of another executor is in this host's memory already, on a device of the same name."""
+        home: Any = cell.home
+        return home.device is self._device and home.on_host and cell.value.__class__ is ARRAY
 
     def _all_on_one(self, args: tuple[object, ...]) -> tuple[tuple[Any, ...], DeviceQueue | None]:
         """Take the cells of the operands, and their queue: the same for all handles; None where they are of several."""
@@ -288,7 +298,11 @@ class AsyncDispatcher(Dispatcher):
                 if queue is None and home.owner is self.core:
                     queue = home
                 elif home is not queue:
-                    return (), None
+                    if queue not in (None, self.queue) or not self._is_here(value):
+                        return (), None
+                    queue = self.queue
+            elif value.__class__ is ARRAY and value.nbytes < BYTES_COUNTED:
+                value = snapshot(value)
             elif value.__class__ not in SCALARS:
                 return (), None
             operands.append(value)
@@ -392,7 +406,7 @@ class SyncDispatcher(Dispatcher):
             cell = Cell()
             cell.op = op
             cell.args = ()
-            cell.params = cell.code = cell.waiters = cell.rare = None
+            cell.params = cell.code = cell.waiters = cell.group = cell.rare = None
             cell.home = queue
             cell.lasti = 0
             cell.value = value

@@ -21,7 +21,7 @@ from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, Site, chains
 from engine.queues.finding import Found, found_among
 from engine.queues.hooks import hooks
-from handles.cell import PENDING, Cell, call_waiters
+from handles.cell import PENDING, Cell, call_waiters, tell_group
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -50,6 +50,11 @@ class InPlaceChains:
         self._chains = known
         self._passed = 0
         """Records that are not looked at, as they are of a chain that cannot be computed in one call now."""
+
+    def may_take(self, nanoseconds: float) -> bool:
+        """Tell whether the chain that may begin with the first record on the queue may take so long."""
+        known = self._chains.at(self._site()) if len(self._pending) > 1 else None
+        return known is not None and known.ns > nanoseconds
 
     def run(self) -> bool:
         """Compute the chain that the first record on the queue begins; False, and nothing done, where there is none.
@@ -153,7 +158,7 @@ class InPlaceChains:
             _complete(cells[number], outcomes[number])
         take_off = self._pending.popleft
         for cell in cells:
-            if cell.waiters is not None:  # a scope waits for each of its ops
+            if cell.group is not None or cell.waiters is not None:  # a scope counts each of its ops
                 _complete(cell, outcomes[cells.index(cell)])
             take_off()
         self._queue.completions.completed += len(cells)
@@ -198,5 +203,7 @@ def _complete(cell: Cell, outcome: Any) -> None:
     cell.value = outcome
     cell.args = ()
     cell.params = None
+    if cell.group is not None:
+        tell_group(cell)
     if cell.waiters is not None:  # a thread may have begun to wait meanwhile
         call_waiters(cell)

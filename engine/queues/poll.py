@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.inference import infer_cell
 from engine.base.loops import CancelledError, Waiter, asyncio_loop, current_task, running_loop
-from engine.base.op import WATCHED, ShapeDtype
+from engine.base.op import SMALL_NS, WATCHED, ShapeDtype
 from engine.queues import reading
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
 from engine.queues.hooks import hooks
-from engine.queues.in_place import SEVERAL
 from engine.queues.records import entry_of, record_of
 from engine.queues.slice import SLICE
 from engine.queues.waiting import block_until, blockers, check_not_waiting_for_itself, tell_interrupted, timed_out
@@ -27,12 +26,14 @@ from handles.cell import PENDING, Cell, Failure, Unready, add_waiter, remove_wai
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
 
-OVERTIME = 0.000_05
-"""Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
+OVERTIME = 0.000_1
+"""Seconds that each task which awaits may drive when this turn of the loop has been the engine's for a slice."""
 NEARLY_DONE = 64
 """Records that may be pending for that, or for an awaited one to be run in its turn."""
 SOON = 512
 """Records that may be pending for a small one to be left to the next drives, which come to it within some slices."""
+TURNS = 4
+"""Turns of the loop that a task lets pass for a small record before it waits to be woken."""
 PATIENCE = 4 * SLICE
 """Seconds that the caller who asks for a shape waits for another drive."""
 
@@ -44,27 +45,41 @@ class Poll:
         self._queue = queue
         self._slice = queue.slice
         self._last_task = 0  # the task that got overtime last
+        self._overtime_ends = 0.0
 
     def poll(self, cell: Cell) -> bool:
         """Complete a cell that is about to be awaited, where this turn of the loop has time for that."""
         queue = self._queue
         driver = queue.driver
         loop = running_loop()
-        if loop is None or loop is not driver.loop or queue.lock.locked() or len(queue.pending) > NEARLY_DONE:
+        if loop is None or loop is not driver.loop or queue.lock.locked():
             return False
         now = perf_counter()
-        if not queue.scheduled or now < driver.turn_ends:
-            if not self._slice.run_in_order(now + SLICE, cell):
-                driver.drive_now(SLICE, cell, now)
-        elif cell.op.brief <= WATCHED and len(queue.pending) < SEVERAL:  # neither a function nor a long chain
-            # One wait of a task gets overtime: the task that got it last may not have suspended since.
+        seconds = SLICE
+        if queue.scheduled and now >= driver.turn_ends:
+            # The task that got overtime last may not have suspended since: it goes on with what is left of it.
             task = id(current_task(loop))
             if task != self._last_task:
                 self._last_task = task
-                driver.drive_now(OVERTIME, cell, now)
+                self._overtime_ends = now + OVERTIME
+            seconds = self._overtime_ends - now
+            if seconds <= 0.0 or self._takes_long(cell):
+                return False
+        nearly_done = len(queue.pending) <= NEARLY_DONE
+        done = nearly_done and self._slice.run_in_order(now + seconds, cell)
+        done = done or cell.value is not PENDING or self._slice.run_alone(now + seconds, cell)
+        if nearly_done and not done:
+            driver.drive_now(seconds, cell, now)
         if hooks.deliver is not None:
             hooks.deliver()
         return cell.value is not PENDING
+
+    def _takes_long(self, cell: Cell) -> bool:
+        """Tell whether what would be run for a cell, a function or a chain, may take longer than a task's overtime."""
+        op = cell.op
+        if op.brief > WATCHED:
+            return bool(op.cost.estimate(cell.args, cell.params or {}) > SMALL_NS / 5)
+        return self._slice.chains.may_take(OVERTIME * 1e9)
 
     def begin(self, cells: Iterable[Cell]) -> Demand | None:
         """Begin to wait for cells, in a task of the running loop: drive as long as it may, and demand the rest."""
@@ -104,15 +119,9 @@ class Poll:
 
     def wait(self, cell: Cell) -> Generator[Any, None, None]:
         """Suspend until the cell has a value or a failure, having demanded it."""
-        if cell.value is PENDING and self._is_next(cell):
-            try:
-                yield  # the drive that is scheduled comes before this task goes on
-            except CancelledError as error:
-                tell_interrupted(error, self._queue.awaited_by(cell))
-                raise
-            if hooks.deliver is not None:
-                hooks.deliver()
         if cell.value is not PENDING:
+            return
+        if (yield from self._next_turns(cell)):
             return
         timeout = self._queue.owner.timeout
         demand = self.begin([cell])
@@ -135,18 +144,33 @@ class Poll:
             if hooks.deliver is not None:
                 hooks.deliver()
 
-    def _is_next(self, cell: Cell) -> bool:
-        """Tell whether the next turn of the loop is likely to compute a cell: then to demand it would take longer."""
+    def _next_turns(self, cell: Cell) -> Generator[Any, None, bool]:
+        """Let the loop take a few turns for a small record that is ready, which costs less than to be woken for it.
+
+        One turn for others, as they may be the end of a chain. Returns whether it has run.
+        """
         queue = self._queue
-        return (
-            queue.scheduled
-            and running_loop() is queue.driver.loop
-            and 0 < len(queue.pending) <= NEARLY_DONE
-            and entry_of(cell) is None
-            and queue.on_host
-            and not queue.strict
-            and not queue.held
-        )
+        driver = queue.driver
+        for turn in range(TURNS):
+            on_loop = asyncio_loop() is driver.loop
+            if not (on_loop and queue.scheduled and not hooks.listeners):
+                return False
+            if not (self._comes_soon(cell) or (turn == 0 and self._is_next(cell))):
+                return False
+            try:
+                yield
+            except CancelledError as error:
+                tell_interrupted(error, queue.awaited_by(cell))
+                raise
+            if cell.value is not PENDING or self.poll(cell):
+                return True
+        return False
+
+    def _is_next(self, cell: Cell) -> bool:
+        """Tell whether the next drive may well compute a cell: what is pending are a few records, and it is one."""
+        queue = self._queue
+        few = 0 < len(queue.pending) <= NEARLY_DONE
+        return few and queue.on_host and not (queue.strict or queue.held) and entry_of(cell) is None
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def natives() -> Natives:
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Iterator[list[bool]]:
+def taken(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> list[bool]:
     """For each call that a shortcut was asked for, whether it took it; chains are compiled before they are needed."""
     monkeypatch.setattr("engine.graph.compiled.chains", Chains(natives, sightings=1))
     answers: list[bool] = []
@@ -40,7 +40,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Iterator[list[bo
         return handle
 
     monkeypatch.setattr(Shortcut, "dispatch", noted)
-    yield answers
+    return answers
 
 
 def steps(x: Any, y: Any) -> Any:
