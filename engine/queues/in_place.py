@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,11 @@ class InPlaceChains:
         known = self._chains.at(site)
         if known is not None:
             match = known.match(pending)
-            return match is not None and self._compute_matched(known, *match)
+            if match is None or self._compute_matched(known, *match):
+                return match is not None
+            if prod(known.layout.group.shape) >= FEWEST:  # `run` is asked for each of its records
+                self._passed = len(match[0])
+            return False
         aside = site[0], ~site[1]  # where larger operands come from the same place, they are looked at nevertheless
         if self._chains.rests(aside):
             return False
