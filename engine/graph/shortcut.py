@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.op import Op
-from engine.dispatch.dispatcher import AsyncDispatcher
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.fusion.chains.chain import LONGEST_NS, Chain
 from engine.fusion.chains.key import Kind
 from engine.fusion.native.natives import natives
