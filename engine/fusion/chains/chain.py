@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 
 NOTED = {"divide", "over", "invalid"}
 """The errors that NumPy warns of by default; compiled code needs the last one also where two NaNs may meet."""
-LONGEST_NS = 500_000
+LONGEST_NS = 600_000
 """Nanoseconds that a chain may take in place."""
 PATIENCE = 4
 """Calls in a row that had to be done again, after which the chain is computed in another way for good."""
