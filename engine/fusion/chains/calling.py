@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.base.sites import INTERNAL
 from engine.fusion.chains.layout import Layout
 from engine.memory.buffers import buffers
 
@@ -61,7 +62,7 @@ def call_in_place(
     or says that NumPy would have warned.
     """
     ((_, shape, dtype, order),) = layout.outputs
-    names = around | {"empty": np.empty, "pack": layout.pack, "ordered": buffers.array}
+    names = around | {"empty": np.empty, "pack": layout.pack, "ordered": buffers.array, INTERNAL: True}
     names |= {"shape": shape, "dtype": dtype, "order": order}
     names |= {f"x{arrays + number}": constant for number, constant in enumerate(constants)}
     names |= {f"s{number}": scalar for number, scalar in enumerate(scalars)}
