@@ -95,7 +95,7 @@ class Slice:
         return moved or self._completions.completed > before
 
     def run_alone(self, ends: float, cell: Cell) -> bool:
-        """Run one small record at once, whatever stands before it; False where it is none, or not ready.
+        """Run one small record before all that stands ahead of it; False where it is none, or not ready.
 
         For the task that awaits what it has just dispatched: it stands last on the queue then, and is taken off there.
         """

@@ -258,7 +258,7 @@ class _Running(NamedTuple):
     """It has ended when these have."""
     results: tuple[Cell, ...]
     function: Function | None
-    """What it calls, if that is a traced function."""
+    """The traced function that it calls, if it calls one."""
 
 
 def _has_objects(reply: Reply) -> bool:

@@ -3,7 +3,7 @@
 `install` is run on a worker by the first client that uses it; `serve` then has each connection to itself, `pulse` gives
 one to the process that answers for the worker, and `fetch` answers other workers. The thread of the worker's loop only
 accepts connections: a thread for each client reads its messages and does what they ask, and another one answers what is
-not answered at once. So heartbeats go on whatever a message brings.
+not answered at once. So heartbeats go on during any message.
 """
 
 from __future__ import annotations
