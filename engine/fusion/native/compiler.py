@@ -17,6 +17,7 @@ from engine.fusion.native.structure import (
     CAST,
     CONTIGUOUS,
     REPEATED,
+    STREAMED,
     WHERE,
     Frame,
     Instruction,
@@ -81,7 +82,7 @@ def _loop_of(structure: Structure, stages: Stages, index: int) -> StridedLoop:
     rounded = not facts_of(instruction.op).exact
     for ref in instruction.refs:
         # Of what does not lie side by side, some functions are computed with other instructions.
-        if rounded and ref.kind == "array" and structure.arrays[ref.number].inner != CONTIGUOUS:
+        if rounded and ref.kind == "array" and not structure.arrays[ref.number].is_contiguous:
             raise UnsupportedError(f"{instruction.op} is called with strides")
     loop = strided_loop(instruction.op, instruction.loop, strides)
     if loop is None:
@@ -100,7 +101,7 @@ def _stride(structure: Structure, stages: Stages, ref: Ref) -> int | None:
         if home.kind == "slot":
             return size
         place = home.number
-    return {CONTIGUOUS: size, REPEATED: 0}.get(structure.arrays[place].inner)
+    return {CONTIGUOUS: size, STREAMED: size, REPEATED: 0}.get(structure.arrays[place].inner)
 
 
 def _reducer(reduction: Reduction) -> StridedLoop:

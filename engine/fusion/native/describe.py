@@ -16,6 +16,7 @@ from engine.fusion.native.structure import (
     CAST,
     CONTIGUOUS,
     REPEATED,
+    STREAMED,
     STRIDED,
     WHERE,
     ArrayKind,
@@ -30,6 +31,10 @@ from engine.fusion.program import as_array
 from engine.fusion.walks import Walk
 
 Array = np.ndarray[Any, Any]
+
+STREAMED_BYTES = 32 << 20
+"""Bytes of a new result from which it is written past the caches: it would not stay there until it is read, and memory
+is spared to be read before it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,9 @@ class _Describer:
                 self._outputs[index] = len(self._arrays)
                 self._arrays.append(output)
         self._kinds = [_kind(array) for array in self._arrays]
+        for index, number in self._outputs.items():
+            if group.steps[index].over is None and self._arrays[number].nbytes >= STREAMED_BYTES:
+                self._kinds[number] = streamed(self._kinds[number])
         self._scalars: list[Array] = []
         self._origins: list[tuple[int, int]] = []
         self._instructions: list[Instruction] = []
@@ -166,7 +174,7 @@ class _Describer:
             total = _code(ufunc.reduce(np.empty(0, code)).dtype)
             ref, code = self._cast(ref, code, total), total
         array = ref.number if ref.kind == "array" else self._instructions[ref.number].output
-        if array is not None and self._kinds[array].inner != CONTIGUOUS:
+        if array is not None and not self._kinds[array].is_contiguous:
             raise UnsupportedError
         self._reductions.append(Reduction(ufunc, ref, code))
 
@@ -198,3 +206,8 @@ def _kind(array: Array) -> ArrayKind:
     if stride == array.itemsize or array.shape[-1] == 1:
         return ArrayKind(_code(array.dtype), CONTIGUOUS)
     return ArrayKind(_code(array.dtype), STRIDED if stride else REPEATED)
+
+
+def streamed(kind: ArrayKind) -> ArrayKind:
+    """The kind of an array that is written past the caches, if it can be."""
+    return kind._replace(inner=STREAMED) if kind.inner == CONTIGUOUS else kind

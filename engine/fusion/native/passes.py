@@ -31,7 +31,15 @@ class Pass:
                 if kind == "array" and structure.arrays[place].inner == REPEATED and place not in self._once:
                     value = self._elements.read(self._made.single, place, "0")
                     self._once[place] = spread(self._made, structure.arrays[place].code, value)
-        self._rows.along(self._compute)
+        streamed = sorted(self._streamed)
+        self._rows.along(self._compute, self._elements.aligned(streamed) if streamed else "0")
+
+    @property
+    def _streamed(self) -> set[int]:
+        """The arrays that this pass writes past the caches."""
+        stages = self._made.stages
+        homes = [stages.homes[index] for index in self._stage.instructions if index in stages.passing & set(stages.homes)]
+        return {home.number for home in homes if home.kind == "array" and self._elements.streams(home.number)}
 
     def _compute(self, lanes: Lanes, position: str) -> None:
         self._values = {}
@@ -57,7 +65,7 @@ class Pass:
             return
         if instruction.over:
             self._elements.keep_old(lanes, home.number, position)
-        self._elements.write(lanes, home.number, position, stored)
+        self._elements.write(lanes, home.number, position, stored, streamed=home.number in self._streamed)
 
     def _value(self, lanes: Lanes, ref: Ref, position: str) -> str:
         if ref not in self._values:

@@ -14,7 +14,7 @@ import numpy as np
 from engine.fusion.native.emit import FLOATS, bytes_of
 from engine.fusion.native.primitives import Loop, meets_nans
 
-CONTIGUOUS, REPEATED, STRIDED = "contiguous", "repeated", "strided"
+CONTIGUOUS, STREAMED, REPEATED, STRIDED = "contiguous", "streamed", "repeated", "strided"
 WHERE, CAST = "where", "cast"
 Computed = np.ufunc | str
 """The operation of an instruction: a ufunc, a choice, or a cast."""
@@ -61,7 +61,12 @@ class ArrayKind(NamedTuple):
 
     code: str
     inner: str
-    """How neighbours along the innermost axis lie: contiguous, one element repeated, or strided."""
+    """How neighbours along the innermost axis lie: contiguous, one element repeated, or strided. An array that is
+    streamed is contiguous, and written past the caches."""
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self.inner in (CONTIGUOUS, STREAMED)
 
 
 class Structure(NamedTuple):
@@ -127,6 +132,8 @@ class Stages(NamedTuple):
     backups: dict[int, int]
     """The slot that keeps what an array had, for each array that is written over."""
     slots: int
+    passing: frozenset[int]
+    """Instructions whose results no later pass over the block reads."""
 
 
 def staged(structure: Structure, inline: Callable[[Instruction], bool]) -> Stages:
@@ -165,7 +172,8 @@ def _housed(structure: Structure, stages: list[Stage]) -> Stages:
         free += [home.number for index, home in homes.items() if home.kind == "slot" and dies[index] == number]
     over = [each.output for each in structure.instructions if each.over and each.output is not None]
     backups = {output: slots + number for number, output in enumerate(over)}
-    return Stages(tuple(stages), homes, backups, slots + len(over))
+    passing = frozenset(index for index, number in born.items() if dies[index] == number)
+    return Stages(tuple(stages), homes, backups, slots + len(over), passing)
 
 
 def _last_reads(structure: Structure, born: dict[int, int], end: int) -> dict[int, int]:

@@ -16,7 +16,7 @@ from engine.fusion.native.flagging import Flagging
 from engine.fusion.native.loop_calls import LoopCalls
 from engine.fusion.native.passes import Pass
 from engine.fusion.native.rows import Rows
-from engine.fusion.native.structure import Frame, Stages, Structure
+from engine.fusion.native.structure import STREAMED, Frame, Stages, Structure
 
 NAME = "walk"
 SIGNATURE = f"i64 @{NAME}(ptr noalias %frame, ptr noalias %scratch, ptr %shared)"
@@ -51,6 +51,8 @@ class _Writer:
         self._compute(number)
         self._judge(number)
         source.label("end")
+        if any(each.inner == STREAMED for each in self._made.structure.arrays):
+            source.line("fence seq_cst")  # what was written past the caches is there before the end is told
         self._flags.clear()
         source.line(f"ret i64 {source.let('load i64, ptr %repeated')}")
         return source.text(SIGNATURE)
