@@ -20,13 +20,18 @@ from typing import Any
 import numpy as np
 
 import engine
-from benchmarks.measure import heartbeat, percentile
+from benchmarks.measure import lag_of
 from benchmarks.report import put
 from engine import ops
 from engine.fusion.native.natives import natives
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- native: written by `python -m benchmarks.native --write` -->", "<!-- end of native -->"
+
+WARMED_UP = 20
+"""Runs before the first one that counts, at most."""
+IN_A_ROW = 4
+"""Runs without anything new, after which all is known."""
 
 Array = np.ndarray[Any, Any]
 Chain = Callable[[Any, Any, Any], Any]
@@ -181,9 +186,7 @@ async def compared(chain: Chain, code: str, side: int, rounds: int) -> dict[str,
     x, y = operands(code, side)
     systems = ways(chain, x, y)
     expected = np.asarray(chain(x, y, np))
-    for _ in range(3):  # what is dispatched together varies a little, and each form is compiled once
-        assert np.asarray(await systems["compiled"]()).tobytes() == expected.tobytes()
-        await asyncio.to_thread(natives.settle)
+    await warmed(systems["compiled"], expected)
     seconds: dict[str, list[float]] = {name: [] for name in (*systems, "lag")}
     for _ in range(rounds):
         for name, way in systems.items():
@@ -191,11 +194,20 @@ async def compared(chain: Chain, code: str, side: int, rounds: int) -> dict[str,
             start = perf_counter()
             await way()
             seconds[name].append(perf_counter() - start)
-        async with heartbeat() as lags:
-            for _ in range(3):
-                await systems["compiled"]()
-        seconds["lag"].append(percentile(lags, 0.99))
+        seconds["lag"].append(await lag_of(systems["compiled"]))
     return seconds
+
+
+async def warmed(way: Way, expected: Array) -> None:
+    """Compute until nothing new comes: what is dispatched together varies a little, and each form is compiled once."""
+    known = 0
+    for _ in range(WARMED_UP):
+        before = engine.fusion_statistics().misses
+        assert np.asarray(await way()).tobytes() == expected.tobytes()
+        await asyncio.to_thread(natives.settle)
+        known = known + 1 if engine.fusion_statistics().misses == before else 0
+        if known == IN_A_ROW:
+            return
 
 
 def facts(seconds: dict[str, list[float]]) -> tuple[list[tuple[str, float, float]], float]:

@@ -26,7 +26,7 @@ from engine.fusion.native.natives import Entry, Natives
 from engine.fusion.native.structure import Frame, Structure, UnsupportedError
 from engine.fusion.program import Deviation
 from engine.fusion.reductions import reduced
-from engine.threads.pool import together
+from engine.threads.pool import hand_over, together
 
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +36,8 @@ LONGEST_NS = 400_000
 """Nanoseconds that a chain may take in place."""
 PATIENCE = 4
 """Calls in a row that had to be done again, after which the chain is computed in another way for good."""
+HANDED_OVER_NS = 4_000_000
+"""Nanoseconds of a core from which a worker lets other threads have the interpreter lock before it begins."""
 WATCHED_NS = 20_000
 """Estimated nanoseconds from which a call is timed: below, the clock would cost more than it tells."""
 
@@ -97,6 +99,8 @@ class Chain:
         code = self.entry.code
         if code is None:
             return None
+        if self.ns > HANDED_OVER_NS:
+            hand_over()
         return self._called(code, arrays, scalars, lambda frames, head: frames.shared(head, threads))
 
     def _called(

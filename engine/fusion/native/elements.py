@@ -32,6 +32,10 @@ class Elements:
         self.check(lanes, code, value)
         return value
 
+    def plain(self, lanes: Lanes, index: int, position: str) -> str:
+        """Elements of an array that the function itself has written."""
+        return as_register(lanes, self._made.structure.arrays[index].code, self._stored(lanes, index, position))
+
     def _stored(self, lanes: Lanes, index: int, position: str) -> str:
         """Elements of an array as they are in memory."""
         kind = self._made.structure.arrays[index]
@@ -78,7 +82,7 @@ class Elements:
             lanes.source.line(f"store {scalar} {element}, ptr {pointer}, align 1")
 
     def streams(self, index: int) -> bool:
-        """Tell whether vectors may be written to an array past the caches: narrower ones would be written one by one."""
+        """Tell whether vectors may be written to an array past the caches; narrow ones would be written one by one."""
         code, inner = self._made.structure.arrays[index]
         return inner == STREAMED and self._made.lanes * bytes_of(code) >= NARROWEST
 

@@ -86,9 +86,9 @@ class Rows:
             self._loop(counter, head, start, made.lanes, lambda index: element(made.vector, index))
         self._loop(counter, start, self.inner, 1, lambda index: element(made.single, index))
 
-    def count(self, stop: str, body: Callable[[str], None]) -> None:
-        """Count from nought to a number."""
-        self._loop(self._counters[-1], "0", stop, 1, body)
+    def count(self, start: str, stop: str, step: int, body: Callable[[str], None]) -> None:
+        """Count from a number to another one."""
+        self._loop(self._counters[-1], start, stop, step, body)
 
     def label(self, *names: str) -> list[str]:
         """Names of places in the function, made unique."""
