@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from engine.fusion.native.llvm import is_ending
+from engine.fusion.native.llvm import current, is_ending
 
 Job = Callable[[], None]
 """Something to do that raises nothing."""
@@ -53,6 +53,7 @@ class Background:
         return True
 
     def _work(self) -> None:
+        current.is_patient = True
         while True:
             with self._lock:
                 if not self._jobs or self._stopped or is_ending():

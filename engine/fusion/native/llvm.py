@@ -19,6 +19,8 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+from engine.threads.pool import hand_over
+
 _NICE = 10
 at_work = threading.RLock()
 """Held by the thread that calls LLVM."""
@@ -54,7 +56,24 @@ def compiled(text: str, name: str) -> bytes:
 
     if is_ending():  # while llvmlite was imported
         raise EndingError
-    return _at_low_priority(partial(_compiled, llvm, text, name))
+    work = partial(_compiled, llvm, text, name)
+    return _at_low_priority(work) if current.is_patient else work()
+
+
+class _Current(threading.local):
+    """The thread that asks."""
+
+    is_patient = False
+    """True if no other thread waits for what it does."""
+
+
+current = _Current()
+
+
+def breathe() -> None:
+    """Let the loop's thread have the interpreter, where no other thread waits for what is compiled."""
+    if current.is_patient:
+        hand_over()
 
 
 def _at_low_priority(work: Callable[[], bytes]) -> bytes:

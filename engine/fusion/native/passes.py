@@ -6,11 +6,11 @@ from engine.fusion.native.arguments import Arguments, loaded, spread
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import Lanes, bits_of, stored_type_of
+from engine.fusion.native.llvm import breathe
 from engine.fusion.native.primitives import cast, primitive
 from engine.fusion.native.reducing import Reducing
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import CAST, REPEATED, WHERE, Instruction, Ref, Stage
-from engine.threads.pool import hand_over
 
 
 class Pass:
@@ -25,6 +25,7 @@ class Pass:
         self._once: dict[int, dict[int, str]] = {}
         """Elements that are repeated along the row."""
         self._values: dict[Ref, str] = {}
+        self._streamed = self._written_past_the_caches()
 
     def write(self) -> None:
         """Write it for the row that the loops have come to."""
@@ -40,9 +41,8 @@ class Pass:
         streamed = sorted(self._streamed)
         self._rows.along(self._compute, self._elements.aligned(streamed) if streamed else "0")
 
-    @property
-    def _streamed(self) -> set[int]:
-        """The arrays that this pass writes past the caches."""
+    def _written_past_the_caches(self) -> set[int]:
+        """The arrays that this pass streams."""
         stages = self._made.stages
         if self._stage.reductions:
             return set()  # where vectors begin, is decided by what they are added up with
@@ -54,7 +54,7 @@ class Pass:
         self._values = {}
         structure = self._made.structure
         for index in self._stage.instructions:
-            hand_over()  # the loop's thread may want the interpreter
+            breathe()
             instruction = structure.instructions[index]
             operands = [self._value(lanes, ref, position) for ref in instruction.refs]
             if structure.careful and structure.meets(instruction):
