@@ -39,9 +39,9 @@ WORKER_SLICE = 0.000_1
 WORTH_NS = 500_000
 """Estimated nanoseconds above which an op is shared out among threads: waking one takes some ten thousand."""
 
-
-LONG = 0.004
-"""Seconds of work, after which a worker lets others have the interpreter lock before it goes on."""
+LONG = 0.002
+"""Seconds of work, after which a worker lets others have the interpreter lock before it goes on: the loop's thread may
+be at an expression, whose ops are to come together."""
 
 
 class Favour:
@@ -121,7 +121,7 @@ class WorkerLane:
             began = perf_counter()
             self._work_one(jobs)
             if jobs and perf_counter() - began > LONG:
-                hand_over()  # ending one and planning the next takes most of a millisecond
+                hand_over()  # to end one and to plan the next takes most of a millisecond
         self._queue.driver.schedule_next()
 
     def _work_one(self, jobs: list[Job]) -> None:
