@@ -6,12 +6,25 @@ A stack has, for each half that is being summed, how long the other one is: noug
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from engine.fusion.native.blueprint import Blueprint
+from engine.fusion.native.rows import Rows
 from engine.fusion.pairwise import SERIAL
 
 DEEPEST = 64
 """Halvings of a row, at most: each at least halves its length, rounded to eight elements."""
+
+
+class Steps(NamedTuple):
+    """What is written at each turn of the walk."""
+
+    leaf: Callable[[str, str], None]
+    """Sums the elements from a position to another one."""
+    left: Callable[[str], None]
+    """Keeps that sum, at a depth, as that of the left half."""
+    both: Callable[[str], None]
+    """Adds that sum, of the right half, to the one that was kept at a depth."""
 
 
 class Leaves:
@@ -23,27 +36,24 @@ class Leaves:
         self._depth, self._start, self._length = (let("alloca i64") for _ in range(3))
         self._others = let(f"alloca [{DEEPEST} x i64]")
 
-    def walk(
-        self,
-        length: str,
-        labels: Callable[..., list[str]],
-        leaf: Callable[[str, str], None],
-        left: Callable[[str], None],
-        both: Callable[[str], None],
-    ) -> None:
-        """Write `leaf` for the elements from a position to another; `left` keeps a sum that the other half is still to
-        be added to, at a depth, and `both` adds that one to it."""
-        source, single = self._made.source, self._made.single
-        down, split, at_leaf, up, above, turn, join, done = labels(
-            "down", "split", "leaf", "up", "above", "turn", "join", "done"
-        )
-        for place, value in ((self._depth, "0"), (self._start, "0"), (self._length, length)):
+    def walk(self, rows: Rows, steps: Steps) -> None:
+        """Write the walk over a row."""
+        source = self._made.source
+        down, up, done = rows.label("down", "up", "done")
+        for place, value in ((self._depth, "0"), (self._start, "0"), (self._length, rows.inner)):
             source.line(f"store i64 {value}, ptr {place}")
         source.line(f"br label %{down}")
+        self._go_down(rows, steps, down, up)
+        self._go_up(rows, steps, down, up, done)
+        source.label(done)
 
+    def _go_down(self, rows: Rows, steps: Steps, down: str, up: str) -> None:
+        """Split what is too long, and put the other half on the stack; sum what is not."""
+        source, single = self._made.source, self._made.single
+        split, leaf = rows.label("split", "leaf")
         source.label(down)
         count = source.let(f"load i64, ptr {self._length}")
-        self._branch(single.compare("sgt", "i64", count, str(SERIAL)), split, at_leaf)
+        self._branch(single.compare("sgt", "i64", count, str(SERIAL)), split, leaf)
         source.label(split)
         half = single.binary("and", "i64", single.binary("lshr", "i64", count, "1"), "-8")
         depth = source.let(f"load i64, ptr {self._depth}")
@@ -51,14 +61,17 @@ class Leaves:
         source.line(f"store i64 {single.binary('add', 'i64', depth, '1')}, ptr {self._depth}")
         source.line(f"store i64 {half}, ptr {self._length}")
         source.line(f"br label %{down}")
-
-        source.label(at_leaf)
+        source.label(leaf)
         start = source.let(f"load i64, ptr {self._start}")
         stop = single.binary("add", "i64", start, count)
-        leaf(start, stop)
+        steps.leaf(start, stop)
         source.line(f"store i64 {stop}, ptr {self._start}")
         source.line(f"br label %{up}")
 
+    def _go_up(self, rows: Rows, steps: Steps, down: str, up: str, done: str) -> None:
+        """Turn to the other half where it is still to be summed; else the sums of both are added up."""
+        source, single = self._made.source, self._made.single
+        above, turn, join = rows.label("above", "turn", "join")
         source.label(up)
         depth = source.let(f"load i64, ptr {self._depth}")
         self._branch(single.compare("sgt", "i64", depth, "0"), above, done)
@@ -67,15 +80,14 @@ class Leaves:
         other = source.let(f"load i64, ptr {self._other(upper)}")
         self._branch(single.compare("ne", "i64", other, "0"), turn, join)
         source.label(turn)
-        left(upper)
+        steps.left(upper)
         source.line(f"store i64 0, ptr {self._other(upper)}")
         source.line(f"store i64 {other}, ptr {self._length}")
         source.line(f"br label %{down}")
         source.label(join)
-        both(upper)
+        steps.both(upper)
         source.line(f"store i64 {upper}, ptr {self._depth}")
         source.line(f"br label %{up}")
-        source.label(done)
 
     def _other(self, depth: str) -> str:
         return self._made.at(self._others, self._made.times(depth, 8))

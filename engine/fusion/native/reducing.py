@@ -13,7 +13,7 @@ from engine.fusion.native.arguments import Arguments
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import Lanes, bytes_of, stored_type_of
-from engine.fusion.native.leaves import DEEPEST, Leaves
+from engine.fusion.native.leaves import DEEPEST, Leaves, Steps
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.rows import Element, Rows
 from engine.fusion.native.structure import REPEATED, Reduction
@@ -76,7 +76,7 @@ class Reducing:
                 first = made.source.let(f"load {stored_type_of(each.code)}, ptr {place}")
                 each.meet(made.single, first, each.load(made.single))
 
-        self._leaves.walk(rows.inner, rows.label, leaf, left, both)
+        self._leaves.walk(rows, Steps(leaf, left, both))
 
     def _places(self, depth: str) -> Sequence[tuple[Accumulator, str]]:
         """For each sum of floats, the place of that of a half."""
