@@ -27,7 +27,7 @@ from engine.fusion.native.natives import Entry, Natives
 from engine.fusion.native.structure import Frame, Structure, UnsupportedError
 from engine.fusion.program import Deviation
 from engine.fusion.reductions import reduced
-from engine.threads.pool import together
+from engine.threads.pool import hand_over, together
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +37,8 @@ LONGEST_NS = 600_000
 """Nanoseconds that a chain may take in place."""
 PATIENCE = 4
 """Calls in a row that had to be done again, after which the chain is computed in another way for good."""
+HANDED_OVER_NS = 4_000_000
+"""Nanoseconds of a core from which a worker lets other threads have the interpreter lock before it begins."""
 WATCHED_NS = 20_000
 """Estimated nanoseconds from which a call is timed: below, the clock would cost more than it tells."""
 
@@ -120,7 +122,11 @@ class Chain:
     def compute_on(self, threads: int, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on so many threads, this one included, none of which is a loop's; as `compute` does."""
         code = self.entry.code
-        return None if code is None else self._called(code, arrays, scalars, threads)
+        if code is None:
+            return None
+        if self.ns > HANDED_OVER_NS:
+            hand_over()
+        return self._called(code, arrays, scalars, threads)
 
     def _called(
         self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], threads: int | None = None
