@@ -2,7 +2,7 @@
 
 One line, the middleware, gives each request a scope: its work is dropped when the client goes, it is answered 504 when
 it takes too long and 503 when the service is full. One decorator, `engine.batched`, makes one call of many: searches
-at the same time read the catalogue once, predictions call the model once. `engine.function` makes many ops one dispatch.
+at the same time read the catalogue once, predictions call the model once. `engine.function` dispatches many ops as one.
 """
 
 import json
