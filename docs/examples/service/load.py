@@ -201,6 +201,15 @@ def processor_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def peak_megabytes(process: subprocess.Popen[bytes]) -> float:
+    """The most memory that a process has had; not a number where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), float("nan"))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
@@ -209,10 +218,12 @@ def figures(seen: Mapping[str, Answers], seconds: float) -> dict[str, float]:
     """What one load gave: rates, and times in milliseconds."""
     kinds = {name: answers for name, answers in seen.items() if name != "health"}
     rates = {f"{name} /s": len(answers.seconds) / seconds for name, answers in kinds.items()}
+    together = Answers([seconds for answers in kinds.values() for seconds in answers.seconds])
     return {
         **rates,
         "all /s": sum(rates.values()),
         **{f"{name} p50 ms": answers.percentile(0.5) for name, answers in kinds.items()},
+        "all p99 ms": together.percentile(0.99),
         "health p50 ms": seen["health"].percentile(0.5),
         "health p99 ms": seen["health"].percentile(0.99),
         "failed": float(sum(answers.failed for answers in seen.values())),
@@ -248,7 +259,8 @@ def measure(names: Sequence[str], mix: Mapping[str, int], seconds: float, rounds
                 before = processor_seconds(process)
                 found = figures(asyncio.run(load(port, mix, each)), each)
                 computed = processor_seconds(process) - before
-                taken[name].append(found | {"CPU ms a request": 1e3 * computed / max(1.0, each * found["all /s"])})
+                found["CPU ms a request"] = 1e3 * computed / max(1.0, each * found["all /s"])
+                taken[name].append(found | {"peak MB": peak_megabytes(process)})
     return {name: {row: median(one[row] for one in figures) for row in figures[0]} for name, figures in taken.items()}
 
 
