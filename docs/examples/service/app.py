@@ -66,11 +66,10 @@ async def health(request: Request) -> dict[str, Any]:
 
 
 @engine.batched(max_size=32)
-def similar(vectors: Any, *, top: int) -> tuple[Any, Any]:
-    """The rows of the catalogue most like each vector of (calls, features), and their scores: (calls, top)."""
+def similar(vectors: Any, *, top: int) -> Any:
+    """The rows of the catalogue most like each vector of (calls, features), and their scores: (calls, top) each."""
     scores = np.matmul(data.blocks, vectors.T).reshape(len(data.catalogue), -1)
-    found = [best(np.ascontiguousarray(column), top) for column in scores.T]
-    return np.stack([rows for rows, _ in found]), np.stack([scores for _, scores in found])
+    return best(np.ascontiguousarray(scores.T), top)
 
 
 @app.get("/search")

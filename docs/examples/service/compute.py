@@ -6,10 +6,11 @@ import numpy as np
 
 
 def best(scores: Any, top: int) -> tuple[Any, Any]:
-    """The places of the largest scores of (rows,), best first, and these scores."""
-    rows = np.argpartition(scores, -top)[-top:]
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
-    return rows, scores[rows]
+    """The places of the largest scores of (..., rows), best first, and these scores: (..., top) each."""
+    rows = np.argpartition(scores, -top, axis=-1)[..., -top:]
+    found = np.take_along_axis(scores, rows, -1)
+    order = np.argsort(-found, axis=-1, kind="stable")
+    return np.take_along_axis(rows, order, -1), np.take_along_axis(found, order, -1)
 
 
 def similar(catalogue: Any, vector: Any, top: int) -> tuple[Any, Any]:
