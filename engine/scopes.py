@@ -84,16 +84,16 @@ class _Members:
             self.in_flight += 1
             self.records.add(cell, self.in_flight)
 
-    def note(self, cell: Cell) -> tuple[bool, bool]:
-        """Count an op that has ended; returns if it is the first that failed, and if none is left."""
-        failure = cell.value if cell.value.__class__ is Failure and not cell.value.cancelled else None
+    def note(self, cell: Cell) -> bool:
+        """Count an op that has ended; returns if it is the first that failed."""
+        value = cell.value
         with self._lock:
             self.in_flight -= 1
-            idle = self.in_flight == 0
-            first = failure is not None and not self.failures
-            if failure is not None:
-                self.failures[failure] = None
-        return first, idle
+            if value.__class__ is not Failure or value.cancelled:
+                return False
+            first = not self.failures
+            self.failures[value] = None
+            return first
 
 
 class _Deadline:
@@ -190,16 +190,19 @@ class OpScope:
         if scope is None:
             return
         scope._members.add(cell)
-        scope._bar.added()
-        cell.waiters = [*(cell.waiters or ()), scope._note]
+        cell.group = scope
+        if scope._bar is not NO_BAR:
+            scope._bar.added()
         if hooks.listeners:
             hooks.tell("admitted", cell, scope)
 
-    def _note(self, cell: Cell) -> None:
+    def note(self, cell: Cell) -> None:
         """An op has ended, on any thread: what follows from it is left to the loop."""
-        first, idle = self._members.note(cell)
-        self._bar.ended(cell)
-        if (first or idle) and self._loop is not None:
+        first = self._members.note(cell)
+        if self._bar is not NO_BAR:
+            self._bar.ended(cell)
+        # The task that waits for the last op says so in `_idle` before it looks how many are left.
+        if (first or (self._idle is not None and not self._members.in_flight)) and self._loop is not None:
             call_soon(self._loop, self._react, first)
 
     def _react(self, failed: bool) -> None:

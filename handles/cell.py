@@ -219,6 +219,16 @@ _extending = threading.RLock()  # what is collected meanwhile may extend a cell
 os.register_at_fork(before=_extending.acquire, after_in_parent=_extending.release, after_in_child=_extending.release)
 
 
+class Group(Protocol):
+    """Counts the records that were dispatched inside it."""
+
+    def admit(self, cell: Cell) -> None:
+        """Count a record that is being dispatched, and have it tell of its end; refuse it where it takes no more."""
+
+    def note(self, cell: Cell) -> None:
+        """A record has ended, on any thread."""
+
+
 class Cell:
     """A record of one dispatched op, and in the end its result.
 
@@ -226,7 +236,7 @@ class Cell:
     `args` first and still finds the cell pending has the operands.
     """
 
-    __slots__ = ("__weakref__", "args", "code", "home", "lasti", "op", "params", "rare", "value", "waiters")
+    __slots__ = ("__weakref__", "args", "code", "group", "home", "lasti", "op", "params", "rare", "value", "waiters")
 
     op: Any
     args: tuple[Any, ...]
@@ -237,6 +247,9 @@ class Cell:
     lasti: int
     value: Any
     waiters: list[Waiter] | None
+    """Called when it is settled: of those who wait for this one."""
+    group: Group | None
+    """What counts it until it is settled: a scope, a request."""
     rare: Rare | None
 
     @property
@@ -279,7 +292,7 @@ def pending_cell(
     cell.code = code
     cell.lasti = lasti
     cell.value = PENDING
-    cell.waiters = cell.rare = None
+    cell.waiters = cell.group = cell.rare = None
     return cell
 
 
@@ -296,9 +309,18 @@ def settle(cell: Cell, value: Any) -> bool:
     cell.value = value
     cell.args = ()
     cell.params = None
+    if cell.group is not None:  # before those who wait: what they do then may depend on what the group does
+        tell_group(cell)
     if cell.waiters is not None:
         call_waiters(cell)
     return True
+
+
+def tell_group(cell: Cell) -> None:
+    """Tell the group of a cell, once, that it is settled."""
+    group, cell.group = cell.group, None
+    if group is not None:
+        group.note(cell)
 
 
 def call_waiters(cell: Cell) -> None:

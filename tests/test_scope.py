@@ -85,6 +85,18 @@ async def test_ops_of_sync_mode_are_done_when_they_are_called() -> None:
         assert leaves(info.value) == ["'boom'"]
 
 
+async def test_an_op_that_nobody_waits_for_is_not_demanded_because_it_is_in_a_scope(gate: GateOp) -> None:
+    async with engine.scope() as scope:
+        held = gate(1.0)
+        handle = held + 1.0
+        assert scope.in_flight == 2
+        assert handle._cell.waiters is None
+        gate.open()
+        assert await handle == 2.0
+    assert handle._cell.group is None
+    assert scope.in_flight == 0
+
+
 async def test_only_ops_dispatched_inside_are_waited_for(gate: GateOp) -> None:
     with engine.device("CPU:1"):
         outside = gate(1.0)

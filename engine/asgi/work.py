@@ -51,9 +51,9 @@ class Work:
         with self._lock:
             self._in_flight += 1
             self._records.add(cell, self._in_flight)
-        cell.waiters = [*(cell.waiters or ()), self._note]
+        cell.group = self
 
-    def _note(self, cell: Cell) -> None:
+    def note(self, cell: Cell) -> None:
         """An op has ended, on any thread."""
         value = cell.value
         with self._lock:

@@ -21,8 +21,9 @@ from engine.base.loops import current_task, running_loop
 from engine.custom.batcher import Batcher
 from engine.custom.batches import BatchStatistics, Call, Counts, Place
 from engine.devices.cpu import checked, snapshot
-from engine.dispatch.dispatcher import Dispatcher, SyncDispatcher
+from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.executor import Core
+from engine.dispatch.inline import SyncDispatcher
 from engine.failures import user_frame
 from engine.queues.operands import is_array_like
 from engine.runtime.current import current

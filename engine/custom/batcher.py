@@ -27,7 +27,7 @@ from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, Waiter, asyncio_loop, call_soon, running_loop
 from engine.base.op import Op
 from engine.custom.batches import Call, Counts, Pace, Waiting, parts, stacked
-from engine.dispatch.dispatcher import AsyncDispatcher
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.failures import failed, throw
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand

@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.base.op import Op
 from engine.base.pytree import Slot
-from engine.dispatch.dispatcher import AsyncDispatcher
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.records import record_of
 from engine.threads.offload import offload

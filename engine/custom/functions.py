@@ -12,7 +12,7 @@ import numpy as np
 from engine.base.op import Op, ShapeDtype
 from engine.base.pytree import fill, take
 from engine.custom.coalescing import Flights
-from engine.dispatch.dispatcher import AsyncDispatcher
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.runtime.current import current
 from engine.threads.slots import Slots
 

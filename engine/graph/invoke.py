@@ -10,7 +10,9 @@ import numpy as np
 
 from engine.base.op import Op
 from engine.devices.cpu import lock
-from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher
+from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.inline import SyncDispatcher
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.dispatch.records import cells_of, handle_of, make_value
 from engine.failures import throw
 from engine.graph.dispatch import GraphDispatcher

@@ -15,8 +15,9 @@ from typing import Any
 
 from engine.devices.base import Device
 from engine.dispatch.copies import TRANSFER
-from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher
+from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.executor import Core, State
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.graph.schedule import Schedule
 from engine.graph.steps import Slots, Step
 from engine.queues.device_queue import DeviceQueue

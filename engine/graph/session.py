@@ -16,8 +16,8 @@ from engine.base.loops import running_loop
 from engine.base.modes import DevicePolicy, ExecutionMode
 from engine.base.pytree import pack
 from engine.devices.cpu import lock
-from engine.dispatch.dispatcher import AsyncDispatcher
 from engine.dispatch.executor import Core
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.failures import site, user_frame
 from engine.graph.default_graph import get_default_graph
 from engine.graph.feeds import take_feeds

@@ -137,7 +137,7 @@ class InPlaceChains:
     def _complete_one(self, cell: Cell, outcome: Any) -> None:
         completions = self._queue.completions
         completions.completed += 1
-        if hooks.listeners or cell.waiters is not None:
+        if hooks.listeners or cell.waiters is not None or cell.group is not None:
             completions.complete(cell, outcome)
             return
         cell.value = outcome  # as `complete` does for a record that stands on the queue

@@ -26,12 +26,14 @@ from handles.cell import PENDING, Cell, Failure, Unready, add_waiter, remove_wai
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
 
-OVERTIME = 0.000_05
-"""Seconds that a drive may take for an awaiting task when this turn of the loop has been the engine's for a slice."""
+OVERTIME = 0.000_1
+"""Seconds that each task which awaits may drive when this turn of the loop has been the engine's for a slice."""
 NEARLY_DONE = 64
 """Records that may be pending for that, or for an awaited one to be run in its turn."""
 SOON = 512
 """Records that may be pending for a small one to be left to the next drives, which come to it within some slices."""
+TURNS = 4
+"""Turns of the loop that a task lets pass for a small record before it waits to be woken."""
 PATIENCE = 4 * SLICE
 """Seconds that the caller who asks for a shape waits for another drive."""
 
@@ -43,24 +45,31 @@ class Poll:
         self._queue = queue
         self._slice = queue.slice
         self._last_task = 0  # the task that got overtime last
+        self._overtime_ends = 0.0
 
     def poll(self, cell: Cell) -> bool:
         """Complete a cell that is about to be awaited, where this turn of the loop has time for that."""
         queue = self._queue
         driver = queue.driver
         loop = running_loop()
-        if loop is None or loop is not driver.loop or queue.lock.locked() or len(queue.pending) > NEARLY_DONE:
+        if loop is None or loop is not driver.loop or queue.lock.locked():
             return False
         now = perf_counter()
-        if not queue.scheduled or now < driver.turn_ends:
-            if not self._slice.run_in_order(now + SLICE, cell):
-                driver.drive_now(SLICE, cell, now)
-        else:
-            # One wait of a task gets overtime: the task that got it last may not have suspended since.
+        seconds = SLICE
+        if queue.scheduled and now >= driver.turn_ends:
+            # The task that got overtime last may not have suspended since: it goes on with what is left of it.
             task = id(current_task(loop))
             if task != self._last_task:
                 self._last_task = task
-                driver.drive_now(OVERTIME, cell, now)
+                self._overtime_ends = now + OVERTIME
+            seconds = self._overtime_ends - now
+            if seconds <= 0.0:
+                return False
+        nearly_done = len(queue.pending) <= NEARLY_DONE
+        done = nearly_done and self._slice.run_in_order(now + seconds, cell)
+        done = done or cell.value is not PENDING or self._slice.run_alone(now + seconds, cell)
+        if nearly_done and not done:
+            driver.drive_now(seconds, cell, now)
         if hooks.deliver is not None:
             hooks.deliver()
         return cell.value is not PENDING
@@ -105,6 +114,8 @@ class Poll:
         """Suspend until the cell has a value or a failure, having demanded it."""
         if cell.value is not PENDING:
             return
+        if (yield from self._next_turns(cell)):
+            return
         timeout = self._queue.owner.timeout
         demand = self.begin([cell])
         try:
@@ -125,6 +136,26 @@ class Poll:
             self._queue.withdraw(demand)
             if hooks.deliver is not None:
                 hooks.deliver()
+
+    def _next_turns(self, cell: Cell) -> Generator[Any, None, bool]:
+        """Let the loop take a few turns for a small record that is ready, which costs less than to be woken for it.
+
+        Returns whether it has run.
+        """
+        queue = self._queue
+        driver = queue.driver
+        for _ in range(TURNS):
+            on_loop = asyncio_loop() is driver.loop
+            if not (on_loop and queue.scheduled and not hooks.listeners and self._comes_soon(cell)):
+                return False
+            try:
+                yield
+            except CancelledError as error:
+                tell_interrupted(error, queue.awaited_by(cell))
+                raise
+            if cell.value is not PENDING or self.poll(cell):
+                return True
+        return False
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""

@@ -13,14 +13,16 @@ appends to `pending` meanwhile.
 
 from __future__ import annotations
 
+from collections import deque
 from time import perf_counter, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.base.op import SMALL_NS, WATCHED, Op
+from engine.base.op import WATCHED
 from engine.base.warned import REFUSES
 from engine.devices.cpu import checked
+from engine.queues.costs import Costs
 from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
@@ -29,7 +31,7 @@ from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters
+from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, tell_group
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -47,37 +49,6 @@ A_FEW = range(8)
 """Records between two looks at the clock."""
 UNREADY = (Pending, Failure)
 ARRAY = np.ndarray  # of a module with a `__getattr__`, where a look-up takes long
-
-
-class Costs:
-    """How much slower than estimated the ops of one device have turned out to be."""
-
-    __slots__ = ("slow",)
-
-    def __init__(self) -> None:
-        self.slow: dict[Op, float] = {}
-
-    def is_large(self, op: Op, values: list[Any], params: dict[str, Any] | None) -> bool:
-        """Tell whether an op is a worker's. Where the estimate cannot tell, the kernel says what is wrong."""
-        try:
-            return self.slow.get(op, 1.0) * op.cost.estimate(values, params or {}) > SMALL_NS
-        except Exception:  # noqa: BLE001
-            return not op.known
-
-    def took(self, op: Op, nanoseconds: float) -> None:
-        """Learn from an op that ran in place and took much longer than it may: next time it is a worker's."""
-        if nanoseconds > 2 * SMALL_NS:
-            self.slow[op] = self.slow.get(op, 1.0) * min(nanoseconds / SMALL_NS, 16.0)
-
-    def took_elsewhere(self, op: Op, nanoseconds: float) -> None:
-        """Learn from a worker, which ran what could have run in place: something else had made the op slow once."""
-        factor = self.slow.get(op)
-        if factor is not None and nanoseconds < SMALL_NS:
-            factor *= max(nanoseconds / SMALL_NS, 0.25)
-            if factor > 1.0:
-                self.slow[op] = factor
-            else:
-                del self.slow[op]
 
 
 class Slice:
@@ -125,6 +96,23 @@ class Slice:
         if self.early:
             self._take_off_early()
         return moved or self._completions.completed > before
+
+    def run_alone(self, ends: float, cell: Cell) -> bool:
+        """Run one small record at once, whatever stands before it; False where it is none, or not ready.
+
+        For the task that awaits what it has just dispatched: it stands last on the queue then, and is taken off there.
+        """
+        queue, pending = self._queue, self._pending
+        if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
+            return False
+        with queue.lock:
+            if not self._run_brief(ends, cell, deque((cell,))):
+                return False
+            if pending and pending[-1] is cell:
+                last = pending.pop()
+                if last is not cell:  # another thread's, which has come since
+                    pending.append(last)
+            return True
 
     def run_in_order(self, ends: float, until: Cell) -> bool:
         """Run small records in dispatch order until then, or up to `until`; False where that takes a whole slice.
@@ -205,12 +193,17 @@ class Slice:
             early.discard(id(pending[0]))
             pending.popleft()
 
-    def _run_brief(self, ends: float, until: Cell | None) -> bool:  # noqa: C901 - a call costs as much as its half
+    def _run_brief(  # noqa: C901 - a call costs as much as its half
+        self, ends: float, until: Cell | None, records: deque[Cell] | None = None
+    ) -> bool:
         """Run records as long as they are what nearly all are: a kernel, one or two small operands, nothing else.
+
+        These records, or those on the queue.
 
         Returns whether the time is up, or `until` is settled.
         """
-        source, array, slow = self._pending, ARRAY, self.costs.slow
+        source = self._pending if records is None else records
+        array, slow = ARRAY, self.costs.slow
         done = 0
         tell = hooks.ran if hooks.listeners else None
         began = perf_counter() if tell is not None else 0.0
@@ -278,6 +271,8 @@ class Slice:
                         done += 1  # here, where no interrupt comes in between
                         cell.args = ()
                         cell.params = None
+                        if cell.group is not None:
+                            tell_group(cell)
                         if cell.waiters is not None:
                             call_waiters(cell)
                     source.popleft()

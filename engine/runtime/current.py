@@ -5,8 +5,10 @@ from __future__ import annotations
 from engine.base.errors import MAKE_ANOTHER, EagerNotEnabledError, ExecutorClosedError
 from engine.base.loops import running_loop
 from engine.base.modes import ExecutionMode
-from engine.dispatch.dispatcher import AsyncDispatcher, Dispatcher, SyncDispatcher
+from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.executor import Core, State
+from engine.dispatch.inline import SyncDispatcher
+from engine.dispatch.queueing import AsyncDispatcher
 from engine.runtime.defaults import defaults
 from engine.settings.in_force import mode_in_force
 from engine.settings.scope import NOTHING, Scope, scope_var

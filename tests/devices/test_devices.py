@@ -302,6 +302,37 @@ async def test_a_failed_input_raises_its_error_at_the_sync_point_under_every_pol
             await dependent
 
 
+async def test_a_value_made_before_the_loop_ran_is_on_the_device_of_that_name() -> None:
+    engine.enable_eager_execution(TWO, engine.DEVICE_PLACEMENT_EXPLICIT, engine.ASYNC)
+    with ThreadPoolExecutor(1) as pool:  # which has an executor of its own
+        there = [pool.submit(on, CPU0, [1.0, 5.0]).result(), pool.submit(on, CPU1, [1.0, 5.0]).result()]
+    here = [on(CPU0, [2.0, 3.0]), on(CPU1, [2.0, 3.0])]
+    array = np.array([2.0, 3.0])
+    for index, device in enumerate((CPU0, CPU1)):
+        x, y, other = there[index], here[index], here[1 - index]
+        for result, expected in (
+            (x + y, [3.0, 8.0]),
+            (y + x, [3.0, 8.0]),
+            (x + x, [2.0, 10.0]),
+            (x + array, [3.0, 8.0]),
+            (array + x, [3.0, 8.0]),
+            (ops.clip(x, y, 4.0), [2.0, 4.0]),
+            (ops.clip(x, array, x), [1.0, 5.0]),
+            (ops.clip(array, x, y), [2.0, 3.0]),
+        ):
+            assert result.device is device
+            assert (await result).tolist() == expected
+        for refused in (
+            lambda x=x, other=other: x + other,
+            lambda x=x, other=other: other + x,
+            lambda x=x, y=y, other=other: ops.clip(x, y, other),
+            lambda x=x, y=y, other=other: ops.clip(y, x, other),
+            lambda x=x, other=other: ops.clip(other, array, x),
+        ):
+            with pytest.raises(engine.DevicePlacementError):
+                refused()
+
+
 async def test_asking_the_policy_about_a_failed_input_reports_nothing() -> None:
     engine.enable_eager_execution(TWO, SILENT_FOR_INT32, engine.ASYNC)
     failed = ops.reshape(on(CPU1, [1, 2], np.int32), (3,))
