@@ -104,7 +104,7 @@ class Handle(Facts, Operators, Methods, Scalars, Export, Memory):
         if not shape:
             raise TypeError("iteration over a handle with no dimensions")
         if len(shape) == 1:
-            return iter(self._sync("iterating over the elements (as np.roots and np.poly do)"))
+            return iter(self._sync("iterating over the elements (np.roots and np.poly do it, too)"))
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: Index) -> Handle:
