@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from engine.custom.coalescing import Flights
 from engine.dispatch.queueing import AsyncDispatcher
 from engine.runtime.current import current
 from engine.threads.slots import Slots
+from handles.base import Handle
 
 Function = Callable[..., Any]
 
@@ -25,22 +26,44 @@ def op(
     /,
     *,
     name: str | None = None,
-    num_outputs: int = 1,
+    num_outputs: Literal[1] = 1,
     shape: Any = None,
     max_concurrency: int | None = None,
     coalesce: bool = False,
-) -> Callable[..., Any]: ...
+) -> Callable[..., Handle]: ...
+@overload
+def op(
+    function: Function,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: int,
+    shape: Any = None,
+    max_concurrency: int | None = None,
+    coalesce: bool = False,
+) -> Callable[..., tuple[Handle, ...]]: ...
 @overload
 def op(
     function: None = None,
     /,
     *,
     name: str | None = None,
-    num_outputs: int = 1,
+    num_outputs: Literal[1] = 1,
     shape: Any = None,
     max_concurrency: int | None = None,
     coalesce: bool = False,
-) -> Callable[[Function], Callable[..., Any]]: ...
+) -> Callable[[Function], Callable[..., Handle]]: ...
+@overload
+def op(
+    function: None = None,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: int,
+    shape: Any = None,
+    max_concurrency: int | None = None,
+    coalesce: bool = False,
+) -> Callable[[Function], Callable[..., tuple[Handle, ...]]]: ...
 
 
 def op(
