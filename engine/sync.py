@@ -13,7 +13,7 @@ else runs in the waiting task.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -57,7 +57,7 @@ def wait(device: str | Device | None = None, timeout: float | None = None) -> No
 
     Raises `TimeoutError`, and `BlockingSyncError` on a thread whose event loop is running.
     """
-    check_may_block(None, "engine.wait()")
+    check_may_block(None, "engine.wait()", "await engine.synchronize()")
     core, where = _target(device)
     limit = core.timeout if timeout is None else min(timeout, core.timeout or timeout)
     deadline = None if limit is None else monotonic() + limit
@@ -111,7 +111,9 @@ async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) 
     handles = tuple(handles)
     for index, handle in enumerate(handles):
         if not isinstance(handle, Handle):
-            raise TypeError(f"argument {index} must be a handle, but got {type(handle).__name__}")
+            spread = ": give its handles one by one, as in `engine.gather(*handles)`"
+            hint = spread if isinstance(handle, list | tuple | set | dict | Iterator) else ""
+            raise TypeError(f"argument {index} must be a handle, but got {type(handle).__name__}{hint}")
     waiting: dict[Cell, list[Handle]] = {}
     for handle in handles:
         waiting.setdefault(handle._cell, []).append(handle)
