@@ -114,6 +114,8 @@ def main() -> int:
     arguments = options.pytest or selection(options.quarter, day)
     if options.quarter:
         print(f"quarter {day % SHARE + 1} of {SHARE} of the test files")
+    else:
+        os.environ.setdefault("SWEEP", "all")  # slow sweeps are not sampled
     deadline = time.monotonic() + 60 * options.minutes
     outcomes = [tested(version, arguments, deadline) for version in versions]
     for outcome in outcomes:

@@ -1,11 +1,27 @@
-"""Helpers of several test modules: an op that fails, and turns of the loop."""
+"""Helpers of several test modules: an op that fails, turns of the loop, samples of slow sweeps."""
 
 import asyncio
-from typing import Any
+import os
+import random
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 import engine
+
+T = TypeVar("T")
+
+SWEEP_SEED = os.environ.setdefault("SWEEP_SEED", str(random.randrange(1_000_000)))
+"""Chooses the samples; all processes of a run inherit it."""
+
+
+def sampled(cases: Sequence[T], count: int) -> list[T]:
+    """Choose so many cases of a slow sweep; all of them where the environment says SWEEP=all."""
+    if os.environ.get("SWEEP") == "all":
+        return list(cases)
+    chosen = random.Random(SWEEP_SEED).sample(range(len(cases)), count)
+    return [cases[index] for index in sorted(chosen)]
 
 
 @engine.op

@@ -17,6 +17,7 @@ from engine.dispatch.executor import Core, State
 from engine.queues import forking
 from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
+from tests.common import SWEEP_SEED
 
 os.environ["SCIPY_ARRAY_API"] = (
     "1"  # read when SciPy is imported, which is when the first test that needs it is collected
@@ -37,6 +38,11 @@ EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run each async test once per loop; ``pytest.mark.asyncio(loop_factories=["asyncio"])`` picks one."""
     return EVENT_LOOPS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which cases of the slow sweeps were chosen."""
+    terminalreporter.write_line(f"slow sweeps were sampled with SWEEP_SEED={SWEEP_SEED}; SWEEP=all runs all of them")
 
 
 def pytest_collection_finish() -> None:

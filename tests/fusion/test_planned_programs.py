@@ -10,6 +10,7 @@ import pytest
 import engine
 from engine import ops
 from engine.fusion.native.natives import Natives
+from tests.common import sampled
 from tests.planning import forbid_runs, force_runs
 from tests.programs.maker import make_program
 from tests.programs.model import Program, quiet
@@ -219,7 +220,7 @@ def relevant(array: Array) -> list[int]:
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", sampled(range(3), 1))
 async def test_chains_are_numpy(
     monkeypatch: pytest.MonkeyPatch, compiled: Natives, seed: int, block: int, threads: int
 ) -> None:
