@@ -103,6 +103,13 @@ async def gather(*handles: Handle, progress: Progress = None) -> list[Array]:
     return [await handle for handle in handles]
 
 
+def _no_handle(index: int, argument: object) -> TypeError:
+    """The error for an argument that is no handle; several at once are to be given one by one."""
+    several = isinstance(argument, list | tuple | set | dict | Iterator)
+    hint = ": give its handles one by one, as in `engine.gather(*handles)`" if several else ""
+    return TypeError(f"argument {index} must be a handle, but got {type(argument).__name__}{hint}")
+
+
 async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) -> AsyncIterator[Handle]:
     """The handles, each when its op has ended; reading one that failed raises its error.
 
@@ -111,9 +118,7 @@ async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) 
     handles = tuple(handles)
     for index, handle in enumerate(handles):
         if not isinstance(handle, Handle):
-            spread = ": give its handles one by one, as in `engine.gather(*handles)`"
-            hint = spread if isinstance(handle, list | tuple | set | dict | Iterator) else ""
-            raise TypeError(f"argument {index} must be a handle, but got {type(handle).__name__}{hint}")
+            raise _no_handle(index, handle)
     waiting: dict[Cell, list[Handle]] = {}
     for handle in handles:
         waiting.setdefault(handle._cell, []).append(handle)

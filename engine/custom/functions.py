@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 
 @overload
-def op(
+def op(  # type: ignore[overload-overlap]  # one output is no tuple of one
     function: Function,
     /,
     *,
@@ -43,7 +43,7 @@ def op(
     coalesce: bool = False,
 ) -> Callable[..., tuple[Handle, ...]]: ...
 @overload
-def op(
+def op(  # type: ignore[overload-overlap]  # one output is no tuple of one
     function: None = None,
     /,
     *,
