@@ -18,6 +18,7 @@ from engine.dispatch.dispatcher import ABSENT, Dispatcher, check_open
 from engine.dispatch.executor import Core
 from engine.dispatch.records import handle_of, handles_of, make_record, new
 from engine.failures import INTERNAL, user_frame
+from engine.memory.snapshots import is_shared
 from engine.queues.base import ARRAY
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.operands import SCALARS, operand
@@ -154,10 +155,12 @@ class AsyncDispatcher(Dispatcher):
         op: Op = record.op
         if len(queue.pending) >= queue.room or self.core.flow.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
-        nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
+        copies = [each for each in made if isinstance(each, np.ndarray)]
         try:
-            if nbytes >= BYTES_COUNTED:
-                self.core.flow.hold_bytes(record, nbytes)
+            if sum(each.nbytes for each in copies) >= BYTES_COUNTED:
+                shared = [each for each in copies if is_shared(each)]
+                own = sum(each.nbytes for each in copies if not is_shared(each))
+                self.core.flow.hold_bytes(record, own, shared)
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)

@@ -47,7 +47,7 @@ _WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
 def execute_group(
     group: FusionGroup, threads: int, block_bytes: int = BLOCK_BYTES, compiled: Natives = natives
 ) -> list[Any]:
-    """The result of each step: only its shape and dtype where nobody refers to it, its error where it has one.
+    """The result of each step: only its shape and dtype where nothing refers to it, its error where it has one.
 
     Raises `Deviation` where the group has to be done again, op by op; nothing has happened then.
     """
@@ -57,7 +57,7 @@ def execute_group(
         once = group.overwrites
         execution.work_with(threads)
         return execution.results()
-    except BaseException as error:  # a worker calls this, which nobody interrupts
+    except BaseException as error:  # a worker calls this, which no signal interrupts
         if once:  # its operands may be written over already; memory for scratch ran out, for example
             return [error] * len(group.steps)
         raise Deviation from error

@@ -148,7 +148,7 @@ class Program:
     # Working blocks off
 
     def try_out(self, walk: Walk) -> None:
-        """Compute one element, for nobody: what an op cannot do for one, it cannot do for any."""
+        """Compute one element and drop it: an op that cannot do this for one element cannot do it for any."""
         first = (slice(0, 1),) * len(walk.block)
         places = [np.empty((1,) * len(first), step.dtype) for step in self._steps]
         self._code([0], [view[first] for view in walk.inputs], places, self._constants)

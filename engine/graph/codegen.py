@@ -13,7 +13,7 @@ in its namespace.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
@@ -70,7 +70,13 @@ def merge(
     )
 
 
-def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
+def place_of(step: Step) -> str:
+    """Which op a step is, and where the user called it."""
+    function = f" in {step.code.co_qualname}" if step.code is not None else ""
+    return f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}"
+
+
+def traced(plan: Plan, inputs: Sequence[int], name: str, explain: Callable[[Step], str] = place_of) -> Op:
     """Make the op of all steps, in the form that a backend gets which takes functions as they are."""
     kept = schedule(plan.steps, plan.outputs)
     steps = [
@@ -81,7 +87,7 @@ def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
             step.inputs,
             tuple(step.outputs()),
             frees,
-            partial(_place, step),
+            partial(explain, step),
             step.op,
         )
         for step, frees in zip(plan.steps, kept.frees, strict=True)
@@ -270,7 +276,7 @@ def _one_by_one(plan: Plan, steps: Sequence[Step], values: dict[int, Any], outpu
             result = call_at(step.code, step.lasti, step.op.kernel, read, step.params or {})
         except Exception as error:
             forget_refusal(error)
-            error.add_note(_place(step))
+            error.add_note(place_of(step))
             raise
         results = result if step.op.outputs > 1 else (result,)
         values.update(zip(step.outputs(), map(np.asarray, results), strict=True))
@@ -289,9 +295,4 @@ def explain(error: Exception, code: CodeType, steps: Sequence[Step]) -> None:
         trace = trace.tb_next
     index = (trace.tb_lineno if trace is not None and trace.tb_lineno is not None else 0) - FIRST_LINE
     if 0 <= index < len(steps):
-        error.add_note(_place(steps[index]))
-
-
-def _place(step: Step) -> str:
-    function = f" in {step.code.co_qualname}" if step.code is not None else ""
-    return f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}"
+        error.add_note(place_of(steps[index]))

@@ -57,7 +57,7 @@ class Replay:
         self.follows_inputs = all(self._mergeable)
         """True if all steps run on the device of the first input, so that they may be merged."""
         self._taken: dict[type, bool] = {}
-        """Whether all steps are computed by backends of a class."""
+        """True if all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
         self.compiled = CompiledReplay(plan, self.captured) if self.follows_inputs else None

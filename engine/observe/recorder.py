@@ -80,7 +80,7 @@ class Recorder:
                 (DISPATCHED, perf_counter(), id(record), name, home.device_name, record.code, record.lasti, needs)
             )
             return
-        held = 0 if rare is None else rare.nbytes
+        held = 0 if rare is None else rare.copied
         origin: Any = operands[0].home if name is TRANSFER and operands[0].__class__ is Cell else None
         more = (held, None if origin is None else origin.device_name)
         device, code, lasti = home.device_name, record.code, record.lasti

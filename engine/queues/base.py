@@ -104,15 +104,17 @@ def check_may_block(cell: Cell | None, what: str, instead: str = "await") -> Non
     place = program_site()
     if place is not None:
         what = f"{what} (by a library, called at {place})"
-    subject = f"a non-ready handle ({describe(cell)})" if cell is not None else "pending work"
+    ready = cell is not None and cell.value is not PENDING
+    kind = "a handle that is ready by now" if ready else "a non-ready handle"
+    subject = f"{kind} ({describe(cell)})" if cell is not None else "pending work"
     if scope.kernel is not None:
         raise BlockingSyncError(
             f"{what} of {subject} inside the kernel of {scope.kernel.op.name!r}: a kernel that waits for the engine "
             "could wait for itself; pass the handle to the op as an argument instead"
         )
     error = BlockingSyncError(
-        f"{what} of {subject} would block the running event loop: use `{instead}`, or permit it with "
-        "`with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
+        f"{what} of {subject} would block the running event loop{' when it is not' if ready else ''}: use `{instead}`, or "
+        "permit it with `with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
     )
     render_apart(error)
     raise error

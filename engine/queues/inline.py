@@ -39,7 +39,7 @@ class _Outcome:
         self.value: Any = None
         self._lock = threading.Lock()
 
-    def set(self, value: Any) -> None:
+    def set(self, value: Any, more: bool = False) -> None:
         """Say it, on any thread."""
         with self._lock:
             if not self.there.is_set():

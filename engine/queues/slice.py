@@ -87,7 +87,7 @@ class Slice:
                 moved = True
                 if in_place and self._run_brief(ends, until):
                     break
-                if pending and self._take_one(until):
+                if pending and self._take(ends, until):
                     break
             elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
@@ -95,10 +95,12 @@ class Slice:
                 break
         if self.early:
             self._take_off_early()
+        if not pending:  # then nothing else would call for the next slice
+            moved = queue.starting.straight.launch() or moved
         return moved or self._completions.completed > before
 
     def run_alone(self, ends: float, cell: Cell) -> bool:
-        """Run one small record at once, whatever stands before it; False where it is none, or not ready.
+        """Run one small record before all that stands ahead of it; False where it is none, or not ready.
 
         For the task that awaits what it has just dispatched: it stands last on the queue then, and is taken off there.
         """
@@ -146,7 +148,7 @@ class Slice:
             moved = True
             self._look_at_arrived()
         starts = queue.starting.wanted  # read once: where it comes after the walk, what is demanded is not known yet
-        if queue.demands.can_walk(before_start=starts):
+        if queue.demands.can_walk(before_start=starts) and not queue.starting.straight.applies():
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = starts = True  # what was demanded may be the next now
@@ -155,6 +157,14 @@ class Slice:
         return moved
 
     # Records on the queue, in dispatch order
+
+    def _take(self, ends: float, until: Cell | None) -> bool:
+        """Deal with what stands first on the queue, one record or several; whether `until` is settled."""
+        straight = self._queue.starting.straight
+        if not straight.applies():
+            return self._take_one(until)
+        straight.take(ends, self.deal_with)
+        return False
 
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""
