@@ -136,15 +136,6 @@ class Program:
         self._constants.append(value)
         return f"c{len(self._constants) - 1}"
 
-    def reduced(self, place: Callable[[int], Array], mark: list[int]) -> list[Any]:
-        """Reduce a block along axes, given what tells where the operand of a step is."""
-        results = []
-        for index, step in enumerate(self._steps):
-            if step.reduction is not None:
-                mark[0] = index
-                results.append(reducer(step.reduction)(place(index), axis=step.axes))
-        return results
-
     # Working blocks off
 
     def try_out(self, walk: Walk) -> None:

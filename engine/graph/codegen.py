@@ -25,6 +25,7 @@ from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeD
 from engine.base.traced import Traced, TracedStep
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
+from engine.fusion.chains.chain import Chain
 from engine.graph.compiled import CompiledReplay
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimize import Plan
@@ -74,6 +75,19 @@ def place_of(step: Step) -> str:
     """Which op a step is, and where the user called it."""
     function = f" in {step.code.co_qualname}" if step.code is not None else ""
     return f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}"
+
+
+def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str) -> Op:
+    """Make the op of all steps of a plan of one output, for arguments that are known to be what the chain is for."""
+    inputs = range(plan.inputs)
+    return Op(
+        name,
+        compiled.kernel_for_known(chain, straight_line(plan, plan.steps, inputs, plan.outputs, name)),
+        infer=_inference(plan, plan.steps, inputs, plan.outputs),
+        cost=lambda values, params: compiled.cost(chain.ns),
+        small=UNLIMITED,
+        brief=UNLIMITED,
+    )
 
 
 def traced(plan: Plan, inputs: Sequence[int], name: str, explain: Callable[[Step], str] = place_of) -> Op:

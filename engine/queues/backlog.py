@@ -251,7 +251,7 @@ class Backlog:
                 return record
             else:
                 entered.add(record)
-                stack.extend(pending_operands(record))
+                stack.extend(reversed(pending_operands(record)))  # in dispatch order, so that they can be one group
         return None
 
     def _mark(self, entry: Entry, demand: Demand) -> None:
@@ -268,7 +268,7 @@ class Backlog:
             entry.lane.want(entry, demand)
         elif entry.state is not State.LAUNCHED:  # what a launched one needs is launched, or has ended
             # One that runs may be put back, and in a group what it needs with it.
-            demand.stack.extend(pending_operands(entry.record))
+            demand.stack.extend(reversed(pending_operands(entry.record)))
 
     def top_priority(self) -> int | None:
         """The highest priority of the tasks that wait for everything."""

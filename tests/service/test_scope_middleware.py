@@ -499,6 +499,7 @@ async def test_many_ops_are_dropped_in_several_turns_of_the_loop(
     executor: engine.Executor, gate: GateOp, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
     monkeypatch.setattr(dropping, "SECONDS", 0.0)
+    monkeypatch.setattr(dropping, "LONGEST", 0.0)
     handles: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.emit import Lanes, stored_type_of
-from engine.fusion.native.structure import CONTIGUOUS
 
 
 class Arguments:
@@ -47,7 +46,7 @@ class Arguments:
         return let(f"load ptr, ptr {holder}")
 
     def _steps_of(self, index: int) -> list[str]:
-        if self._made.structure.arrays[index].inner == CONTIGUOUS:
+        if self._made.structure.arrays[index].is_contiguous:
             return []
         return [self._made.times(self.strides[index][-1], lane) for lane in range(self._made.lanes)]
 
