@@ -112,9 +112,10 @@ def check_may_block(cell: Cell | None, what: str, instead: str = "await") -> Non
             f"{what} of {subject} inside the kernel of {scope.kernel.op.name!r}: a kernel that waits for the engine "
             "could wait for itself; pass the handle to the op as an argument instead"
         )
+    when = " when it is not" if ready else ""
     error = BlockingSyncError(
-        f"{what} of {subject} would block the running event loop{' when it is not' if ready else ''}: use `{instead}`, or "
-        "permit it with `with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
+        f"{what} of {subject} would block the running event loop{when}: use `{instead}`, or permit it with "
+        "`with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
     )
     render_apart(error)
     raise error
