@@ -25,7 +25,7 @@ from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Wa
 from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
 from engine.queues.hooks import hooks, numbers
-from engine.queues.waiting import timed_out
+from engine.queues.waiting import state_of, timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
 from engine.settings.scope import Block, scope_var
@@ -133,6 +133,8 @@ class OpScope:
     def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
         self.number = next(numbers)
         self._deadline = _Deadline(timeout)
+        self._overdue = ""
+        """The first op that had not ended when the time was up, and its state."""
         self._entry = _Entry(priority, wait, progress)
         self._members = _Members()
         self._open = False
@@ -156,6 +158,10 @@ class OpScope:
         """Ops dispatched inside that have not ended."""
         return self._members.in_flight
 
+    def __repr__(self) -> str:
+        state = "not entered yet" if self._loop is None else "open" if self._open else "left"
+        return f"<OpScope {state}, {self.in_flight} ops in flight>"
+
     def cancel(self) -> None:
         """Drop the ops that have not started, abandon those that run, and leave the block. Callable on any thread."""
         self._cancelled = True
@@ -167,6 +173,11 @@ class OpScope:
         """Drop the ops: all of them now on another thread, some now and others when the loop has turned on its own."""
         if self._loop is not None:
             drop_by_callbacks(self._members.records, why, self._loop)
+
+    def _expire(self) -> None:
+        """The time is up: see what was not done, before it is dropped, and have the block end."""
+        self._overdue = next(map(state_of, self._members.records.pending()), "")
+        self._stop()
 
     def _stop(self) -> None:
         """Have the body end, or the wait for its ops. The loop calls this, between two steps of the task."""
@@ -219,7 +230,7 @@ class OpScope:
         if self._loop is not None:
             raise RuntimeError("a scope is entered once")
         self._loop = asyncio_loop()
-        self._deadline.start(self._loop, self._stop)
+        self._deadline.start(self._loop, self._expire)
         try:
             await self._wait_for_room()
             self._bar = bar(self._entry.progress, "scope")
@@ -344,8 +355,11 @@ class OpScope:
         if overdue:
             return TimeoutError(overdue)
         if self._deadline.passed and not self._cancelled:
+            limit = f"after {self._deadline.seconds:g} s"
+            if not self._overdue:
+                return TimeoutError(f"the block of a scope had not ended {limit}")
             return TimeoutError(
-                f"the ops of a scope were not done after {self._deadline.seconds:g} s; those not started were dropped"
+                f"the ops of a scope were not done {limit}: {self._overdue}; those not started were dropped"
             )
         return None
 

@@ -112,7 +112,7 @@ class Batcher:
 
     def block(self, call: Call) -> object:
         """The blocking twin of `run`."""
-        check_may_block(None, f"{self._row.name}.call()")
+        check_may_block(None, f"{self._row.name}.call()", f"await {self._row.name}(...)")
         with self._entered(call) as patience:
             while not call.done:
                 if not self._block_once(call, patience):

@@ -68,8 +68,8 @@ class Executor:
         return self._core.statistics()
 
     def __repr__(self) -> str:
-        devices = ", ".join(map(str, self.devices)) if self._core is not None else dict(self._config.device_count)
-        return f"<Executor {self.state}, mode={self._mode.name} policy={self._policy.name} devices={devices}>"
+        counts = self.statistics()
+        return f"<Executor {self.state}, {self._mode.name}: {counts.pending} pending, {counts.running} running>"
 
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows; never waits."""

@@ -207,6 +207,29 @@ async def test_an_attribute_that_arrays_have_and_handles_lack(mode: engine.Execu
     assert "shape" in dir(x)
 
 
+@pytest.mark.parametrize("name", ["block_until_ready", "compute", "persist"])
+def test_names_of_other_libraries_say_what_to_write(name: str, mode: engine.ExecutionMode) -> None:
+    x = ops.ones(3)
+    assert not hasattr(x, name)
+    said = message(partial(getattr, x, name), AttributeError)
+    assert said.startswith(f"{type(x).__name__!r} object has no attribute {name!r}: ")
+    assert "read the value first" not in said
+    assert "{" not in said
+
+
+async def test_what_blocks_the_loop_names_what_to_await_instead(asynchronous: None) -> None:
+    assert "use `await engine.synchronize()`" in message(engine.wait, engine.BlockingSyncError)
+    doubled = engine.batched(lambda rows: rows * 2, max_size=2)
+    assert "use `await <lambda>(...)`" in message(partial(doubled.call, 1.0), engine.BlockingSyncError)
+
+
+async def test_several_handles_are_given_one_by_one(asynchronous: None) -> None:
+    handles = [ops.ones(3), ops.ones(3)]
+    for together in (handles, tuple(handles), iter(handles)):
+        with pytest.raises(TypeError, match=r"engine\.gather\(\*handles\)"):
+            await engine.gather(together)  # type: ignore[arg-type]
+
+
 async def test_handles_are_no_futures(asynchronous: None) -> None:
     x = ops.ones(3)
     with pytest.raises(AttributeError, match="ensure_future") as caught:

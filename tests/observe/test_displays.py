@@ -66,6 +66,23 @@ async def test_a_pending_handle_shows_what_is_known_and_does_not_wait(gate: Gate
         gate.open()
 
 
+async def test_executors_and_scopes_say_in_text_how_they_are(gate: GateOp) -> None:
+    executor = engine.Executor(execution_mode=engine.ASYNC)
+    assert repr(executor) == "<Executor not entered yet, ASYNC: 0 pending, 0 running>"
+    async with executor:
+        scope = engine.scope()
+        assert repr(scope) == "<OpScope not entered yet, 0 ops in flight>"
+        async with scope:
+            held = gate(1.0)
+            assert repr(scope) == "<OpScope open, 1 ops in flight>"
+            await asyncio.to_thread(gate.wait_entered)
+            assert repr(executor) == "<Executor open, ASYNC: 1 pending, 1 running>"
+            gate.open()
+            await held
+        assert repr(scope) == "<OpScope left, 0 ops in flight>"
+    assert repr(executor) == "<Executor closed, ASYNC: 0 pending, 0 running>"
+
+
 async def test_a_failed_and_a_cancelled_handle_show_why() -> None:
     async with engine.Executor(execution_mode=engine.ASYNC):
         failed = ops.linalg.inv(ops.zeros((2, 2)))
@@ -222,14 +239,6 @@ async def test_the_statistics_of_services_are_shown_and_long_ones_shortened() ->
             await doubled(np.ones(2))
         text = shown(doubled.statistics())
     assert "10, the last: … 1, 1, 1, 1, 1, 1, 1, 1<" in text
-
-
-async def test_an_executor_says_what_it_is(mode: engine.ExecutionMode) -> None:
-    executor = engine.Executor(engine.Config(device_count={"CPU": 2}), execution_mode=mode)
-    assert repr(executor) == f"<Executor not entered yet, mode={mode.name} policy=SILENT devices={{'CPU': 2}}>"
-    async with executor:
-        assert repr(executor) == f"<Executor open, mode={mode.name} policy=SILENT devices=CPU:0, CPU:1>"
-    assert repr(executor).startswith("<Executor closed, ")
 
 
 async def test_a_profile(mode: engine.ExecutionMode) -> None:
