@@ -197,7 +197,7 @@ class ScopeMiddleware:
                 try:
                     await executor.__aexit__(None, None, None)
                 except Exception as error:  # noqa: BLE001 - the failure of an op is no reason not to shut down
-                    report(loop, "an op failed and nobody read its result", error)
+                    report(loop, "an op failed and its result was never read", error)
 
         async def send_closing(message: Message) -> None:
             if message["type"] in _ENDS:

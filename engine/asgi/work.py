@@ -103,4 +103,4 @@ class Work:
         for failure in failures:
             if not failure.seen:
                 failure.seen = True
-                report(self._loop, "an op of a request failed and nobody read its result", failure.restored())
+                report(self._loop, "an op of a request failed and its result was never read", failure.restored())

@@ -223,7 +223,7 @@ class Execution:
         return iter(columns)
 
     def _total(self, index: int, axes: tuple[int, ...], columns: Iterator[Any]) -> Array:
-        """What a step reduces to along axes, which are not there any more."""
+        """The shape that a step reduces to along axes, which are not there any more."""
         assert isinstance(self.walk, Strips)
         if self._native is None:
             across = self.walk.across

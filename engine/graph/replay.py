@@ -80,7 +80,7 @@ class Replay:
         return self._quick if self.compiled is not None and self.compiled.is_quick(arrays) else None
 
     def shortcut(self) -> Shortcut | None:
-        """What recognizes calls that are nothing but one compiled call of arrays of one queue; None where none are."""
+        """The recognizer of calls that are one compiled call of arrays of one queue; None where there is none."""
         compiled, known = self.compiled, self._shortcut
         chain = None if compiled is None else compiled.ready_chain()
         if compiled is None or chain is None or (known is not None and known.chain is chain):

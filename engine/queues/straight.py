@@ -79,7 +79,7 @@ class Straight:
         return True
 
     def _collect(self, batch: Batch, ends: float, deal_with: Callable[[Cell], None]) -> bool:
-        """Whether the batch is complete: it is full, or there is nothing more to take."""
+        """Put records into the batch; returns if it is complete: full, or there is nothing more to take."""
         queue, backlog, may_join = self._queue, self._queue.backlog, self._starting.may_join
         pending, early = queue.pending, queue.slice.early
         lane, looked_at = batch.lane, 0

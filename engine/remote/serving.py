@@ -187,7 +187,7 @@ class _Beside:
 
 
 def _tls_facts(security: Any) -> dict[str, Any]:
-    """What `pulse.tls_context` needs of a worker's `Security`."""
+    """The part of a worker's `Security` that `pulse.tls_context` needs."""
     tls = security.get_tls_config_for_role("worker")
     return {
         "ca": tls["ca_file"],

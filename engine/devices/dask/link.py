@@ -237,7 +237,7 @@ class Link:
             wire: Wire = taken_over(comm) if plain else StreamWire(comm)
             pulse = Pulse(self.address, connection_args)
             watched = (plain or self.address.startswith("tls://")) and await pulse.begin()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller of the first op is told
+        except Exception as error:  # noqa: BLE001 - any of them: the caller of the first op is told
             there.set_exception(error)
             return
         self._wire = wire

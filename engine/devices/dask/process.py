@@ -1,7 +1,7 @@
 """One process of a local cluster, started by `engine.devices.dask.local`: a worker, or the scheduler that forks them.
 
 It reads what it needs to know from its standard input, and ends when that is closed: so it never outlives the program
-that started it, whatever ends that. It listens on the loopback interface only, and opens no dashboard.
+that started it, however that one ends. It listens on the loopback interface only, and opens no dashboard.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _be_worker() -> None:
 
 
 def _heard() -> dict[str, Any]:
-    """What the program says, once it does; where it has ended before, this process does, too."""
+    """Return what the program says, once it does; where it has ended before, this process does, too."""
     line = sys.stdin.readline()
     if not line:
         os._exit(0)

@@ -1,4 +1,4 @@
-"""What a call of a chain is given, made by straight-line code written for that chain.
+"""The arguments of a call of a chain, made by straight-line code written for that chain.
 
 A call of compiled code takes a microsecond on small arrays. Going through lists of operands, outputs and scalars would
 take several times as long; so code is written that names each of them. It makes the new arrays, and writes down what

@@ -107,7 +107,7 @@ class Chain:
         return outcomes
 
     def call(self, arrays: int, constants: Sequence[Array], scalars: Sequence[Any], otherwise: Call) -> Call | None:
-        """What computes it in place, given so many arrays one by one; its last ones, and its scalars, are the same.
+        """The function that computes it in place, given arrays one by one; the last ones and the scalars stay the same.
 
         `otherwise` is called with them where that is not possible. None for a chain of several results, and for one
         that takes long, or needs more than its frame.
@@ -198,7 +198,7 @@ class Frames:
 
     @property
     def names(self) -> dict[str, Any]:
-        """What code that is written for a chain calls in place, without scratch memory; and the rest of its frame."""
+        """The entry that code written for a chain calls in place, without scratch memory; and the rest of its frame."""
         return {"direct": self._direct, "tail": self._tail}
 
     def in_place(self, head: bytes) -> bool:

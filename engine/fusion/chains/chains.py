@@ -33,7 +33,7 @@ Site = tuple[CodeType | None, int]
 
 
 class State(Enum):
-    """What is known of a chain that is not there."""
+    """Stands for a chain that is not there."""
 
     COMING = "coming"
     REFUSED = "refused"

@@ -1,4 +1,4 @@
-"""What one reduction has come to while a pass goes over a block, in registers: in a vector, and of single elements.
+"""Accumulators: one reduction while a pass goes over a block, in registers: in a vector, and of single elements.
 
 A sum of floats is begun anew for each leaf of NumPy's pairwise summation. What else is reduced gives the same bits in
 any order, but for NaNs and for zeros of both signs in an extreme: those are in doubt.
@@ -119,7 +119,7 @@ class Accumulator:
 
 
 def folded(lanes: Lanes, scalar: str, value: str, meet: Meet) -> str:
-    """What the lanes of a vector become together: each with its neighbour, until one is left."""
+    """Combine the lanes of a vector: each with its neighbour, until one is left."""
     while lanes.lanes > 1:
         kind, count = lanes.vector(scalar), lanes.lanes // 2
         halves = []

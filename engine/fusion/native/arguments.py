@@ -1,4 +1,4 @@
-"""What the function is given: the numbers, addresses and scalars of its frame, loaded once at its beginning."""
+"""The arguments of a function: numbers, addresses and scalars of its frame, loaded once at its beginning."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def spread(made: Blueprint, code: str, value: str) -> dict[int, str]:
 
 
 def loaded(lanes: Lanes, code: str, pointer: str) -> str:
-    """Elements that lie side by side; a bool is true whatever its byte, which should be one."""
+    """Elements that lie side by side; a bool is true if its byte is not zero."""
     return as_register(lanes, code, lanes.op(f"load {lanes.vector(stored_type_of(code))}, ptr {pointer}, align 1"))
 
 

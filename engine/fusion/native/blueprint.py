@@ -1,4 +1,4 @@
-"""What each part of the writer works on: the structure, its passes, its frame, and the text as far as it is written."""
+"""The blueprint that each part of the writer works on: structure, passes, frame, and the text that is there so far."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ DEEPEST = 64
 
 
 class Steps(NamedTuple):
-    """What is written at each turn of the walk."""
+    """The text that is written at each turn of the walk."""
 
     leaf: Callable[[str, str], None]
     """Sums the elements from a position to another one."""

@@ -42,7 +42,7 @@ def ending(timeout: float) -> None:
     """Wait until LLVM is not at work, and let no other thread enter it: the interpreter is about to end."""
     at_work.acquire(timeout=timeout)
     for each in list(_alive):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))  # never collected, whatever is torn down around it
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))  # never collected, also while the interpreter ends
 
 
 def is_ending() -> bool:
