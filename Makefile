@@ -15,7 +15,14 @@ export PIP_NO_INPUT := 1
 .NOTPARALLEL:
 
 help:
-	@echo "make demo | service | test | test-all | bench | bench-peers | soak | lint | docs | clean"
+	@echo "make demo         the relief of a mountain range, computed three ways: relief.png, trace.json, trace.png"
+	@echo "make service      the example service under load for 30 seconds, beside the same without the engine"
+	@echo "make test         style, types, pages, tests, and the built package; test-all: on every Python found here"
+	@echo "make lint         style and types alone"
+	@echo "make docs         all pages and the reference as one site: build/docs/index.html"
+	@echo "make bench        measure, and write docs/performance.md; bench-peers: install what it compares with"
+	@echo "make soak         a service under mixed load for an hour; SOAK_SECONDS=60 for less"
+	@echo "make clean        remove the environment ($(VENV)) and all that was built"
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m engine demo --trace trace.json

@@ -7,6 +7,7 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -84,21 +85,25 @@ def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    if not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, but got {text}")
-    return int(text)
+    return _whole(text, 0, 65535)
 
 
 def _factor(text: str) -> int:
-    if not 1 <= int(text) <= 32:
-        raise argparse.ArgumentTypeError(f"must be from 1 to 32, but got {text}")
-    return int(text)
+    return _whole(text, 1, 32)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    with suppress(ValueError):
+        if least <= int(text) <= most:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, but got {text!r}")
 
 
 def _metres(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, but got {text}")
-    return float(text)
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a positive number, but got {text!r}")
 
 
 def run_demo(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from engine.base.op import Op, Params, ShapeDtype
 from engine.base.pytree import fill, take
 from engine.ops import checks
 from engine.ops.infer import broadcast, shape_of
+from engine.queues.operands import settled
 from engine.runtime.current import current
 from engine.settings.in_force import list_devices
 from engine.settings.scope import scope_var
@@ -148,7 +149,7 @@ class Generator:
 
     def _dispatch(self, name: str, args: tuple[object, ...], kwargs: Params, infer: Rule | None) -> Handle:
         operands: list[Any] = []
-        call = take((args, kwargs), operands)
+        call = take((args, kwargs), operands, settled)
         count = len(operands)
         method = getattr(self._generator, name)
 

@@ -24,8 +24,8 @@ from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
 from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
-from engine.queues.hooks import hooks
-from engine.queues.waiting import timed_out
+from engine.queues.hooks import hooks, numbers
+from engine.queues.waiting import state_of, timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
 from engine.settings.scope import Block, scope_var
@@ -65,7 +65,7 @@ def scope(
         raise TypeError(f"priority must be an integer (a larger one goes first), but got {priority!r}")
     if not isinstance(wait, bool):
         raise TypeError(f"wait must be True (wait for room) or False (raise QueueFullError), but got {wait!r}")
-    check(progress, "scope")
+    check(progress)
     return OpScope(timeout, None if priority is _INHERITED else operator.index(priority), wait, progress)
 
 
@@ -134,7 +134,10 @@ class OpScope:
     """Returned by `engine.scope()`; use it with `async with`, once."""
 
     def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
+        self.number = next(numbers)
         self._deadline = _Deadline(timeout)
+        self._overdue = ""
+        """The first op that had not ended when the time was up, and its state."""
         self._entry = _Entry(priority, wait, progress)
         self._members = _Members()
         self._open = False
@@ -158,6 +161,10 @@ class OpScope:
         """Ops dispatched inside that have not ended."""
         return self._members.in_flight
 
+    def __repr__(self) -> str:
+        state = "not entered yet" if self._loop is None else "open" if self._open else "left"
+        return f"<OpScope {state}, {self.in_flight} ops in flight>"
+
     def cancel(self) -> None:
         """Drop the ops that have not started, abandon those that run, and leave the block. Callable on any thread."""
         self._cancelled = True
@@ -169,6 +176,11 @@ class OpScope:
         """Drop the ops: all of them now on another thread, some now and others when the loop has turned on its own."""
         if self._loop is not None:
             drop_by_callbacks(self._members.records, why, self._loop)
+
+    def _expire(self) -> None:
+        """The time is up: see what was not done, before it is dropped, and have the block end."""
+        self._overdue = next(map(state_of, self._members.records.pending()), "")
+        self._stop()
 
     def _stop(self) -> None:
         """Have the body end, or the wait for its ops. The loop calls this, between two steps of the task."""
@@ -221,9 +233,10 @@ class OpScope:
         if self._loop is not None:
             raise RuntimeError("a scope is entered once")
         self._loop = asyncio_loop()
-        self._deadline.start(self._loop, self._stop)
+        self._deadline.start(self._loop, self._expire)
         try:
             await self._wait_for_room()
+            self._bar = bar(self._entry.progress, "scope")
             self._interruption = Interruption()
         except BaseException:
             self._deadline.stop()
@@ -231,7 +244,6 @@ class OpScope:
         before = scope_var.get()
         self._parent = None if before.group is None else before.group.innermost_open()
         self._block = Block(group=self, **({} if self._entry.priority is None else {"priority": self._entry.priority}))
-        self._bar = bar(self._entry.progress, "scope")
         self._open = True
         if hooks.listeners:
             hooks.tell("entered", self)
@@ -346,8 +358,11 @@ class OpScope:
         if overdue:
             return TimeoutError(overdue)
         if self._deadline.passed and not self._cancelled:
+            limit = f"after {self._deadline.seconds:g} s"
+            if not self._overdue:
+                return TimeoutError(f"the block of a scope had not ended {limit}")
             return TimeoutError(
-                f"the ops of a scope were not done after {self._deadline.seconds:g} s; those not started were dropped"
+                f"the ops of a scope were not done {limit}: {self._overdue}; those not started were dropped"
             )
         return None
 

@@ -13,7 +13,7 @@ else runs in the waiting task.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -57,7 +57,7 @@ def wait(device: str | Device | None = None, timeout: float | None = None) -> No
 
     Raises `TimeoutError`, and `BlockingSyncError` on a thread whose event loop is running.
     """
-    check_may_block(None, "engine.wait()")
+    check_may_block(None, "engine.wait()", "await engine.synchronize()")
     core, where = _target(device)
     limit = core.timeout if timeout is None else min(timeout, core.timeout or timeout)
     deadline = None if limit is None else monotonic() + limit
@@ -103,6 +103,13 @@ async def gather(*handles: Handle, progress: Progress = None) -> list[Array]:
     return [await handle for handle in handles]
 
 
+def _no_handle(index: int, argument: object) -> TypeError:
+    """The error for an argument that is no handle; several at once are to be given one by one."""
+    several = isinstance(argument, list | tuple | set | dict | Iterator)
+    hint = ": give its handles one by one, as in `engine.gather(*handles)`" if several else ""
+    return TypeError(f"argument {index} must be a handle, but got {type(argument).__name__}{hint}")
+
+
 async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) -> AsyncIterator[Handle]:
     """The handles, each when its op has ended; reading one that failed raises its error.
 
@@ -111,7 +118,7 @@ async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) 
     handles = tuple(handles)
     for index, handle in enumerate(handles):
         if not isinstance(handle, Handle):
-            raise TypeError(f"argument {index} must be a handle, but got {type(handle).__name__}")
+            raise _no_handle(index, handle)
     waiting: dict[Cell, list[Handle]] = {}
     for handle in handles:
         waiting.setdefault(handle._cell, []).append(handle)

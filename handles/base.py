@@ -102,9 +102,12 @@ class Handle(Facts, Operators, Methods, Scalars, Export, Memory):
         """
         shape = self.shape
         if not shape:
-            raise TypeError("iteration over a handle with no dimensions")
+            raise TypeError(
+                "iteration over a handle with no dimensions: give its value, `await h` (or h.item() where blocking is "
+                "allowed), to code that takes numbers"
+            )
         if len(shape) == 1:
-            return iter(self._sync("iterating over the elements (as np.roots and np.poly do)"))
+            return iter(self._sync("iterating over the elements (np.roots and np.poly do it, too)"))
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: Index) -> Handle:

@@ -114,6 +114,7 @@ class Rare:
     __slots__ = (
         *(
             "context",
+            "copied",
             "copies",
             "entry",
             "host",
@@ -124,6 +125,7 @@ class Rare:
             "passed",
             "record",
             "running",
+            "shared",
             "task",
         ),
     )
@@ -147,7 +149,11 @@ class Rare:
         self.entry: Any = None
         """The backlog's entry of a record that was set aside."""
         self.nbytes = 0
-        """Bytes of snapshotted operands, counted against the high-water mark."""
+        """Bytes of snapshotted operands that are its own, counted against the high-water mark."""
+        self.copied = 0
+        """Bytes of the snapshots that were taken when it was dispatched."""
+        self.shared: tuple[np.ndarray[Any, Any], ...] = ()
+        """Snapshots that are counted once for all the records that hold them."""
         self.node: Any = None
         """The step that this is in a graph."""
         self.task: Callable[[], object] | None = None
@@ -250,9 +256,9 @@ class Cell:
     lasti: int
     value: Any
     waiters: list[Waiter] | None
-    """Called when it is settled: of those who wait for this one."""
+    """Functions of those who wait for it, each called when it is settled."""
     group: Group | None
-    """What counts it until it is settled: a scope, a request."""
+    """The scope, or the request, that counts it until it is settled."""
     rare: Rare | None
 
     @property

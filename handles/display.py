@@ -86,7 +86,10 @@ def statistics_html(statistics: Any) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, tuple):  # the last of many: a table is for reading
+        last = ", ".join(f"{each:.3g}" if isinstance(each, float) else str(each) for each in value[-8:])
+        return f"{len(value):,}, the last: … {last}" if len(value) > 8 else last
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def handle_html(handle: Holder) -> str:

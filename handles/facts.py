@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -28,6 +28,13 @@ class Facts(Holder):
         """The dtype of the result; never waits."""
         cell = self._cell
         return cell.home.infer(cell).dtype
+
+    @dtype.setter
+    def dtype(self, dtype: object) -> NoReturn:
+        raise AttributeError(
+            "the dtype of a handle cannot be set: handle.view(dtype) has the same bytes as elements of another dtype, "
+            "handle.astype(dtype) has the elements converted"
+        )
 
     @property
     def shape(self) -> tuple[int | None, ...]:

@@ -7,7 +7,7 @@ has not been computed lies nowhere yet.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -168,6 +168,13 @@ class Memory(Holder):
     def strides(self) -> tuple[int, ...]:
         """Bytes from one element of the value to the next, for each axis; an implicit sync point."""
         return self._sync("strides").strides
+
+    @strides.setter
+    def strides(self, strides: object) -> NoReturn:
+        raise AttributeError(
+            "the strides of a handle cannot be set: numpy.lib.stride_tricks.as_strided(value, shape, strides) has the "
+            "same memory with other strides, for a value that was read"
+        )
 
     @property
     def data(self) -> memoryview:

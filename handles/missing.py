@@ -26,6 +26,9 @@ HINTS: Mapping[str, str] = {
     "cpu": 'use handle.to_device("CPU:0"), or read the value: {value}',
     "get": "read the value: {value}",
     "detach": "read the value: {value}",
+    "block_until_ready": "use `await handle.wait_ready()`, or read the value: {value}",
+    "compute": "nothing has to be asked for, the op runs by itself; read the value: {value}",
+    "persist": "an op is computed once, and its result kept as long as a handle refers to it",
     "append": "an array does not grow: use numpy.append(handle, values), or engine.ops.concat",
 }
 """Advice in place of an attribute; where nothing is said, the value of the handle has it."""

@@ -95,7 +95,8 @@ class Rearrangement(Holder):
 
     def fill(self, value: ArrayLike) -> None:
         """Rebind this handle to an array of one value."""
-        np.copyto(self, value, casting="unsafe")  # type: ignore[arg-type]
+        refresh(self)
+        self._cell.home.namespace.attributes.write(self, "fill", value)
 
     def put(self, indices: ArrayLike, values: ArrayLike, mode: Mode = "raise") -> None:
         """Rebind this handle to the array with these elements replaced."""

@@ -66,14 +66,19 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nothing"], ["demo", "--factor", "0"], ["demo", "--factor", "x"], ["demo", "--cell", "-1"], ["info", "more"]],
+    [
+        *([], ["nothing"], ["demo", "--factor", "0"], ["demo", "--factor", "x"], ["demo", "--cell", "-1"]),
+        *(["demo", "--cell", "x"], ["info", "more"], ["dashboard", "--port", "x", "f.py"], ["dashboard"]),
+    ],
     ids=" ".join,
 )
 def test_a_wrong_call_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == 2
-    assert "usage: eagerloop" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "usage: eagerloop" in error
+    assert "value: " not in error  # a name of ours, which argparse shows where it is not told what was expected
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 120
 """Seconds until a program counts as hung."""
 LEFT = re.compile(
-    r"eagerloop: at exit (1 op|\d+ ops) never ran(, the oldest)?: op '\w+' on CPU:\d, dispatched at .+; "
-    r"await its handle, or call engine\.wait\(\)\n"
+    r"eagerloop: at exit (1 op|\d+ ops) (never ran( and \d+ had not ended)?|had not ended)(, the oldest)?: "
+    r"op '\w+' on CPU:\d, dispatched at .+; await its handle, or call engine\.wait\(\)\n"
 )
 NOISE = re.compile(
     r"Warning|Exception ignored|Fatal|never retrieved|never awaited|was destroyed|AttributeError|NoneType|Segmentation"

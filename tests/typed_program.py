@@ -22,6 +22,11 @@ async def fetched(delay: float) -> NDArray[np.float64]:
     return np.ones(3)
 
 
+@engine.op(num_outputs=2)
+def extremes(x: NDArray[np.float64]) -> tuple[np.float64, np.float64]:
+    return x.min(), x.max()
+
+
 @engine.function
 def polynomial(x: Handle) -> Handle:
     return x * x + 2.0 * x + 1.0
@@ -39,6 +44,9 @@ async def main() -> None:
         async with engine.scope(timeout=10.0, priority=1) as scope:
             part = ops.sum(y, axis=0, keepdims=True)
         assert_type(scope.cancelled, bool)
+        assert_type(scaled(x, 2.0), Handle)
+        least, most = extremes(x)
+        assert_type(least + most, Handle)
         values = await engine.gather(x, y, part)
         assert_type(values, list[np.ndarray[Any, Any]])
         async for handle in engine.as_completed([x, y]):

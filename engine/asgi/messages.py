@@ -38,7 +38,7 @@ def awaits_permission(scope: Scope) -> bool:
 
 
 def is_last(message: Message, *, trailers: bool) -> bool:
-    """Whether a response, or a websocket, is complete with this message; `trailers` says that some were announced."""
+    """Tell whether a response, or a websocket, ends with this message; `trailers` says that some were announced."""
     kind = message["type"]
     if kind == "http.response.trailers":
         return not message.get("more_trailers", False)

@@ -22,6 +22,7 @@ from engine.runtime.executor import Executor, in_force, options_given, options_o
 from engine.settings.scope import Block
 from engine.settings.switch import Options
 from handles.base import check_seconds
+from handles.display import statistics_html
 
 Priority = int | Callable[[Scope], int]
 
@@ -44,6 +45,9 @@ class RequestStatistics:
     """Those that were answered 503, as the executor was full."""
     dropped_ops: int
     """Ops that were dropped, or abandoned, with requests that ended before their time."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 def _counted(requests: Requests) -> RequestStatistics:
@@ -193,7 +197,7 @@ class ScopeMiddleware:
                 try:
                     await executor.__aexit__(None, None, None)
                 except Exception as error:  # noqa: BLE001 - the failure of an op is no reason not to shut down
-                    report(loop, "an op failed and nobody read its result", error)
+                    report(loop, "an op failed and its result was never read", error)
 
         async def send_closing(message: Message) -> None:
             if message["type"] in _ENDS:

@@ -12,15 +12,17 @@ from typing import Self
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, call_soon, report
 from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
+from engine.queues.hooks import hooks, numbers
 from handles.cell import Cell, Failure
 
 
 class Work:
     """The ops dispatched in one request, until its last byte."""
 
-    __slots__ = ("_ended", "_failures", "_in_flight", "_lock", "_loop", "_over", "_records", "_refusal")
+    __slots__ = ("_ended", "_failures", "_in_flight", "_lock", "_loop", "_over", "_records", "_refusal", "number")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
+        self.number = next(numbers)
         self._loop = loop
         self._lock = threading.Lock()
         self._records = Droppable(self._lock)
@@ -52,6 +54,8 @@ class Work:
             self._in_flight += 1
             self._records.add(cell, self._in_flight)
         cell.group = self
+        if hooks.listeners:
+            hooks.tell("admitted", cell, self)
 
     def note(self, cell: Cell) -> None:
         """An op has ended, on any thread."""
@@ -102,4 +106,4 @@ class Work:
         for failure in failures:
             if not failure.seen:
                 failure.seen = True
-                report(self._loop, "an op of a request failed and nobody read its result", failure.restored())
+                report(self._loop, "an op of a request failed and its result was never read", failure.restored())

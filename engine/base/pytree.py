@@ -81,11 +81,14 @@ class Slot:
         self.number = number
 
 
-def take(value: Tree, operands: list[Any]) -> Tree:
+def take(value: Tree, operands: list[Any], convert: Callable[[object], object] | None = None) -> Tree:
     """Take the arrays out of arguments: they are appended to `operands`, to be snapshotted and placed as such.
 
-    Returns the arguments with a `Slot` in place of each array or handle.
+    Returns the arguments with a `Slot` in place of each array or handle. `convert` is asked first what a leaf is
+    taken as.
     """
+    if convert is not None:
+        value = map_leaves(convert, value, exact=True)
 
     def taken(leaf: object) -> object:
         if isinstance(leaf, Handle | np.ndarray):

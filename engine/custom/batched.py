@@ -103,7 +103,7 @@ def _check_integer(name: str, value: object) -> None:
 
 
 class _Binding(Enum):
-    """What a batched function that is an attribute of a class is called with."""
+    """The first argument of a batched function that is an attribute of a class."""
 
     INSTANCE = "the instance"
     CLASS = "the class"
@@ -111,7 +111,7 @@ class _Binding(Enum):
 
 
 def _unwrapped(function: object) -> tuple[_Binding, Any]:
-    """What binds a function where a decorator says so, and the function itself."""
+    """A decorated function as it was before `classmethod` or `staticmethod`, after the binding that these ask for."""
     if isinstance(function, classmethod):
         return _Binding.CLASS, function.__func__
     if isinstance(function, staticmethod):

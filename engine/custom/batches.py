@@ -22,6 +22,7 @@ from engine.base.loops import AbstractEventLoop, Waiter
 from engine.dispatch.dispatcher import Dispatcher
 from engine.observe.sums import batches_of
 from handles.cell import Failure
+from handles.display import statistics_html
 
 BY_AGE = 8
 """Every so many batches begins with the oldest call, of any priority."""
@@ -208,6 +209,9 @@ class BatchStatistics:
     """How many calls the last 1,000 batches had."""
     waits: tuple[float, ...]
     """Seconds that each of the last 1,000 calls waited until its batch began."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)
 
 
 class Counts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -15,32 +15,55 @@ from engine.custom.coalescing import Flights
 from engine.dispatch.queueing import AsyncDispatcher
 from engine.runtime.current import current
 from engine.threads.slots import Slots
+from handles.base import Handle
 
 Function = Callable[..., Any]
 
 
+@overload
+def op(  # type: ignore[overload-overlap]  # one output is no tuple of one
+    function: Function,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: Literal[1] = 1,
+    shape: Any = None,
+    max_concurrency: int | None = None,
+    coalesce: bool = False,
+) -> Callable[..., Handle]: ...
 @overload
 def op(
     function: Function,
     /,
     *,
     name: str | None = None,
-    num_outputs: int = 1,
+    num_outputs: int,
     shape: Any = None,
     max_concurrency: int | None = None,
     coalesce: bool = False,
-) -> Callable[..., Any]: ...
+) -> Callable[..., tuple[Handle, ...]]: ...
+@overload
+def op(  # type: ignore[overload-overlap]  # one output is no tuple of one
+    function: None = None,
+    /,
+    *,
+    name: str | None = None,
+    num_outputs: Literal[1] = 1,
+    shape: Any = None,
+    max_concurrency: int | None = None,
+    coalesce: bool = False,
+) -> Callable[[Function], Callable[..., Handle]]: ...
 @overload
 def op(
     function: None = None,
     /,
     *,
     name: str | None = None,
-    num_outputs: int = 1,
+    num_outputs: int,
     shape: Any = None,
     max_concurrency: int | None = None,
     coalesce: bool = False,
-) -> Callable[[Function], Callable[..., Any]]: ...
+) -> Callable[[Function], Callable[..., tuple[Handle, ...]]]: ...
 
 
 def op(

@@ -12,6 +12,7 @@ from engine.devices.base import Array, Backend, Device, Record
 from engine.memory.buffers import Lease
 from engine.memory.layout import forwards
 from engine.memory.references import HELD_BY_ADOPTERS, HELD_BY_CELL, others
+from engine.memory.snapshots import SHARED, snapshots
 from engine.threads.pool import workers
 from handles.operands import MASKED
 
@@ -66,7 +67,7 @@ class CpuBackend(Backend[Array]):
             if not isinstance(owner.base, np.ndarray):
                 break
             owner, known = owner.base, HELD_BY_CELL  # the view refers to it
-        return snapshot(result)
+        return _copied(result)
 
 
 NOTHING = np.array(None, dtype=object)
@@ -134,7 +135,7 @@ def borrow(array: Array) -> Array:
 
 
 def snapshot(array: Array) -> Array:
-    """A copy that no later write can reach, laid out as the original is.
+    """A copy that no later write can reach, laid out as the original is; of large arrays, pending ops share one.
 
     The order in which NumPy reduces, and so the last bit of a float sum, depends on the layout: the order and sign of
     the strides, and which axes can be walked as one.
@@ -144,6 +145,11 @@ def snapshot(array: Array) -> Array:
     checked(array)
     if is_frozen(array):
         return array
+    return _copied(array) if array.nbytes < SHARED else snapshots.take(array, _copied)
+
+
+def _copied(array: Array) -> Array:
+    """A copy of the array's own layout."""
     flags = array.flags
     if flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject:
         copy = array.copy(order="K")

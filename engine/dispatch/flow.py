@@ -3,24 +3,25 @@
 Purpose: bounded memory, however much a program dispatches. Past the marks a dispatch executes queued work itself, a
 scope waits before it is entered, and `drain` waits until half is left.
 
-Invariants: the bytes counted are those of the records that have not ended, each counted once and taken off once;
-`DeviceQueue.room` is never larger than what the marks leave, so a queue asks here before it goes past them.
+Invariants: the bytes counted are those of the records that have not ended, each counted once and taken off once, and a
+snapshot that records share is counted once for all of them. `DeviceQueue.room` is never larger than what the marks
+leave, so a queue asks here before it goes past them.
 
 `make_room` is called by the thread that dispatches; `free_bytes` by the thread on which an op ends. `_bytes_lock`
-guards `pending_bytes` and `_expected`; the numbers of ops are read from the queues without a lock, so they may be a
-moment old.
+guards `pending_bytes`, `_uses` and `_expected`; the numbers of ops are read from the queues without a lock, so they may
+be a moment old.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.base.config import Config
 from engine.base.errors import QueueFullError
 from engine.base.loops import running_loop
-from engine.devices.base import Device
+from engine.devices.base import Array, Device
 from engine.failures import site, user_frame
 from engine.queues.admission import Admission
 from engine.queues.bell import Bell
@@ -46,6 +47,8 @@ class FlowControl:
         self._low_mark = max(1, config.max_pending_ops // 2)
         self._bytes_lock = threading.Lock()
         self.pending_bytes = 0
+        self._uses: dict[int, int] = {}
+        """For each shared snapshot, by its identity, how many records that have not ended hold it."""
         self._expected = 0
         self.admission = Admission(lambda: self._free() > self._expected, self._describe_load)
 
@@ -60,17 +63,35 @@ class FlowControl:
         """Ops that were dispatched and have not ended."""
         return sum(queue.in_flight() for queue in self._queues.values())
 
-    def hold_bytes(self, cell: Cell, nbytes: int) -> None:
-        """Count the snapshots of a record against the high-water mark until it has ended."""
-        cell.extend().nbytes = nbytes
+    def hold_bytes(self, cell: Cell, nbytes: int, shared: Sequence[Array] = ()) -> None:
+        """Count the snapshots of a record against the high-water mark until it has ended.
+
+        `nbytes` are the bytes of those that are its own; `shared` are the ones that other records may hold, too.
+        """
+        rare = cell.extend()
+        rare.shared = tuple(shared)  # they live until they are counted no longer: an identity means one array
         with self._bytes_lock:
-            self.pending_bytes += nbytes
+            for each in shared:
+                uses = self._uses.get(id(each), 0)
+                self._uses[id(each)] = uses + 1
+                if not uses:
+                    rare.copied += each.nbytes
+            self.pending_bytes += nbytes + rare.copied
+        rare.nbytes = nbytes
+        rare.copied += nbytes
         cell.waiters = [*(cell.waiters or ()), self.free_bytes]
 
     def free_bytes(self, cell: Cell) -> None:
         """Count them no longer; a second call changes nothing."""
         rare = cell.extend()
         with self._bytes_lock:
+            shared, rare.shared = rare.shared, ()
+            for each in shared:
+                uses = self._uses.pop(id(each), 0)
+                if uses > 1:
+                    self._uses[id(each)] = uses - 1
+                elif uses:
+                    self.pending_bytes -= each.nbytes
             self.pending_bytes -= rare.nbytes
             rare.nbytes = 0
 

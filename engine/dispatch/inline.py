@@ -176,7 +176,8 @@ class SyncDispatcher(Dispatcher):
         self, op: Op, args: tuple[object, ...], params: Params | None, frame: FrameType
     ) -> tuple[Handle, ...]:
         check_open(self.core, op)
-        operands = [operand(value, keep=op.memory.view) for value in args]
+        keep = op.memory.view or not op.known  # a kernel of unknown code gets them locked
+        operands = [operand(value, keep=keep) for value in args]
         queue = self.core.inline[self._place(op, operands, frame)]
         if not queue.on_host:
             operands = [operand(each, keep=True) for each in operands]  # a backend may keep what it gets

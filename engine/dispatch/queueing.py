@@ -18,6 +18,7 @@ from engine.dispatch.dispatcher import ABSENT, Dispatcher, check_open
 from engine.dispatch.executor import Core
 from engine.dispatch.records import handle_of, handles_of, make_record, new
 from engine.failures import INTERNAL, user_frame
+from engine.memory.snapshots import is_shared
 from engine.queues.base import ARRAY
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.operands import SCALARS, operand
@@ -96,6 +97,36 @@ class AsyncDispatcher(Dispatcher):
             queue.schedule()
         return handle_of(cell, AsyncHandle)
 
+    def dispatch_cells(self, op: Op, cells: tuple[Cell, ...]) -> AsyncHandle | None:
+        """Dispatch an op of cells of one queue for the caller's caller; None where that takes more than a record."""
+        queue = self.queue
+        if cells[0].home is not queue or not (queue.on_host and self.plain) or errstate() is not DEFAULT_ERRSTATE:
+            return None
+        frame = frame_at(3)
+        while INTERNAL in frame.f_globals and frame.f_back is not None:
+            frame = frame.f_back
+        cell = Cell()  # as `put` does
+        cell.op = op
+        cell.args = cells
+        cell.home = queue
+        cell.code = frame.f_code
+        cell.lasti = frame.f_lasti
+        cell.value = PENDING
+        cell.params = cell.waiters = cell.group = cell.rare = None
+        pending = queue.pending
+        if len(pending) >= queue.room:
+            self.core.make_room(queue, op.name, admitted=self.group is not None)
+        if self.group is not None:
+            self.group.admit(cell)
+        if self.tell is not None:
+            self.tell(cell, cells)
+        pending.append(cell)
+        if not queue.scheduled:
+            queue.schedule()
+        handle = new(AsyncHandle)
+        handle._cell = cell
+        return handle
+
     def put(
         self,
         queue: DeviceQueue,
@@ -154,10 +185,12 @@ class AsyncDispatcher(Dispatcher):
         op: Op = record.op
         if len(queue.pending) >= queue.room or self.core.flow.pending_bytes >= self.core.config.max_pending_bytes:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
-        nbytes = sum(each.nbytes for each in made if isinstance(each, np.ndarray))
+        copies = [each for each in made if isinstance(each, np.ndarray)]
         try:
-            if nbytes >= BYTES_COUNTED:
-                self.core.flow.hold_bytes(record, nbytes)
+            if sum(each.nbytes for each in copies) >= BYTES_COUNTED:
+                shared = [each for each in copies if is_shared(each)]
+                own = sum(each.nbytes for each in copies if not is_shared(each))
+                self.core.flow.hold_bytes(record, own, shared)
             if self.group is not None:
                 self.group.admit(record)
             self._log(op, queue.device)

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from engine.fusion.reductions import reduced
 from engine.fusion.walks import Strips, Walk
 from engine.memory.buffers import buffers, unlocked
 from engine.memory.layout import strip_axis
-from engine.threads.pool import together
+from engine.threads.pool import hand_over, together
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +39,9 @@ NATIVE_BLOCK_BYTES = 128 << 10
 ONE_PASS_BYTES = 512 << 10
 """Bytes of one operand's block in compiled code of one pass, where nothing lies between."""
 
+LONG = 1 << 23
+"""Elements in all steps of a group that takes long."""
+
 _PLAIN_STATES = frozenset({"warn", "ignore"})
 _WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
 """The kinds of warnings, in the order in which NumPy gives them."""
@@ -47,7 +50,7 @@ _WARNED_OF = ("divide by zero", "overflow", "underflow", "invalid value")
 def execute_group(
     group: FusionGroup, threads: int, block_bytes: int = BLOCK_BYTES, compiled: Natives = natives
 ) -> list[Any]:
-    """The result of each step: only its shape and dtype where nobody refers to it, its error where it has one.
+    """The result of each step: only its shape and dtype where nothing refers to it, its error where it has one.
 
     Raises `Deviation` where the group has to be done again, op by op; nothing has happened then.
     """
@@ -57,7 +60,7 @@ def execute_group(
         once = group.overwrites
         execution.work_with(threads)
         return execution.results()
-    except BaseException as error:  # a worker calls this, which nobody interrupts
+    except BaseException as error:  # a worker calls this, which no signal interrupts
         if once:  # its operands may be written over already; memory for scratch ran out, for example
             return [error] * len(group.steps)
         raise Deviation from error
@@ -72,16 +75,22 @@ class Execution:
         self._warned: dict[tuple[int, str], None] = {}
         self.error: BaseException | None = None
         self._noted = _noted_states(group.context)
-        self._program = Program(group)
         self._compiled = compiled
         self._native: NativeCall | None = None
         self._allocate()
         self.walk = self._walk()
+        self._hand_over()
         self._cut(block_bytes)
+        self._hand_over()
         self.partials: dict[int, list[Any]] = {}
         if group.overwrites:
             with np.errstate(all="ignore"):
                 self._program.try_out(self.walk)
+
+    @cached_property
+    def _program(self) -> Program:
+        """The group as calls of ufuncs: needed where it has not been compiled, or blocks are computed again."""
+        return Program(self.group)
 
     def _allocate(self) -> None:
         for index, step in enumerate(self.group.steps):
@@ -89,6 +98,11 @@ class Execution:
                 self._outputs[index] = unlocked(self.group.inputs[step.over])
             elif step.keep and step.reduction is None:
                 self._outputs[index] = buffers.array(self.group.shape, step.dtype, step.order)
+
+    def _hand_over(self) -> None:
+        """Let other threads have the interpreter lock between two parts of the planning of what takes long."""
+        if math.prod(self.group.shape) * len(self.group.steps) >= LONG:
+            hand_over()
 
     def _walk(self) -> Walk:
         group = self.group
@@ -125,14 +139,13 @@ class Execution:
         numbers: Sequence[int] = range(len(self.walk))
         native = self._native
         if native is not None:
-            todo = iter(numbers)
-            self._together(lambda: self._work_natively(native, todo), min(threads, len(numbers)))
+            self._together(native.work, min(threads, len(numbers)))
             numbers = native.to_repeat()
             if numbers:
                 self._compiled.repeated(native.description, len(numbers), len(self.walk))
         if numbers:
-            rest = iter(numbers)
-            self._together(lambda: self._noting(partial(self._program.run, self, rest)), min(threads, len(numbers)))
+            run = partial(self._program.run, self, iter(numbers))
+            self._together(lambda: self._noting(run), min(threads, len(numbers)))
 
     def _together(self, work: Callable[[], None], threads: int) -> None:
         def guarded() -> None:
@@ -144,19 +157,6 @@ class Execution:
         together(guarded, threads)
         if self.error is not None:
             raise self.error
-
-    def _work_natively(self, native: NativeCall, todo: Iterator[int]) -> None:
-        if not self.group.whole:
-            native.work()
-            return
-
-        def work(mark: list[int]) -> None:
-            def reduce(number: int, place: Callable[[int], Array]) -> None:
-                self.partials[number] = self._program.reduced(place, mark)
-
-            native.work_with(todo, reduce)
-
-        self._noting(work)
 
     def _noting(self, work: Callable[[list[int]], None]) -> None:
         """Call `work` in the error state of the dispatch; it marks the step, and what would warn is noted for that."""
@@ -208,24 +208,34 @@ class Execution:
             if step.reduction is not None:
                 mark[0] = index
                 if step.axes is not None:
-                    self._outputs[index] = self._reduced_along(step, step.axes, next(columns))
+                    self._outputs[index] = self._reduced_along(step, step.axes, self._total(index, step.axes, columns))
                 else:
                     self._outputs[index] = reduced(step, self.group.shape, self.walk.splits, next(columns))
 
     def _columns(self) -> Iterator[Any]:
-        """For each reduction, its results in each block."""
+        """For each reduction, its results in each block: where it is along axes, in those not left to compiled code."""
         if self._native is None or self.group.whole:
-            return zip(*(self.partials[number] for number in range(len(self.walk))), strict=True)
+            return zip(*(self.partials[number] for number in sorted(self.partials)), strict=True)
         columns = self._native.columns()
         for number, again in self.partials.items():
             for column, value in zip(columns, again, strict=True):
                 column[number] = value
         return iter(columns)
 
-    def _reduced_along(self, step: Step, axes: tuple[int, ...], partials: Sequence[Any]) -> Array:
+    def _total(self, index: int, axes: tuple[int, ...], columns: Iterator[Any]) -> Array:
+        """The shape that a step reduces to along axes, which are not there any more."""
         assert isinstance(self.walk, Strips)
-        across = self.walk.across
-        result: Array = np.concatenate(partials, axis=across - sum(axis < across for axis in axes))
+        if self._native is None:
+            across = self.walk.across
+            result: Array = np.concatenate(next(columns), axis=across - sum(axis < across for axis in axes))
+            return result
+        total = self._native.description.totals[index].squeeze(axes)
+        for number, again in zip(sorted(self.partials), next(columns, ()), strict=True):
+            where = self.walk.where(number)
+            total[tuple(part for axis, part in enumerate(where) if axis not in axes)] = again
+        return total
+
+    def _reduced_along(self, step: Step, axes: tuple[int, ...], result: Array) -> Array:
         shape = self.group.shape
         if step.reduction == "mean":
             count = np.intp(math.prod(shape[axis] for axis in axes))

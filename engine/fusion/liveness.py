@@ -1,6 +1,6 @@
 """Liveness: results that something else refers to, and operands that nothing else refers to. Pure.
 
-A result that nobody refers to is never written to memory. An operand that nobody refers to but the group itself may
+A result that nothing refers to is never written to memory. An operand that nothing refers to but the group itself may
 become a result: each block is read before it is written over.
 """
 

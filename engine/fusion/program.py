@@ -136,19 +136,10 @@ class Program:
         self._constants.append(value)
         return f"c{len(self._constants) - 1}"
 
-    def reduced(self, place: Callable[[int], Array], mark: list[int]) -> list[Any]:
-        """Reduce a block along axes, given what tells where the operand of a step is."""
-        results = []
-        for index, step in enumerate(self._steps):
-            if step.reduction is not None:
-                mark[0] = index
-                results.append(reducer(step.reduction)(place(index), axis=step.axes))
-        return results
-
     # Working blocks off
 
     def try_out(self, walk: Walk) -> None:
-        """Compute one element, for nobody: what an op cannot do for one, it cannot do for any."""
+        """Compute one element and drop it: an op that cannot do this for one element cannot do it for any."""
         first = (slice(0, 1),) * len(walk.block)
         places = [np.empty((1,) * len(first), step.dtype) for step in self._steps]
         self._code([0], [view[first] for view in walk.inputs], places, self._constants)

@@ -13,7 +13,7 @@ in its namespace.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
@@ -25,6 +25,7 @@ from engine.base.op import SMALL_NS, Estimate, Infer, Kernel, Op, Params, ShapeD
 from engine.base.traced import Traced, TracedStep
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.failures import site
+from engine.fusion.chains.chain import Chain
 from engine.graph.compiled import CompiledReplay
 from engine.graph.inference import UNKNOWN, infer_node, is_complete
 from engine.graph.optimize import Plan
@@ -70,7 +71,26 @@ def merge(
     )
 
 
-def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
+def place_of(step: Step) -> str:
+    """Which op a step is, and where the user called it."""
+    function = f" in {step.code.co_qualname}" if step.code is not None else ""
+    return f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}"
+
+
+def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str) -> Op:
+    """Make the op of all steps of a plan of one output, for arguments that are known to be what the chain is for."""
+    inputs = range(plan.inputs)
+    return Op(
+        name,
+        compiled.kernel_for_known(chain, straight_line(plan, plan.steps, inputs, plan.outputs, name)),
+        infer=_inference(plan, plan.steps, inputs, plan.outputs),
+        cost=lambda values, params: compiled.cost(chain.ns),
+        small=UNLIMITED,
+        brief=UNLIMITED,
+    )
+
+
+def traced(plan: Plan, inputs: Sequence[int], name: str, explain: Callable[[Step], str] = place_of) -> Op:
     """Make the op of all steps, in the form that a backend gets which takes functions as they are."""
     kept = schedule(plan.steps, plan.outputs)
     steps = [
@@ -81,7 +101,7 @@ def traced(plan: Plan, inputs: Sequence[int], name: str) -> Op:
             step.inputs,
             tuple(step.outputs()),
             frees,
-            partial(_place, step),
+            partial(explain, step),
             step.op,
         )
         for step, frees in zip(plan.steps, kept.frees, strict=True)
@@ -270,7 +290,7 @@ def _one_by_one(plan: Plan, steps: Sequence[Step], values: dict[int, Any], outpu
             result = call_at(step.code, step.lasti, step.op.kernel, read, step.params or {})
         except Exception as error:
             forget_refusal(error)
-            error.add_note(_place(step))
+            error.add_note(place_of(step))
             raise
         results = result if step.op.outputs > 1 else (result,)
         values.update(zip(step.outputs(), map(np.asarray, results), strict=True))
@@ -289,9 +309,4 @@ def explain(error: Exception, code: CodeType, steps: Sequence[Step]) -> None:
         trace = trace.tb_next
     index = (trace.tb_lineno if trace is not None and trace.tb_lineno is not None else 0) - FIRST_LINE
     if 0 <= index < len(steps):
-        error.add_note(_place(steps[index]))
-
-
-def _place(step: Step) -> str:
-    function = f" in {step.code.co_qualname}" if step.code is not None else ""
-    return f"op {step.op.name!r}, called at {site(step.code, step.lasti)}{function}"
+        error.add_note(place_of(steps[index]))

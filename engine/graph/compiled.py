@@ -55,7 +55,7 @@ class CompiledReplay:
     def is_quick(self, arrays: Sequence[object]) -> bool:
         """Tell whether there is a chain for these arguments, all of which are there, that may be computed in place."""
         chain = self.chain()
-        if chain is None or chain.ns > LONGEST_NS:
+        if chain is None or not chain.may_hold_loop():
             return False
         for array, kind in zip(arrays, self._kinds, strict=False):  # what is captured comes after the arguments
             value = array._cell.value if isinstance(array, Handle) else array
@@ -63,10 +63,31 @@ class CompiledReplay:
                 return False
         return len(arrays) == len(self._kinds)
 
+    def ready_chain(self) -> Chain | None:
+        """The chain, where it was met and a call of it may be computed in place now."""
+        chain = self._chain
+        return chain if chain is not None and chain.is_ready and chain.ns <= LONGEST_NS and chains.active else None
+
+    @property
+    def takes(self) -> Sequence[Kind]:
+        """The dtype, shape and strides of each argument that the chain is for; none where the steps are no chain."""
+        return () if self._key is None else self._kinds
+
     def cost(self, otherwise: float) -> float:
         """Estimated nanoseconds, as they are compared with what an op may take in place; a chain may take longer."""
         chain = self._chain
         return otherwise if chain is None else chain.ns * SMALL_NS / LONGEST_NS
+
+    def kernel_for_known(self, chain: Chain, one_by_one: Kernel) -> Kernel:
+        """As `kernel`, for arguments that were compared with `takes` before, in the default error state."""
+        constants, scalars = tuple(self._constants), self._scalars
+        (result,) = self._results
+
+        def kernel(*arrays: Any) -> Any:
+            outcomes = chain.compute((*arrays, *constants) if constants else arrays, scalars)
+            return one_by_one(*arrays) if outcomes is None else outcomes[result]
+
+        return chain.call(len(self._kinds), constants, scalars, one_by_one) or kernel
 
     def kernel(self, one_by_one: Kernel) -> Kernel:
         """The kernel that computes the chain where it can, and calls the steps one by one where it cannot."""

@@ -182,11 +182,12 @@ class Graph:
 
     def refusal(self, subject: str, what: str) -> str:
         """Say that a symbol has no value, and what to do; `what` is what needs one."""
+        mode = "execution_mode=engine.ASYNC" if what == "await" else ""
         return (
             f"{what} needs a value, but {subject} has none: it stands for what a session will compute. "
             "Use session.run(symbol) or symbol.eval(), choose between values with ops.where, "
-            "or call engine.enable_eager_execution() at program startup to compute at once (in a notebook where the "
-            "graph was a slip, engine.testing.reset() first)"
+            f"or call engine.enable_eager_execution({mode}) at program startup to compute at once (in a notebook where "
+            "the graph was a slip, engine.testing.reset() first)"
         )
 
     # As the owner of homes

@@ -20,10 +20,11 @@ from typing import Any
 from engine.base.op import SMALL_NS, Op
 from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
-from engine.graph.codegen import cost_of, merge, traced
+from engine.graph.codegen import cost_of, known_call, merge, traced
 from engine.graph.compiled import CompiledReplay
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
+from engine.graph.shortcut import Shortcut
 from engine.graph.steps import Slots, Step
 from handles.cell import Cell
 
@@ -57,11 +58,12 @@ class Replay:
         self.follows_inputs = all(self._mergeable)
         """True if all steps run on the device of the first input, so that they may be merged."""
         self._taken: dict[type, bool] = {}
-        """Whether all steps are computed by backends of a class."""
+        """True if all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
         self.compiled = CompiledReplay(plan, self.captured) if self.follows_inputs else None
         """The steps as one compiled call, where they are a chain of elementwise ops."""
+        self._shortcut: Shortcut | None = None
         self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
 
     @cached_property
@@ -76,6 +78,16 @@ class Replay:
     def quick(self, arrays: Sequence[object]) -> Op | None:
         """All steps as one op that is computed in place by one compiled call; None where it cannot be, or not yet."""
         return self._quick if self.compiled is not None and self.compiled.is_quick(arrays) else None
+
+    def shortcut(self) -> Shortcut | None:
+        """The recognizer of calls that are one compiled call of arrays of one queue; None where there is none."""
+        compiled, known = self.compiled, self._shortcut
+        chain = None if compiled is None else compiled.ready_chain()
+        if compiled is None or chain is None or (known is not None and known.chain is chain):
+            return known
+        if compiled.takes and not self.captured and len(self.plan.outputs) == 1:
+            self._shortcut = Shortcut(chain, compiled.takes, known_call(self.plan, compiled, chain, self._name))
+        return self._shortcut
 
     def _merged_whole(self, *, quick: bool) -> Op | None:
         plan = self.plan

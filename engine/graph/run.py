@@ -8,7 +8,7 @@ is; any other goes through `dispatch_slowly`, in the scopes around the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 from types import CodeType
 from typing import Any
@@ -51,8 +51,17 @@ class Place:
 class GraphRun:
     """One run of some steps. `slots` holds what they read: values, and the cells of what is being computed."""
 
-    def __init__(self, dispatcher: Dispatcher, schedule: Schedule, slots: Slots, nbytes: int = 0) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        schedule: Schedule,
+        slots: Slots,
+        nbytes: int = 0,
+        moved: Mapping[int, int] | None = None,
+    ) -> None:
+        """`moved` are slots that get their values from others, which steps write to."""
         self.core: Core = dispatcher.core
+        self._moved = moved or {}
         self.slots = slots
         self._nbytes = nbytes
         self._steps, self._frees = schedule
@@ -83,6 +92,8 @@ class GraphRun:
             else:
                 self._dispatch(start, start + size)
             yield None
+        for slot, source in self._moved.items():
+            self.slots[slot] = self.slots[source]
         if self._nbytes and self._steps:
             self._hold_bytes(self._steps[-1])
 

@@ -25,6 +25,7 @@ from engine.graph.fetches import Fetches, take_fetches
 from engine.graph.graph import Graph
 from engine.graph.run import GraphRun
 from engine.graph.schedule import Schedule, prune
+from engine.graph.segments import Segmented, explain_node, segmented, takers
 from engine.graph.steps import Step, step_of
 from engine.queues.slice import SLICE
 from engine.queues.waiting import Settled, block_until
@@ -61,6 +62,7 @@ class Session:
         self._own = {False: Executors(), True: Executors(on_loops=False)}
         """Executors of the session's own: of runs that are awaited, and of those that block."""
         self._schedules: dict[Hashable, tuple[Schedule, list[Step]]] = {}
+        self._segmented: dict[Hashable, Segmented] = {}
         self._entered: list[Block] = []
 
     @property
@@ -163,10 +165,35 @@ class Session:
         values = self._graph.initial.copy()
         for slot, value in feeds.items():
             values[slot] = value
+        schedule, moved = self._joined(key, core, schedule, values, wanted)
         options, scope = program.options, scope_var.get()
         policy = scope.policy or (options.policy if options is not None else DevicePolicy.SILENT)
         group = scope.group and scope.group.innermost_open()
-        return wanted, GraphRun(AsyncDispatcher(core, policy, None, group), schedule, values, nbytes)
+        return wanted, GraphRun(AsyncDispatcher(core, policy, None, group), schedule, values, nbytes, moved)
+
+    def _joined(
+        self,
+        key: tuple[Hashable, Hashable, frozenset[int]],
+        core: Core,
+        plain: Schedule,
+        values: list[Any],
+        wanted: Fetches,
+    ) -> tuple[Schedule, Mapping[int, int]]:
+        """The schedule with its segments joined, where a device takes such, and moved slots; `values` gets longer."""
+        if core.devices.on_host:
+            return plain, {}
+        takes = takers(plain.steps, core.devices.serving)
+        if not takes:
+            return plain, {}
+        known = self._segmented.get((key, *takes.items()))
+        if known is None:
+            _, _, fed = key
+            known = segmented(plain, self._graph.initial, fed, _kept(wanted), takes)
+            while len(self._segmented) >= SCHEDULES:
+                self._segmented.pop(next(iter(self._segmented)), None)
+            self._segmented[(key, *takes.items())] = known
+        values.extend([None] * (known.slots - len(values)))
+        return known.schedule, known.moved
 
     def _core(self, blocking: bool) -> Core:
         """The executor that runs go to from here."""
@@ -187,6 +214,7 @@ class Session:
         """Take no more runs; those under way on executors of the session's own are cancelled."""
         self._closed = True
         self._schedules.clear()
+        self._segmented.clear()
         for executors in self._own.values():
             executors.close("its session was closed")
 
@@ -263,9 +291,12 @@ def _running(run: GraphRun) -> Iterator[None]:
 
 def _awaited(wanted: Fetches, run: GraphRun) -> list[Cell]:
     """The cells that the run waits for."""
-    slots = [slot for slot in wanted.leaves if slot is not None]
-    slots += [step_of(root).slot for root in wanted.roots]
-    return [run.slots[slot] for slot in slots if run.slots[slot].__class__ is Cell]
+    return [run.slots[slot] for slot in _kept(wanted) if run.slots[slot].__class__ is Cell]
+
+
+def _kept(wanted: Fetches) -> list[int]:
+    """The slots that are read after a run."""
+    return [*(slot for slot in wanted.leaves if slot is not None), *(step_of(root).slot for root in wanted.roots)]
 
 
 def _check(cell: Cell, run: GraphRun) -> None:
@@ -276,7 +307,7 @@ def _check(cell: Cell, run: GraphRun) -> None:
     failure.seen = True
     run.cancel("another node of its session run has failed")
     step = run.failed_step(failure)
-    notes = [] if step is None else [f"node {step.name!r} of the graph, made at {site(step.code, step.lasti)}"]
+    notes = [] if step is None or not step.name else [explain_node(step)]  # a segment says itself which node it was
     notes += [f"in the same run: {type(other).__name__}: {other}" for other in run.acknowledge()]
     failure.notes += tuple(note for note in notes if note not in failure.notes)
     failure.throw()

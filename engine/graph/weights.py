@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.devices.cpu import is_frozen, snapshot
+from engine.memory.snapshots import have_same_bytes
 from handles.cell import Cell
 
 Array = np.ndarray[Any, Any]
@@ -41,9 +42,7 @@ def _has_bits_of(array: Array, other: Array) -> bool:
         return False
     if array.nbytes <= SMALL_BYTES or not array.flags.forc:
         return array.tobytes() == other.tobytes()
-    unit = np.uint64 if array.nbytes % 8 == 0 else np.uint8
-    bits, others = (each.ravel(order="K").view(unit) for each in (array, other))
-    return bool((bits == others).all())
+    return have_same_bytes(array, other)
 
 
 def _layout(array: Array) -> object:

@@ -35,6 +35,12 @@ def _count(thing: object) -> int:
     return getrefcount(thing)
 
 
+def _of_own_name() -> int:
+    """How many references `getrefcount` counts, called by the function itself whose one name refers to a thing."""
+    thing = object()
+    return getrefcount(thing)
+
+
 def _of_a_result() -> int:
     """How many references `others` counts, in the function that adopts a kernel's result, to one that is sole."""
     result = object()
@@ -75,3 +81,5 @@ _MOST = 100
 _REFUSED = -(1 << 30)
 _OWN, HELD_BY_ADOPTERS = _calibrated()
 """References of the one name; and to a sole result inside `adopt` apart from it: another name, two callers' names."""
+HELD_BY_NAME = _of_own_name() if _OWN > 0 else _REFUSED
+"""What `getrefcount` counts of the one name, where code that is written for it calls that instead of `others`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import NamedTuple
 
@@ -36,23 +36,23 @@ class Draft:
     )
 
     def __init__(self, number: int, raw: Raw, needs: list[Draft]) -> None:
-        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, *more = raw
-        self.held: int = more[0] if more else 0
-        self.source: str | None = more[1] if more else None
+        _, self.dispatched, _, self.name, self.device, self.code, self.lasti, _, held, source = raw
+        self.held: int = held
+        self.source: str | None = source
         self.id = number
         self.needs = needs
         self.operands = tuple(each.id for each in needs)
         self.started: float | None = None
         self.finished: float | None = None
         self.ready: float | None = None
-        self.thread: int | None = None
+        self.thread: str | None = None
         self.run: int | None = None
         self.members = 1
         self.scope: int | None = None
         self.facts: int | Failed | None = None
         self.demanded_by: str | None = None
 
-    def start(self, time: float, thread: int) -> None:
+    def start(self, time: float, thread: str) -> None:
         """It runs. What it needs is let go of, or a chain of drafts would never be."""
         self.started = time
         self.thread = thread
@@ -93,13 +93,12 @@ class Stall(NamedTuple):
 class Assembly:
     """Reads the tuples of one time of observing, in their order."""
 
-    def __init__(self, threads: Mapping[int, str]) -> None:
+    def __init__(self) -> None:
         self.on_dispatched: Callable[[Draft], None] | None = None
         self.on_started: Callable[[Draft], None] | None = None
         self.on_finished: Callable[[Draft], None] | None = None
         self.on_lag: Callable[[Lag], None] | None = None
         self.on_stalled: Callable[[Stall], None] | None = None
-        self._threads = threads
         self._open: dict[int, Draft] = {}
         """Ops in flight, by the address of their cell."""
         self._last: dict[int, Draft] = {}
@@ -142,7 +141,7 @@ class Assembly:
             started=draft.started,
             finished=draft.finished,
             outcome=outcome,
-            thread=None if draft.thread is None else self._threads.get(draft.thread, f"thread {draft.thread}"),
+            thread=draft.thread,
             run=draft.run,
             nbytes=facts if isinstance(facts, int) else None,
             operands=draft.operands,
@@ -198,10 +197,10 @@ class Assembly:
         self._finished((FINISHED, ended, key, facts))
 
     def _called(self, raw: Raw) -> None:
-        _, ended, begin, began, thread, facts = raw
-        self._dispatched(begin)
-        self._started((STARTED, began, begin[2], thread))
-        self._finished((FINISHED, ended, begin[2], facts))
+        _, ended, key, began, thread, facts, called, *where = raw
+        self._dispatched((DISPATCHED, called, key, *where, 0, None))
+        self._started((STARTED, began, key, thread))
+        self._finished((FINISHED, ended, key, facts))
 
     def _grouped(self, raw: Raw) -> None:
         if len(raw[2]) < 2:

@@ -51,7 +51,7 @@ class OpRecord:
     note: str | None
     """The note of the failure: op, device and place."""
     scope: int | None
-    """A number for the `engine.scope()` that it was dispatched in, the same for all ops of that; None outside."""
+    """The number of the `engine.scope()`, or of the request, that it was dispatched in; None outside."""
     demanded_by: str | None
     """The task or thread that first waited for it, and where: `task Task-3 at program.py:12`."""
 

@@ -27,8 +27,8 @@ SomeObserver = TypeVar("SomeObserver", bound=Observer)
 
 PATIENCE = 1.0
 """Seconds that a thread waits for another one that hands events on."""
-MOST_EVENTS = 200_000
-"""Events that may be kept by the recorder before they are handed on to what reads them at the end only."""
+MOST_FIELDS = 1_500_000
+"""Fields that may be kept by the recorder before they are handed on to what reads them at the end only."""
 
 
 class Log(Protocol):
@@ -154,7 +154,7 @@ class Hub:
         if self._monitor is None:
             self._monitor = Monitor(self._recorder, self._hand_on)
         if self._observers:
-            self._assembly = connect(self._assembly or Assembly(self._recorder.threads), self._observers, self._call)
+            self._assembly = connect(self._assembly or Assembly(), self._observers, self._call)
         else:
             self._assembly = None
         prompt = any(not isinstance(each, Quiet) for each in self._observers)
@@ -194,7 +194,7 @@ class Hub:
     def _hand_on(self) -> None:
         """Tick: called by the monitor."""
         recorder = self._recorder
-        if recorder is not None and (self._observers or len(recorder.events) > MOST_EVENTS):
+        if recorder is not None and (self._observers or len(recorder.fields) > MOST_FIELDS):
             self.deliver(0.0)
 
     def _call(self, observer: Observer, method: Callable[..., None], *facts: Any) -> None:

@@ -69,9 +69,9 @@ class Beat:
             return
         seconds = now - sent
         self._sent, self._site = None, UNKNOWN
-        self._recorder.append((LAG, now, self._number, seconds))
+        self._recorder.write((LAG, now, self._number, seconds))
         if seconds >= STALL:
-            self._recorder.append((STALLED, now, seconds, where))
+            self._recorder.write((STALLED, now, seconds, where))
 
     def _where(self) -> str:
         """The innermost line outside the engine that the loop's thread is at."""

@@ -20,6 +20,8 @@ WIDTH, LABELS, ROW, AXIS, LEGEND = 960, 190, 22, 26, 22
 MOST_LANES = 40
 NARROWEST = 1500
 """Which part of matplotlib's axes a bar covers at least."""
+FAILED = "#d00000"
+"""The colour of the edge of a bar with an op that has failed."""
 FONT = "font-family:system-ui,sans-serif;font-size:11px"
 
 
@@ -29,6 +31,11 @@ def ticks(seconds: float, about: int = 6) -> tuple[float, int]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     return step, int(seconds / step + 1e-9) + 1
+
+
+def has_failed(bar: Bar) -> bool:
+    """Tell whether an op of it has failed."""
+    return any(op.outcome == "failed" for op in bar.ops)
 
 
 def describe(bar: Bar) -> str:
@@ -41,7 +48,7 @@ def describe(bar: Bar) -> str:
         )
         return f"{first.name}: {took} ({first.outcome})\n{first.site}\n{waited}"
     names = ", ".join(sorted({op.name for op in bar.ops})[:8])
-    how = "one fusion group" if first.run is not None and first.run == bar.ops[-1].run else "too short to show apart"
+    how = "one fusion group" if bar.is_group else "too short to show apart"
     return f"{count} ops, {how}: {took}\n{names}\nfrom {first.site}"
 
 
@@ -74,11 +81,10 @@ def svg(picture: Timeline) -> str:
 
 def _rectangle(picture: Timeline, bar: Bar, x: float, top: int, scale: float) -> str:
     width = max((bar.end - bar.start) * scale, 0.75)
-    failed = any(op.outcome == "failed" for op in bar.ops)
-    edge = ' stroke="#d00000" stroke-width="1.5"' if failed else ""
+    edge = f' stroke="{FAILED}" stroke-width="1.5"' if has_failed(bar) else ""
     shape = f'<rect x="{x:.2f}" y="{top + 3}" width="{width:.2f}" height="{ROW - 6}" fill="{picture.colour(bar.name)}"'
     text = ""
-    name = bar.name if len(bar.ops) == 1 else f"{bar.name} +{len(bar.ops) - 1}"
+    name = bar.name if len(bar.ops) == 1 or bar.is_group else f"{bar.name} +{len(bar.ops) - 1}"
     if width > 7 * len(name) + 6:
         text = f'<text x="{x + 4:.2f}" y="{top + 15}" fill="#fff" style="pointer-events:none">{escape(name)}</text>'
     return f"{shape}{edge}><title>{escape(describe(bar))}</title></rect>{text}"
@@ -88,13 +94,13 @@ def _legend(picture: Timeline) -> Iterator[str]:
     x = float(LABELS)
     names = [*picture.colours.items()]
     for name, colour in names:
-        shown = name if len(name) <= 16 else name[:15] + "…"
+        shown = name if len(name) <= 24 else name[:23] + "…"
         yield f'<rect x="{x:.0f}" y="5" width="10" height="10" fill="{colour}"/>'
         yield f'<text x="{x + 14:.0f}" y="14" fill="currentColor">{escape(shown)}</text>'
         x += 7 * len(shown) + 26
         if x > WIDTH - 110:
             break
-    if any(picture.colour(bar.name) is OTHER for lane in picture.lanes for bar in lane.bars):
+    if picture.has_others:
         yield f'<rect x="{x:.0f}" y="5" width="10" height="10" fill="{OTHER}"/>'
         yield f'<text x="{x + 14:.0f}" y="14" fill="currentColor">others</text>'
 
@@ -165,7 +171,12 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
         spans = [
             ((bar.start - picture.begin) * factor, width * factor) for bar, width in zip(lane.bars, widths, strict=True)
         ]
-        ax.broken_barh(spans, (index - 0.35, 0.7), facecolors=[picture.colour(bar.name) for bar in lane.bars])
+        ax.broken_barh(
+            spans,
+            (index - 0.35, 0.7),
+            facecolors=[picture.colour(bar.name) for bar in lane.bars],
+            edgecolors=[FAILED if has_failed(bar) else "none" for bar in lane.bars],
+        )
     ax.set_yticks(range(len(lanes)), [lane.label for lane in lanes])
     ax.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
     ax.set_xlim(0, (picture.end - picture.begin) * factor)
@@ -173,7 +184,11 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
     ax.grid(axis="x", alpha=0.25)
     ax.set_axisbelow(True)
     patches = [Patch(color=colour, label=name) for name, colour in picture.colours.items()]
+    if picture.has_others:
+        patches.append(Patch(color=OTHER, label="others"))
+    if any(has_failed(bar) for lane in lanes for bar in lane.bars):
+        patches.append(Patch(facecolor="none", edgecolor=FAILED, label="failed"))
     if patches:
         above = (0.0, 1.0)
-        ax.legend(handles=patches, loc="lower left", bbox_to_anchor=above, ncols=8, frameon=False, fontsize="small")
+        ax.legend(handles=patches, loc="lower left", bbox_to_anchor=above, ncols=5, frameon=False, fontsize="small")
     return ax

@@ -6,6 +6,7 @@ for.
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -38,7 +39,7 @@ class Profile:
         self._recorder: Recorder | None = None
         self._running = False
         self._began = 0.0
-        self._ended: float | None = None
+        self._ended = 0.0
         self._dropped = 0
         self._read: tuple[int, tuple[OpRecord, ...], tuple[Lag, ...], tuple[Stall, ...]] = (-1, (), (), ())
 
@@ -93,7 +94,7 @@ class Profile:
     @property
     def span(self) -> tuple[float, float]:
         """When the block began and ended, or now; in seconds of `time.perf_counter()`, as all times."""
-        return self._began, perf_counter() if self._ended is None else self._ended
+        return self._began, perf_counter() if self._running else self._ended
 
     @property
     def dropped(self) -> int:
@@ -112,7 +113,7 @@ class Profile:
         lags: list[Lag] = []
         stalls: list[Stall] = []
         count = len(self._events)
-        assembly = Assembly(self._recorder.threads if self._recorder is not None else {})
+        assembly = Assembly()
         assembly.on_dispatched = drafts.append
         assembly.on_lag = lags.append
         assembly.on_stalled = stalls.append
@@ -128,15 +129,20 @@ class Profile:
         Also what was fused, what was waited for, and how late the event loop was. `limit` is how many rows each table
         shows, those that took longest.
         """
+        given: object = limit
+        if not isinstance(given, int) or given < 1:
+            raise ValueError(f"limit must be a positive integer, the rows of each table, but got {limit!r}")
         return tables.summary(self.ops, self.lags, self.stalls, self.span, self._dropped, limit)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write the timeline as trace-event JSON, which https://ui.perfetto.dev and chrome://tracing open.
 
         Each device is a process with a track for each thread; arrows lead from ops to those that read their results;
         counters show ops in flight, bytes held, and how late the event loop was. Raises `OSError` where `path` cannot
         be written.
         """
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"path must be the name of a file to write the trace to, but got {path!r}")
         text = trace_events.to_json(self.ops, self.lags, self.stalls, self.span)
         Path(path).write_text(text, encoding="utf-8")
 
@@ -146,6 +152,8 @@ class Profile:
         Raises `ImportError` where matplotlib is missing: `pip install 'eagerloop[observe]'`.
         """
         needed("matplotlib", "profile.plot()")
+        if ax is not None and not hasattr(ax, "set_yticks"):
+            raise TypeError(f"ax must be axes of matplotlib, as `_, ax = pyplot.subplots()` gives, but got {ax!r}")
         return plot(self.ops, self.span, ax)
 
     def _repr_html_(self) -> str:

@@ -42,14 +42,15 @@ class Tqdm(Protocol):
     def close(self) -> object: ...
 
 
-def check(progress: Progress, what: str) -> None:
+def check(progress: Progress) -> None:
     """Raise `TypeError` unless `progress` is what `progress=` takes, and `ImportError` where tqdm is missing."""
     if progress is None or progress is False:
         return
-    if progress is not True and not isinstance(progress, str | type):
-        raise TypeError(f"progress must be True, a label, or a tqdm class, but {what} got {progress!r}")
-    if not isinstance(progress, type):
-        needed("tqdm", f"progress= of {what}")
+    if isinstance(progress, type) and hasattr(progress, "update") and hasattr(progress, "close"):
+        return
+    if progress is not True and not isinstance(progress, str):
+        raise TypeError(f"progress must be True, a label, or a tqdm class, but got {progress!r}")
+    needed("tqdm", "progress=")
 
 
 class Bar:
@@ -177,7 +178,7 @@ def bar(progress: Progress, label: str, total: int = 0) -> Bar | NoBar:
     """The bar that `progress=` asks for, on the running loop."""
     if progress is None or progress is False:
         return NO_BAR
-    check(progress, label)
+    check(progress)
     return Bar(_make(progress, progress if isinstance(progress, str) else label, total), total, asyncio_loop())
 
 

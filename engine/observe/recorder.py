@@ -1,14 +1,17 @@
-"""The recorder: writes what the hooks say down as plain tuples, which cost least, for others to read later.
+"""The recorder: writes what the hooks say down in one list, field after field, for others to read later.
 
-Invariants: a tuple refers to no cell and to no value, so that observing changes neither what is kept in memory nor
-which memory the engine may write over; an append is atomic, so the order of the tuples is that of the events. A cell is
-known by its address: it lives from its dispatch to its end, so an address means the last op that was dispatched there.
+That costs least: a list is extended by a tuple that is gone at once, where tuples that were kept would have the
+interpreter collect garbage again and again while ops are dispatched.
+
+Invariants: what is written refers to no cell and to no value, so that observing changes neither what is kept in memory
+nor which memory the engine may write over; a list is extended by a tuple atomically, so events are whole, and in their
+order. A cell is known by its address: it lives from its dispatch to its end, so an address means the last op that was
+dispatched there.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
 from threading import get_ident
 from time import perf_counter
@@ -18,12 +21,27 @@ import numpy as np
 
 from engine.base.loops import current_task, running_loop
 from engine.failures import user_frame
+from engine.queues.hooks import Numbered
 from engine.queues.reading import MOVE
 from engine.queues.records import record_of
 from handles.cell import Cell, Failure
 from handles.eager import EagerHandle
 
 DISPATCHED, STARTED, FINISHED, RAN, CALLED, GROUPED, DEMANDED, ADMITTED, LAG, STALLED = range(10)
+
+WIDTHS = {
+    DISPATCHED: 10,
+    STARTED: 4,
+    FINISHED: 4,
+    RAN: 6,
+    CALLED: 12,
+    GROUPED: 3,
+    DEMANDED: 6,
+    ADMITTED: 4,
+    LAG: 4,
+    STALLED: 4,
+}
+"""The fields of an event of each kind."""
 
 Raw = tuple[Any, ...]
 """One event: which, when, and what it says."""
@@ -39,9 +57,16 @@ TRANSFER = MOVE.name
 class ScopeListener(Protocol):
     """A listener told of scopes at once, on the thread and in the context of the task that enters and leaves them."""
 
-    def entered(self, scope: object) -> None: ...
+    def entered(self, scope: Numbered) -> None: ...
 
-    def left(self, scope: object, error: BaseException | None) -> None: ...
+    def left(self, scope: Numbered, error: BaseException | None) -> None: ...
+
+
+class Thread(threading.local):
+    """The running thread: made anew for each, since the number of one that has ended is given to another."""
+
+    def __init__(self) -> None:
+        self.name = threading.current_thread().name
 
 
 class Recorder:
@@ -50,18 +75,25 @@ class Recorder:
     never_raises = True
 
     def __init__(self) -> None:
-        self.events: deque[Raw] = deque()
-        self.append = self.events.append
-        self.threads: dict[int, str] = {}
-        """Names of the threads that were seen, by their identities."""
+        self.fields: list[Any] = []
+        self.write = self.fields.extend
+        """Writes an event down, on any thread."""
+        self._here = Thread()
         self.muted: int | None = None
         """The thread that calls observers now: what it dispatches is not recorded."""
         self.scopes: ScopeListener | None = None
 
     def drained(self) -> list[Raw]:
-        """Take away what was written down since."""
-        take = self.events.popleft
-        return [take() for _ in range(len(self.events))]
+        """Take away the events that were written down since; one thread at a time."""
+        taken = self.fields[:]
+        del self.fields[: len(taken)]
+        events: list[Raw] = []
+        start = 0
+        while start < len(taken):
+            end = start + WIDTHS[taken[start]]
+            events.append(tuple(taken[start:end]))
+            start = end
+        return events
 
     # What hooks call, for each op
 
@@ -75,73 +107,61 @@ class Recorder:
                 needs = and_one(needs, need) if needs else need
         home: Any = record.home
         name, rare = record.op.name, record.rare
-        if rare is None and name is not TRANSFER:
-            self.append(
-                (DISPATCHED, perf_counter(), id(record), name, home.device_name, record.code, record.lasti, needs)
-            )
-            return
-        held = 0 if rare is None else rare.nbytes
+        held = 0 if rare is None else rare.copied
         origin: Any = operands[0].home if name is TRANSFER and operands[0].__class__ is Cell else None
-        more = (held, None if origin is None else origin.device_name)
+        source = None if origin is None else origin.device_name
         device, code, lasti = home.device_name, record.code, record.lasti
-        self.append((DISPATCHED, perf_counter(), id(record), name, device, code, lasti, needs, *more))
+        self.write((DISPATCHED, perf_counter(), id(record), name, device, code, lasti, needs, held, source))
 
     def started(self, record: Cell) -> None:
-        self.append((STARTED, perf_counter(), id(record), self._thread()))
+        self.write((STARTED, perf_counter(), id(record), self._here.name))
 
     def finished(self, record: Cell, outcome: Any) -> None:
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
-        self.append((FINISHED, perf_counter(), id(record), facts))
+        self.write((FINISHED, perf_counter(), id(record), facts))
 
     def ran(self, record: Cell, outcome: Any, began: float, ended: float) -> None:
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
-        thread = get_ident()
-        self.append((RAN, ended, id(record), began, thread if thread in self.threads else self._thread(), facts))
+        self.write((RAN, ended, id(record), began, self._here.name, facts))
 
     def called(
         self, record: Cell, operands: Sequence[Any], outcome: Any, called: float, began: float, ended: float
     ) -> None:
-        thread = get_ident()
-        if self.muted == thread:
+        if self.muted is not None and self.muted == get_ident():
             return
         needs: Needs = 0
         for each in operands:
             if each.__class__ is EagerHandle:
-                needs = and_one(needs, id(each._cell)) if needs else id(each._cell)
+                cell = each._cell
+                need = id(cell if cell.rare is None else record_of(cell))
+                needs = and_one(needs, need) if needs else need
         facts = outcome.nbytes if outcome.__class__ is ARRAY else facts_of(record, outcome)
-        if thread not in self.threads:
-            self._thread()
         home: Any = record.home
         code, lasti, device = record.code, record.lasti, home.device_name
-        begin = (DISPATCHED, called, id(record), record.op.name, device, code, lasti, needs)
-        self.append((CALLED, ended, begin, began, thread, facts))
-
-    def _thread(self) -> int:
-        ident = get_ident()
-        if ident not in self.threads:
-            self.threads[ident] = threading.current_thread().name
-        return ident
+        name = record.op.name
+        self.write((CALLED, ended, id(record), began, self._here.name, facts, called, name, device, code, lasti, needs))
 
     # What hooks call now and then
 
     def grouped(self, records: Sequence[Cell]) -> None:
-        self.append((GROUPED, perf_counter(), [id(record) for record in records]))
+        self.write((GROUPED, perf_counter(), [id(record) for record in records]))
 
     def demanded(self, records: Sequence[Cell]) -> None:
         loop = running_loop()
         task = None if loop is None else current_task(loop)
         waiter = f"thread {threading.current_thread().name}" if task is None else f"task {task.get_name()}"
         frame = user_frame(1)
-        self.append((DEMANDED, perf_counter(), [id(each) for each in records], waiter, frame.f_code, frame.f_lasti))
+        self.write((DEMANDED, perf_counter(), [id(each) for each in records], waiter, frame.f_code, frame.f_lasti))
 
-    def admitted(self, record: Cell, scope: object) -> None:
-        self.append((ADMITTED, perf_counter(), id(record), id(scope)))
+    def admitted(self, record: Cell, scope: Numbered) -> None:
+        if self.muted is None or self.muted != get_ident():
+            self.write((ADMITTED, perf_counter(), id(record), scope.number))
 
-    def entered(self, scope: object) -> None:
+    def entered(self, scope: Numbered) -> None:
         if self.scopes is not None:
             self.scopes.entered(scope)
 
-    def left(self, scope: object, error: BaseException | None) -> None:
+    def left(self, scope: Numbered, error: BaseException | None) -> None:
         if self.scopes is not None:
             self.scopes.left(scope, error)
 

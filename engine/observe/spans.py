@@ -20,6 +20,7 @@ from engine.observe.assembly import Assembly, Draft
 from engine.observe.events import OpRecord
 from engine.observe.hub import hub
 from engine.observe.wiring import Quiet
+from engine.queues.hooks import Numbered
 
 _eagerloop_internal = True  # its frames are not the user's
 
@@ -49,17 +50,17 @@ class Spans(Quiet):
 
     # What scopes say, in the task that enters and leaves them
 
-    def entered(self, scope: object) -> None:
+    def entered(self, scope: Numbered) -> None:
         try:
             span = self._tracer.start_span(NAME)
             context = trace.set_span_in_context(span)
-            self._open[id(scope)] = Open(span, context, contexts.attach(context))
+            self._open[scope.number] = Open(span, context, contexts.attach(context))
         except Exception as error:  # noqa: BLE001 - a tracer's error is not the program's
             self._give_up(error)
 
-    def left(self, scope: object, error: BaseException | None) -> None:
+    def left(self, scope: Numbered, error: BaseException | None) -> None:
         hub.deliver()
-        opened = self._open.pop(id(scope), None)
+        opened = self._open.pop(scope.number, None)
         if opened is None:
             return
         try:

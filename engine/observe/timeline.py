@@ -7,7 +7,6 @@ larger than one of a thousand.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,8 +24,14 @@ class Bar:
     start: float
     end: float
     name: str
-    """The end of the longest of them."""
+    """The name of the op, or of the longest of several; of a fusion group how many it is, and the first and last."""
     ops: list[OpRecord]
+
+    @property
+    def is_group(self) -> bool:
+        """True for a fusion group and nothing else."""
+        run = self.ops[0].run
+        return len(self.ops) > 1 and run is not None and all(op.run == run for op in self.ops)
 
 
 @dataclass
@@ -55,11 +60,16 @@ class Timeline:
     begin: float
     end: float
     colours: dict[str, str]
-    """The op names that have a colour of their own, those that ran longest first."""
+    """The names of bars that have a colour of their own, those that ran longest first."""
 
     def colour(self, name: str) -> str:
-        """The colour of an op's bars."""
+        """The colour of the bars of a name."""
         return self.colours.get(name, OTHER)
+
+    @property
+    def has_others(self) -> bool:
+        """True if there are bars without a colour of their own."""
+        return any(bar.name not in self.colours for lane in self.lanes for bar in lane.bars)
 
 
 def ran(ops: Iterable[OpRecord]) -> Iterator[OpRecord]:
@@ -94,16 +104,16 @@ def timeline(ops: Sequence[OpRecord], span: tuple[float, float], resolution: int
     rows = lanes_of(ops)
     for lane, members in rows:
         lane.bars = _bars(members, least)
-    names = _longest(ops)[: len(COLOURS)]
-    return Timeline([lane for lane, _ in rows], begin, end, dict(zip(names, COLOURS, strict=False)))
+    lanes = [lane for lane, _ in rows]
+    return Timeline(lanes, begin, end, dict(zip(_longest(lanes), COLOURS, strict=False)))
 
 
-def _longest(ops: Sequence[OpRecord]) -> list[str]:
-    """The names of the ops, those that ran longest first."""
-    members = Counter(op.run for op in ops if op.run is not None)
+def _longest(lanes: Iterable[Lane]) -> list[str]:
+    """The names of the bars, those that take longest first."""
     seconds: dict[str, float] = {}
-    for op in ran(ops):
-        seconds[op.name] = seconds.get(op.name, 0.0) + op.seconds / (1 if op.run is None else members[op.run])
+    for lane in lanes:
+        for bar in lane.bars:
+            seconds[bar.name] = seconds.get(bar.name, 0.0) + bar.end - bar.start
     return sorted(seconds, key=lambda name: -seconds[name])
 
 
@@ -129,8 +139,14 @@ def _bars(members: list[OpRecord], least: float) -> list[Bar]:
         else:
             bars.append(Bar(op.started, op.finished, op.name, [op]))
     for bar in bars:
-        bar.name = max(bar.ops, key=lambda op: op.seconds).name
+        bar.name = _name(bar)
     return bars
+
+
+def _name(bar: Bar) -> str:
+    if bar.is_group:
+        return f"{len(bar.ops)} fused: {bar.ops[0].name} … {bar.ops[-1].name}"
+    return max(bar.ops, key=lambda op: op.seconds).name
 
 
 def _together(bar: Bar, op: OpRecord) -> bool:

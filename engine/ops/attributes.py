@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.base.op import Op, ShapeDtype
 from engine.ops import checks
+from engine.ops.assigned import element
 from engine.ops.infer import Dim, Shape, dtype_of, shape_of
 from engine.ops.numpy_writes import mutate, mutator_op
 from engine.ops.rows import dispatch_view
@@ -103,6 +104,10 @@ def resized(x: Handle, shape: tuple[object, ...]) -> Handle:
 # Writes
 
 
+def _write_all(target: Array, value: Any) -> None:
+    target.fill(value)
+
+
 def _write_flat(target: Array, key: Any, value: Any) -> None:
     target.flat[key] = value
 
@@ -124,6 +129,7 @@ def _op(name: str, function: Callable[..., None]) -> Op:
 
 
 _WRITES = {
+    "fill": _op("fill", _write_all),
     "flat": _op("flat", _write_flat),
     "imag": _op("imag", _write_imag),
     "real": _op("real", _write_real),
@@ -133,4 +139,6 @@ _WRITES = {
 
 def write(handle: Handle, attribute: str, *args: object) -> None:
     """Write to elements by way of an attribute: `h.real = x`, `h.flat[k] = x`. The handle is rebound."""
+    if attribute == "fill":
+        args = (element(handle, *args),)
     mutate(_WRITES[attribute], (handle, *args), {})

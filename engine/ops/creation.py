@@ -17,6 +17,7 @@ from engine.devices.cpu import borrow, checked, unmasked
 from engine.failures import user_frame
 from engine.fusion.blocks import cast
 from engine.ops import checks, costs
+from engine.ops.assigned import filling
 from engine.ops.infer import broadcast, dtype_of, same, shape_of, size_of
 from engine.ops.manipulation import stack
 from engine.ops.rows import Operand, named, op_of_several
@@ -81,7 +82,7 @@ class FilledLikeRow(Protocol):
     def __call__(self, x: Operand, /, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle: ...
 
 
-def _shape_and_dtype(name: str, shape: object, dtype: object) -> dict[str, object]:
+def _shape_and_dtype(name: str, shape: object, dtype: object) -> dict[str, Any]:
     lengths = checks.integers(name, "shape", shape)
     if any(length < 0 for length in lengths):
         raise ValueError(f"{name}: shape must have no negative lengths, but got {shape!r}")
@@ -104,7 +105,8 @@ ones = _filled(_ONES, "An array of ones, float64 when no dtype is given.")
 
 def full(shape: Lengths, fill_value: Operand, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """An array of one value, of its dtype when none is given."""
-    return on_device(device, _FULL, (fill_value,), _shape_and_dtype("full", shape, dtype))
+    params = _shape_and_dtype("full", shape, dtype)
+    return on_device(device, _FULL, (filling(fill_value, params["dtype"]),), params)
 
 
 def _infer_like(x: Any, *fill: object, dtype: Any) -> ShapeDtype:
@@ -132,7 +134,8 @@ _FULL_LIKE = Op("full_like", np.full_like, infer=_infer_like, ns=1.0)
 
 def full_like(x: Operand, /, fill_value: Operand, *, dtype: DTypeLike | None = None, device: Place = None) -> Handle:
     """An array of one value, of the shape and dtype of another."""
-    return on_device(device, _FULL_LIKE, (x, fill_value), {"dtype": checks.dtype_or_none("full_like", dtype)})
+    given = checks.dtype_or_none("full_like", dtype)
+    return on_device(device, _FULL_LIKE, (x, filling(fill_value, given, x)), {"dtype": given})
 
 
 def _infer_eye(*, rows: int, columns: int, k: int, dtype: np.dtype[Any] | None) -> ShapeDtype:

@@ -15,6 +15,7 @@ from engine.base.op import Op, ShapeDtype
 from engine.base.pytree import Slot
 from engine.fusion.blocks import select
 from engine.ops import checks, costs
+from engine.ops.assigned import assigned
 from engine.ops.infer import (
     Dim,
     Shape,
@@ -254,7 +255,7 @@ def _may_be_integer(index: object) -> bool:
 def setitem(x: Handle, key: object, value: Operand, /) -> Handle:
     """The array that `x` would be after `x[key] = value`."""
     template, operands = _split_key(x, key)
-    return current().dispatch_any(_SETITEM, (x, value, *operands), {"key": template})
+    return current().dispatch_any(_SETITEM, (x, assigned(x, template, value), *operands), {"key": template})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

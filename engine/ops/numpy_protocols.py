@@ -16,6 +16,8 @@ from engine.ops.creation import asarray, astype
 from engine.ops.infer import (
     Infer,
     broadcast,
+    described,
+    dtype_of,
     elementwise,
     normalize_axes,
     of_core_dimensions,
@@ -41,6 +43,7 @@ from engine.ops.numpy_writes import (
     name_of,
 )
 from engine.ops.rows import BY_NUMPY
+from engine.queues.operands import settled
 from engine.runtime.current import current
 from handles.base import Handle
 from handles.symbol import Symbol
@@ -64,15 +67,37 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
     if method == "at":
         return _at(ufunc, inputs)
     if method == "__call__" and not kwargs:
+        if inputs[0].__class__ is np.ndarray and ufunc in _EQUALITIES:
+            _check_loop(ufunc, inputs)
         row = BY_NUMPY.get(ufunc)
         if row is not None:
             return row(*inputs)
         handles = current().dispatch_several(plain_op(ufunc), inputs)
         return handles[0] if ufunc.nout == 1 else handles
     operands: list[Any] = []
-    call = take((inputs, kwargs), operands)
+    call = take((inputs, kwargs), operands, settled)
     handles = current().dispatch_several(method_op(ufunc, method), tuple(operands), {"call": call})
     return handles[0] if len(handles) == 1 else handles
+
+
+_EQUALITIES = frozenset({np.equal, np.not_equal})
+
+
+def _check_loop(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> None:
+    """Raise at the call what NumPy raises for dtypes that cannot be compared.
+
+    The operator of an array, which calls the ufunc, looks for that error: it then answers for each element.
+    """
+    dtypes = []
+    for each in inputs:
+        value = each._cell.value if isinstance(each, Handle) else each
+        if not isinstance(value, np.ndarray):
+            known = described(each)
+            if known is None:
+                return
+        dtypes.append(value.dtype if isinstance(value, np.ndarray) else dtype_of(known))
+    if any(dtype.kind not in "biufc" for dtype in dtypes):
+        ufunc.resolve_dtypes((*dtypes, None))
 
 
 def _with_axis(kwargs: dict[str, object]) -> dict[str, object]:
@@ -231,7 +256,7 @@ def _call_into(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
             return tuple(map(_rebound, outs, results))
         return _rebound(outs[0], results)
     operands: list[Any] = []
-    call = take((inputs, {**kwargs, "out": outs}), operands)
+    call = take((inputs, {**kwargs, "out": outs}), operands, settled)
     handles = current().dispatch_several(method_op(ufunc, method, True), tuple(operands), {"call": call})
     results = tuple(map(_rebound, outs, handles))
     return results[0] if len(results) == 1 else results
@@ -287,7 +312,7 @@ def dispatched(function: Function, args: tuple[object, ...], kwargs: dict[str, o
         return result.build(())
     if np.ndarray in map(type, (*args, *kwargs.values())):
         args, kwargs = with_constants(function, args, kwargs)
-    call = take((args, kwargs), operands)
+    call = take((args, kwargs), operands, settled)
     cost = cost_of_call(function, args, kwargs) if result is None else None
     op = Op(
         name_of(function),

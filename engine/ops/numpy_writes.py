@@ -16,6 +16,7 @@ import numpy as np
 from engine.base.op import Estimate, Op
 from engine.base.pytree import fill, take
 from engine.ops.numpy_binding import Arguments, first_name, without
+from engine.queues.operands import settled
 from engine.runtime.current import current
 from handles.base import Handle
 from handles.views import rebind
@@ -77,7 +78,7 @@ def function_into(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
         return function(*args, **kwargs)
 
     operands: list[Any] = []
-    call = take((args, kwargs), operands)
+    call = take((args, kwargs), operands, settled)
     op = Op(name_of(function), kernel, infer=_infer_out, ns=None)
     return rebind(out, current().dispatch_several(op, tuple(operands), {"call": call})[0])
 
@@ -124,7 +125,7 @@ def mutator_op(name: str, function: Callable[..., Any], ns: float | None = None)
 def mutate(op: Op, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
     """Dispatch what would change the first argument, and rebind it to the result."""
     operands: list[Any] = []
-    call = take((args, kwargs), operands)
+    call = take((args, kwargs), operands, settled)
     rebind(args[0], current().dispatch_several(op, tuple(operands), {"call": call})[0])
 
 

@@ -93,9 +93,13 @@ def unary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> UnaryRow:
     op = Op(name, ufunc, infer=elementwise(ufunc), ns=ns)
 
     def function(x: Operand, /) -> Handle:
-        here = defaults.here.now
-        if here.seat._thread_id is here.thread and scope() is NOTHING:  # as `current` does; its call costs more
-            return here.dispatcher.dispatch(op, x)  # type: ignore[no-any-return]
+        inside = scope()  # as `current` does; its call costs more
+        if inside is NOTHING:
+            here = defaults.here.now
+            if here.seat._thread_id is here.thread:
+                return here.dispatcher.dispatch(op, x)  # type: ignore[no-any-return]
+        elif inside.executor is not None and inside.dispatcher is not None:
+            return inside.dispatcher.dispatch(op, x)  # type: ignore[no-any-return]
         return current().dispatch(op, x)
 
     return named(function, name, doc, ufunc)
@@ -106,9 +110,13 @@ def binary(name: str, ufunc: Any, doc: str, *, ns: float = 1.0) -> BinaryRow:
     op = Op(name, ufunc, infer=elementwise(ufunc), ns=ns)
 
     def function(x1: Operand, x2: Operand, /) -> Handle:
-        here = defaults.here.now
-        if here.seat._thread_id is here.thread and scope() is NOTHING:  # as `current` does; its call costs more
-            return here.dispatcher.dispatch(op, x1, x2)  # type: ignore[no-any-return]
+        inside = scope()  # as `current` does; its call costs more
+        if inside is NOTHING:
+            here = defaults.here.now
+            if here.seat._thread_id is here.thread:
+                return here.dispatcher.dispatch(op, x1, x2)  # type: ignore[no-any-return]
+        elif inside.executor is not None and inside.dispatcher is not None:
+            return inside.dispatcher.dispatch(op, x1, x2)  # type: ignore[no-any-return]
         return current().dispatch(op, x1, x2)
 
     return named(function, name, doc, ufunc)

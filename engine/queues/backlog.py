@@ -75,12 +75,16 @@ class Backlog:
         """A record's operands are there, and it wants a slot."""
         entry = self._entry(record, demand)
         self._move(entry, State.READY)
+        lane = entry.lane = self.lane(key)
+        lane.add(entry)
+        return entry
+
+    def lane(self, key: Hashable) -> Lane:
+        """The lane of records that want slots of one kind."""
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key)
-        entry.lane = lane
-        lane.add(entry)
-        return entry
+        return lane
 
     def start(self, entry: Entry, state: State = State.RUNNING) -> None:
         """A record is computed from now on."""
@@ -95,6 +99,22 @@ class Backlog:
         entry.lane = lane
         self._move(entry, State.LAUNCHED)
         self.running.add(entry)
+
+    def made(self, record: Cell) -> Entry:
+        """Make the entry of a record that is launched at once, by `launch`."""
+        self._made += 1
+        return Entry(record, self._made - 1)
+
+    def launch(self, entry: Entry, lane: Lane) -> None:
+        """A record that needs nothing but what is launched with it is launched right off the queue."""
+        rare = entry.record.extend()
+        entry.lane = lane
+        entry.state = State.LAUNCHED  # of a new entry the only way there, which needs no look at the table
+        self._counts[State.LAUNCHED] += 1
+        self._link(entry)
+        self.running.add(entry)
+        rare.entry = entry
+        rare.running = True
 
     def put_back(self, entry: Entry) -> None:
         """Take back a record that was started and did not begin: an interrupt or a fork came."""
@@ -231,7 +251,7 @@ class Backlog:
                 return record
             else:
                 entered.add(record)
-                stack.extend(pending_operands(record))
+                stack.extend(reversed(pending_operands(record)))  # in dispatch order, so that they can be one group
         return None
 
     def _mark(self, entry: Entry, demand: Demand) -> None:
@@ -246,8 +266,9 @@ class Backlog:
         if entry.state is State.READY:
             assert entry.lane is not None
             entry.lane.want(entry, demand)
-        else:  # one that runs may be put back, and in a group what it needs with it
-            demand.stack.extend(pending_operands(entry.record))
+        elif entry.state is not State.LAUNCHED:  # what a launched one needs is launched, or has ended
+            # One that runs may be put back, and in a group what it needs with it.
+            demand.stack.extend(reversed(pending_operands(entry.record)))
 
     def top_priority(self) -> int | None:
         """The highest priority of the tasks that wait for everything."""

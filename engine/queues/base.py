@@ -95,8 +95,8 @@ def _raise(cell: Cell) -> NoReturn:
     throw(value)
 
 
-def check_may_block(cell: Cell | None, what: str) -> None:
-    """Raise `BlockingSyncError` where blocking would freeze a running loop, or wait for itself."""
+def check_may_block(cell: Cell | None, what: str, instead: str = "await") -> None:
+    """Raise `BlockingSyncError` where blocking would freeze a running loop, or wait for itself; says what to await."""
     scope = scope_var.get()
     if scope.kernel is None and (running_loop() is None or may_block()):
         return
@@ -104,14 +104,17 @@ def check_may_block(cell: Cell | None, what: str) -> None:
     place = program_site()
     if place is not None:
         what = f"{what} (by a library, called at {place})"
-    subject = f"a non-ready handle ({describe(cell)})" if cell is not None else "pending work"
+    ready = cell is not None and cell.value is not PENDING
+    kind = "a handle that is ready by now" if ready else "a non-ready handle"
+    subject = f"{kind} ({describe(cell)})" if cell is not None else "pending work"
     if scope.kernel is not None:
         raise BlockingSyncError(
             f"{what} of {subject} inside the kernel of {scope.kernel.op.name!r}: a kernel that waits for the engine "
             "could wait for itself; pass the handle to the op as an argument instead"
         )
+    when = " when it is not" if ready else ""
     error = BlockingSyncError(
-        f"{what} of {subject} would block the running event loop: use `await`, or permit it with "
+        f"{what} of {subject} would block the running event loop{when}: use `{instead}`, or permit it with "
         "`with engine.allow_sync(): ...`, or move this code off the loop with asyncio.to_thread"
     )
     render_apart(error)

@@ -59,7 +59,7 @@ def chained_group(
 
 
 def _found(records: Sequence[Cell], chooser: Chooser) -> Found:
-    """What belongs together with the first record; all that the chooser allows where arrays come from memory."""
+    """The records that belong together with the first one; all that are allowed where arrays come from memory."""
     found = found_among(_offered(records, chooser), running=True, joined=chooser.joined)
     if found.is_whole() or found.elements() >= TOGETHER:
         return found

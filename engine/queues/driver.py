@@ -29,6 +29,10 @@ GRACE = 0.001
 """Seconds that a worker leaves a thread without a loop to get to a sync point by itself."""
 
 
+SAME_TURN = 0.000_1
+"""Seconds after a drive of the loop within which a task that dispatches is taken to do so in the same turn."""
+
+
 class Driver:
     """Sends a thread to a queue that has work, and bounds what it does there."""
 
@@ -37,6 +41,8 @@ class Driver:
         self._admission = queue.owner.admission
         self.turn_ends = 0.0
         """When this turn of the loop has been the engine's for a slice."""
+        self._used = self._used_until = 0.0
+        """Seconds that the drive of a turn took, and until when what comes is taken to be in the same turn."""
         self._queue = queue
         self._requests = queue.demands.requests
         self._outcomes = queue.outcomes.waiting
@@ -59,7 +65,8 @@ class Driver:
         try:
             loop = self.loop
             if loop is not None and call_soon(loop, self._drive_on_loop):
-                self.turn_ends = perf_counter() + SLICE
+                now = perf_counter()
+                self.turn_ends = now + SLICE - (self._used if now < self._used_until else 0.0)
             else:
                 workers.submit(self._drive_later)
         except BaseException:  # an interrupt: the next caller schedules again
@@ -170,7 +177,11 @@ class Driver:
 
     def _drive_on_loop(self) -> None:
         self._queue.scheduled = False
+        began = perf_counter()
         self.drive(SLICE)
+        ended = perf_counter()
+        # A task that goes on in this turn, and dispatches again, has what is left of the slice.
+        self._used, self._used_until = ended - began, ended + SAME_TURN
 
     def _drive_later(self) -> None:
         time.sleep(GRACE)

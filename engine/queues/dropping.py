@@ -31,7 +31,9 @@ Reference = weakref.ref[Cell]
 TOGETHER = 32
 """Records that are dropped under one hold of a queue's lock."""
 SECONDS = 0.000_3
-"""Seconds after which what is left to drop waits for the next turn of the loop."""
+"""Seconds after which what is left to drop waits for the next turn of the loop, at least."""
+LONGEST = 0.002
+"""Seconds after which it waits at most, however long the turns are."""
 
 
 class Droppable:
@@ -111,17 +113,31 @@ async def drop_in_turns(records: Droppable, why: str, loop: AbstractEventLoop) -
     """Drop records, and let the loop turn now and then; a task that is interrupted leaves the others to callbacks."""
     left = records.drop(why, SECONDS)
     while left:
+        since = perf_counter()
         try:
             await turn()
         except BaseException:
             _go_on_later(records, loop)
             raise
-        left = records.go_on(SECONDS)
+        left = records.go_on(_share(since))
+
+
+def _share(since: float) -> float:
+    """Seconds that may be spent in this turn of the loop: as many as all else had since the last.
+
+    A loop that is busy turns slowly: with as little time in each turn as where it is idle, what a client has left
+    behind would stay for a hundred turns.
+    """
+    return min(max(SECONDS, perf_counter() - since), LONGEST)
 
 
 def _go_on_later(records: Droppable, loop: AbstractEventLoop) -> None:
+    since = perf_counter()
+
     def go_on() -> None:
-        if records.go_on(SECONDS):
+        nonlocal since
+        if records.go_on(_share(since)):
+            since = perf_counter()
             loop.call_soon(go_on)
 
     if not call_soon(loop, go_on):

@@ -33,7 +33,7 @@ class Found:
     def __init__(self) -> None:
         self.cells: list[Cell] = []
         self.row: list[Operand] = []
-        """What the key of the chain begins with; whether a result is kept is not known yet."""
+        """The beginning of the chain's key; whether a result is kept is not known yet."""
         self.kept: list[int] = []
         """For each record, where that is to stand in the key."""
         self.used: list[int] = []

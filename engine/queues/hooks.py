@@ -13,6 +13,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Literal, Protocol
 
 from handles.cell import Cell
@@ -23,6 +24,16 @@ Event = Literal[
     "dispatched", "started", "finished", "ran", "called", "grouped", "demanded", "admitted", "entered", "left"
 ]
 """The methods of a `Listener`."""
+
+
+numbers = count(1)
+"""Gives numbers to scopes."""
+
+
+class Numbered(Protocol):
+    """A scope or a request, known by a number that no other one of the process has, also when it is gone."""
+
+    number: int
 
 
 class Listener(Protocol):
@@ -54,13 +65,13 @@ class Listener(Protocol):
     def demanded(self, records: Sequence[Cell]) -> None:
         """The running task, or this thread, waits for these from now on."""
 
-    def admitted(self, record: Cell, scope: object) -> None:
-        """A record that is about to be dispatched is counted in a scope."""
+    def admitted(self, record: Cell, scope: Numbered) -> None:
+        """A record that is about to be dispatched is counted in a scope, or in a request."""
 
-    def entered(self, scope: object) -> None:
+    def entered(self, scope: Numbered) -> None:
         """The running task has entered an `engine.scope()`."""
 
-    def left(self, scope: object, error: BaseException | None) -> None:
+    def left(self, scope: Numbered, error: BaseException | None) -> None:
         """It has left it, with what comes out of the block; the ops of the scope have ended."""
 
 

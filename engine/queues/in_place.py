@@ -4,30 +4,35 @@ A chain that has been compiled takes little more than reading its operands once,
 small for a worker, and pays for much larger ones than a single op may have in place. What is not compiled yet, or
 takes too long, goes the way of single ops.
 
-Under the queue's lock. What is kept is completed first, in dispatch order; then what is not, the last first. So where
-an interrupt comes in between, the records that are left still have operands, and are computed op by op.
+Under the queue's lock. What is kept is completed first, in dispatch order. So where an interrupt comes in between, the
+records that are left still have operands, and are computed op by op.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.base.op import WATCHED
-from engine.fusion.chains.chain import LONGEST_NS, Chain
+from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, Site, chains
 from engine.queues.finding import Found, found_among
 from engine.queues.hooks import hooks
-from handles.cell import Cell, call_waiters
+from handles.cell import PENDING, Cell, call_waiters, has_to_tell, tell_group
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
 
 FEWEST = WATCHED
-"""Elements of the largest operand from which a chain is looked for: below, single ops take less time than looking."""
+"""Elements of the largest operand from which a chain is looked for, where there are two records at least."""
+SEVERAL = 6
+"""Records of a chain that pays for smaller operands, too, as computing them one by one would take longer."""
+FEWEST_OF_SEVERAL = 1 << 9
+"""Elements of the largest operand from which it does."""
 MOST = 1 << 20
 """Elements up to which it is looked for: above, it is a worker's in any case."""
 LENGTH = 64
@@ -42,59 +47,86 @@ class InPlaceChains:
 
     def __init__(self, queue: DeviceQueue, known: Chains = chains) -> None:
         self._queue = queue
+        self._pending = queue.pending
         self._chains = known
         self._passed = 0
         """Records that are not looked at, as they are of a chain that cannot be computed in one call now."""
 
+    def may_take(self, nanoseconds: float) -> bool:
+        """Tell whether the chain that may begin with the first record on the queue may take so long."""
+        known = self._chains.at(self._site()) if len(self._pending) > 1 else None
+        return known is not None and known.ns > nanoseconds
+
     def run(self) -> bool:
         """Compute the chain that the first record on the queue begins; False, and nothing done, where there is none.
 
-        Its records are completed, and stay on the queue. No name of a caller may refer to one: references are counted.
+        Its records are completed and taken off the queue. No name of a caller may refer to one: references are counted.
         """
         if self._passed:
             self._passed -= 1
             return False
-        if not self._is_worthwhile():
+        if len(self._pending) < 2:
             return False
         site = self._site()
-        if self._chains.rests(site):
+        known = self._chains.at(site)
+        match = None if known is None else known.match(self._pending)
+        if known is not None and match is not None:
+            if self._compute_matched(known, *match):
+                return True
+            self._passed = len(match[0]) - 1
             return False
+        return not self._chains.rests(site) and self._is_worthwhile(FEWEST) and self._look_up(site)
+
+    def run_several(self) -> bool:
+        """The same for a chain of several records, whose operands may be smaller; what is none is seldom looked at."""
+        pending = self._pending
+        site = pending[0].code, pending[0].lasti
         known = self._chains.at(site)
         if known is not None:
-            match = known.match(self._queue.pending)
-            if match is not None:
-                return self._done(known, *match)
-        return self._look_up()
+            match = known.match(pending)
+            if match is None or self._compute_matched(known, *match):
+                return match is not None
+            if prod(known.layout.group.shape) >= FEWEST:  # `run` is asked for each of its records
+                self._passed = len(match[0])
+            return False
+        aside = site[0], ~site[1]  # where larger operands come from the same place, they are looked at nevertheless
+        if self._chains.rests(aside):
+            return False
+        if self._is_worthwhile(FEWEST_OF_SEVERAL, FEWEST - 1) and self._look_up(site, SEVERAL):
+            return True
+        self._passed = 0
+        self._chains.rest(aside)
+        return False
 
-    def _look_up(self) -> bool:
-        """Compute the chain where it is found by its key."""
+    def _look_up(self, site: Site, least: int = 2) -> bool:
+        """Compute the chain of at least so many records where it is found by its key.
+
+        Where that is not possible, its records are not looked at any more.
+        """
         if not self._chains.active:
             return False
         found = self._found()
-        if len(found.cells) < 2:
+        if len(found.cells) < least:
             return False
         operands = found.operands
-        chain = self._chains.find(found.key(_HELD), operands.scalars, self._site())
-        return self._done(chain, found.cells, operands.arrays, operands.scalars)
-
-    def _done(self, chain: Chain | None, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]) -> bool:
-        """Compute a chain; where that is not possible, its records are not looked at any more."""
-        done = chain is not None and self._compute(chain, cells, arrays, scalars)
-        if not done:
-            self._passed = len(cells) - 1
-        return done
+        chain = self._chains.find(found.key(_HELD), operands.scalars, site)
+        outcomes = None if chain is None else self._compute(chain, operands.arrays, operands.scalars)
+        if outcomes is None:
+            self._passed = len(found.cells) - 1
+            return False
+        self._complete_found(found.cells, outcomes)
+        found.let_go()
+        self._take_off()
+        return True
 
     def _site(self) -> Site:
         """Where the first record on the queue comes from."""
-        head = self._queue.pending[0]
+        head = self._pending[0]
         return head.code, head.lasti
 
-    def _is_worthwhile(self) -> bool:
+    def _is_worthwhile(self, fewest: int, most: int = MOST) -> bool:
         """Tell whether the first record on the queue may begin a chain, as far as its own operands tell."""
-        pending = self._queue.pending
-        if len(pending) < 2:
-            return False
-        head = pending[0]
+        head = self._pending[0]
         if head.rare is not None or not head.op.fusion.fusable:
             return False
         size = 0
@@ -103,46 +135,80 @@ class InPlaceChains:
                 value = value.value
             if value.__class__ is _ARRAY and value.size > size:
                 size = value.size
-        return FEWEST <= size <= MOST
+        return fewest <= size <= most
 
     def _found(self) -> Found:
-        found = found_among(islice(self._queue.pending, LENGTH))
+        found = found_among(islice(self._pending, LENGTH))
         return found if found.is_whole() else found_among(found.first_part())
 
-    def _compute(self, chain: Chain, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]) -> bool:
-        if chain.ns > LONGEST_NS:
-            chain.ns *= 0.98  # it may have been slow for another reason: after some time it is tried again
-            return False
-        outcomes = chain.compute(arrays, scalars)
+    def _compute(self, chain: Chain, arrays: Sequence[Any], scalars: Sequence[Any]) -> list[Any] | None:
+        return chain.compute(arrays, scalars) if chain.may_hold_loop() else None
+
+    def _compute_matched(
+        self, chain: Chain, cells: Sequence[Cell], arrays: Sequence[Any], scalars: Sequence[Any]
+    ) -> bool:
+        """Compute a chain whose records are the first ones on the queue.
+
+        Nothing refers to those that are not kept: they go without a value. Where an interrupt comes in between, those
+        that are left still have their operands, and are computed op by op.
+        """
+        outcomes = self._compute(chain, arrays, scalars)
         if outcomes is None:
             return False
-        self._complete(cells, outcomes)
+        if hooks.listeners:
+            self._tell_and_complete(cells, outcomes)
+            self._take_off()
+            return True
+        for number in chain.kept:
+            _complete(cells[number], outcomes[number])
+        take_off = self._pending.popleft
+        for cell in cells:
+            if cell.group is not None or cell.waiters is not None:  # a scope counts each of its ops
+                _complete(cell, outcomes[cells.index(cell)])
+            take_off()
+        self._queue.completions.completed += len(cells)
         return True
 
-    def _complete(self, cells: Sequence[Cell], outcomes: Sequence[Any]) -> None:
+    def _complete_found(self, cells: Sequence[Cell], outcomes: Sequence[Any]) -> None:
         """Complete what is kept, in dispatch order; then what is not, which no other record may read any more."""
         if hooks.listeners:
-            for cell in cells:
-                hooks.started(cell)
-            hooks.tell("grouped", list(cells))
-        rest = []
+            self._tell_and_complete(cells, outcomes)
+            return
         for cell, outcome in zip(cells, outcomes, strict=True):
             if outcome.__class__ is _ARRAY:
-                self._complete_one(cell, outcome)
-            else:
-                rest.append((cell, outcome))
-        while rest:
-            self._complete_one(*rest.pop())
+                self._queue.completions.completed += 1
+                _complete(cell, outcome)
+        for cell, outcome in zip(reversed(cells), reversed(outcomes), strict=True):
+            if outcome.__class__ is not _ARRAY:
+                self._queue.completions.completed += 1
+                _complete(cell, outcome)
 
-    def _complete_one(self, cell: Cell, outcome: Any) -> None:
+    def _tell_and_complete(self, cells: Sequence[Cell], outcomes: Sequence[Any]) -> None:
         completions = self._queue.completions
-        completions.completed += 1
-        if hooks.listeners or cell.waiters is not None or cell.group is not None:
-            completions.complete(cell, outcome)
-            return
-        cell.value = outcome  # as `complete` does for a record that stands on the queue
-        cell.args = ()
-        cell.params = None
-        waiters: object = cell.waiters  # a thread may have begun to wait meanwhile
-        if waiters is not None:
-            call_waiters(cell)
+        for cell in cells:
+            hooks.started(cell)
+        hooks.tell("grouped", list(cells))
+        numbers = range(len(cells))
+        kept = [number for number in numbers if outcomes[number].__class__ is _ARRAY]
+        rest = [number for number in reversed(numbers) if outcomes[number].__class__ is not _ARRAY]
+        for number in kept + rest:
+            completions.completed += 1
+            completions.complete(cells[number], outcomes[number])
+
+    def _take_off(self) -> None:
+        """Take records off the front of the queue that have ended, which would keep their results."""
+        pending, early = self._pending, self._queue.slice.early
+        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
+            early.discard(id(pending[0]))
+            pending.popleft()
+
+
+def _complete(cell: Cell, outcome: Any) -> None:
+    """Settle a record that stands on the queue, with a value."""
+    cell.value = outcome
+    cell.args = ()
+    cell.params = None
+    if cell.group is not None:
+        tell_group(cell)
+    if cell.waiters is not None:  # a thread may have begun to wait meanwhile
+        call_waiters(cell)

@@ -24,6 +24,7 @@ from handles.cell import CancelOutcome, Cell, Failure
 def _tell_of(cell: Cell, operands: Sequence[Any]) -> None:
     """Tell listeners that an op is dispatched, and starts."""
     group = scope_var.get().group
+    group = group and group.innermost_open()
     if group is not None:
         hooks.tell("admitted", cell, group)
     hooks.dispatched(cell, operands)
@@ -39,7 +40,7 @@ class _Outcome:
         self.value: Any = None
         self._lock = threading.Lock()
 
-    def set(self, value: Any) -> None:
+    def set(self, value: Any, more: bool = False) -> None:
         """Say it, on any thread."""
         with self._lock:
             if not self.there.is_set():

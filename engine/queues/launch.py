@@ -72,9 +72,9 @@ class Launched(Record):
     # There is one for each op, and thousands may be in flight: what can be shared is, or is made when it is asked for.
 
     def __init__(
-        self, cell: Cell, operands: Sequence[Any], device: Device, told: Callable[[Any, Outcome], None], by: Any
+        self, cell: Cell, operands: Sequence[Any], device: Device, told: Callable[[Any, Outcome, bool], None], by: Any
     ) -> None:
-        """`told` is called once, with `by` and the outcome."""
+        """`told` is called once, with `by`, the outcome, and whether more follow."""
         op = cell.op
         self.name = op.name
         self.kernel = op.kernel
@@ -113,17 +113,17 @@ class Launched(Record):
         """Call the kernel on arrays, as it would be called on the host."""
         return call_elsewhere(self.cell, self.kernel, arrays, self.params, self._context)
 
-    def complete(self, value: Any) -> None:
+    def complete(self, value: Any, *, more: bool = False) -> None:
         """End it with its value, or with a tuple of them."""
         wrong = wrong_value(self.cell, self.device, value)
-        self.end(value if wrong is None else failed(self.cell, wrong))
+        self.end(value if wrong is None else failed(self.cell, wrong), more=more)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, *, more: bool = False) -> None:
         """End it with an error."""
         problem: object = error  # a backend may give anything
         if not isinstance(problem, BaseException):
             problem = TypeError(f"Record.fail: error must be an exception, but the backend gave {problem!r}")
-        self.end(failed(self.cell, problem))
+        self.end(failed(self.cell, problem), more=more)
 
     def fail_unended(self, error: BaseException) -> None:
         """End it with an error, unless it was ended."""
@@ -135,15 +135,15 @@ class Launched(Record):
         self.skipped = True
         self.end(None)
 
-    def end(self, outcome: Outcome) -> None:
-        """End it with an outcome that needs no check."""
+    def end(self, outcome: Outcome, *, more: bool = False) -> None:
+        """End it with an outcome that needs no check. `more` says that another one follows at once: none is woken."""
         told = vars(self).pop("_told", None)  # atomic: of two threads one finds it
         if told is None:
             raise RuntimeError(
                 f"the record of {self.name!r} on {self.device} was ended twice: a backend calls complete() or fail() "
                 "once for each record"
             )
-        told(self._by, outcome)
+        told(self._by, outcome, more)
 
     def __repr__(self) -> str:
         return f"<record of {self.name!r} on {self.device}>"
@@ -293,9 +293,33 @@ class Batch:
 
     def add(self, entry: Entry, key: int = 0) -> None:
         """Take a record into the batch."""
-        queue, record = self._queue, entry.record
-        operands = operands_of(record.args, self._chosen.get)
-        made = Launched(record, operands, queue.device, self._told, entry)
+        record = entry.record
+        self.put(entry, operands_of(record.args, self._chosen.get), key)
+
+    def is_full(self) -> bool:
+        """Tell whether it has as many records as the backend likes."""
+        return len(self._entries) >= self._most
+
+    def operands_within(self, record: Cell, may_join: Callable[[Op], bool]) -> list[Any] | None:
+        """The operands of a record that needs nothing but values and records of the batch; None of any other one."""
+        if not self._may_join(record.op, may_join):
+            return None
+        chosen = self._chosen
+        operands: list[Any] = []
+        for each in record.args:
+            if each.__class__ is Cell:
+                each = chosen.get(each) if each.value is PENDING else each.value  # one of several results is no record
+                if each is None or each.__class__ is Failure:
+                    return None
+            elif isinstance(each, np.ndarray):
+                lock(each)
+            operands.append(each)
+        return operands
+
+    def put(self, entry: Entry, operands: list[Any], key: int) -> None:
+        """Take a record into the batch, whose operands are these."""
+        record = entry.record
+        made = Launched(record, operands, self._queue.device, self._told, entry)
         made.key = key
         inside = self._inside
         for each in record.args:

@@ -1,4 +1,4 @@
-"""Leftovers: ops that never ran when the interpreter exits, named in one line on stderr."""
+"""Leftovers: ops that have not run, or not to their end, when the interpreter exits: one line on stderr says so."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from handles.cell import PENDING, Cell
 
 
 class Leftovers:
-    """How many ops were left, and where the first of them was dispatched."""
+    """How many ops were left, how many of them had begun, and where the first one was dispatched."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.begun = 0
         self.oldest = ""
 
     def add(self, cells: Iterable[Cell]) -> None:
-        """Count those of a queue that were not begun, oldest first."""
+        """Count those of a queue that have not ended, oldest first."""
         for cell in cells:
-            begun = cell.rare is not None and cell.rare.running
-            if cell.value is PENDING and cell.op is not BARRIER and not begun:
+            if cell.value is PENDING and cell.op is not BARRIER:
                 self.count += 1
+                self.begun += cell.rare is not None and cell.rare.running
                 self.oldest = self.oldest or describe(cell)
 
     def report(self) -> None:
@@ -32,14 +33,27 @@ class Leftovers:
         for queue in list(forking.queues):
             self.add(queue.unfinished())
         if self.count:
-            ops = "1 op never ran" if self.count == 1 else f"{self.count} ops never ran, the oldest"
-            sys.stderr.write(f"eagerloop: at exit {ops}: {self.oldest}; await its handle, or call engine.wait()\n")
+            sys.stderr.write(
+                f"eagerloop: at exit {self._said()}: {self.oldest}; await its handle, or call engine.wait()\n"
+            )
         self.forget()
+
+    def _said(self) -> str:
+        """Word the numbers. What a worker was given may not have begun, and what has begun is cut off."""
+        idle = self.count - self.begun
+        said = f"{_ops(idle)} never ran" if idle else f"{_ops(self.begun)} had not ended"
+        if idle and self.begun:
+            said += f" and {self.begun} had not ended"
+        return said if self.count == 1 else f"{said}, the oldest"
 
     def forget(self) -> None:
         """Count anew."""
-        self.count = 0
+        self.count = self.begun = 0
         self.oldest = ""
+
+
+def _ops(count: int) -> str:
+    return "1 op" if count == 1 else f"{count} ops"
 
 
 leftovers = Leftovers()

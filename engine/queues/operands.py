@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import datetime
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,26 @@ def is_array_like(value: Any) -> bool:
     if isinstance(value, Sequence | memoryview):
         return not isinstance(value, str | bytes)
     return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+
+
+_AS_THEY_ARE = frozenset({bool, int, float, complex, str, bytes, type(None), slice, range, np.ndarray})
+_NEVER_CHANGED = (Handle, np.ndarray, np.generic, tuple, type)
+
+
+def settled(value: object) -> object:
+    """An argument of one of NumPy's functions as no later write changes it, at the call.
+
+    A buffer (an `array.array`, a `bytearray`), or an object with the array interface, becomes the array that NumPy
+    would make of it when the op runs; a sequence of another class (a `deque`) becomes a list.
+    """
+    if value.__class__ in _AS_THEY_ARE or isinstance(value, _NEVER_CHANGED):
+        return value
+    if not is_array_like(value) or is_chunked(value):
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview | array.array):
+        return list(value)
+    made = np.array(value)
+    return value if made.dtype.hasobject else made
 
 
 def holds_handle(value: Any) -> bool:

@@ -37,10 +37,11 @@ class Outcomes:
         self._early: dict[Cell, list[tuple[Entry, Any]]] = {}
         """Outcomes of records that read others of their batch which have none yet, by those."""
 
-    def add(self, entry: Entry, outcome: Any) -> None:
-        """Note that a backend has ended a record. On any thread."""
+    def add(self, entry: Entry, outcome: Any, more: bool = False) -> None:
+        """Note that a backend has ended a record. On any thread. Where more follow at once, the last one wakes."""
         self.waiting.append((entry, outcome))
-        self._queue.driver.woken()
+        if not more:
+            self._queue.driver.woken()
 
     def lose(self, reason: str) -> None:
         """Note that the device is gone, and what its backend was given with it. On any thread."""

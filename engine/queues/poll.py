@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.inference import infer_cell
 from engine.base.loops import CancelledError, Waiter, asyncio_loop, current_task, running_loop
-from engine.base.op import ShapeDtype
+from engine.base.op import SMALL_NS, WATCHED, ShapeDtype
 from engine.queues import reading
 from engine.queues.base import check_may_block
 from engine.queues.demand import Demand
@@ -63,7 +63,7 @@ class Poll:
                 self._last_task = task
                 self._overtime_ends = now + OVERTIME
             seconds = self._overtime_ends - now
-            if seconds <= 0.0:
+            if seconds <= 0.0 or self._takes_long(cell):
                 return False
         nearly_done = len(queue.pending) <= NEARLY_DONE
         done = nearly_done and self._slice.run_in_order(now + seconds, cell)
@@ -73,6 +73,13 @@ class Poll:
         if hooks.deliver is not None:
             hooks.deliver()
         return cell.value is not PENDING
+
+    def _takes_long(self, cell: Cell) -> bool:
+        """Tell whether what would be run for a cell, a function or a chain, may take longer than a task's overtime."""
+        op = cell.op
+        if op.brief > WATCHED:
+            return bool(op.cost.estimate(cell.args, cell.params or {}) > SMALL_NS / 5)
+        return self._slice.chains.may_take(OVERTIME * 1e9)
 
     def begin(self, cells: Iterable[Cell]) -> Demand | None:
         """Begin to wait for cells, in a task of the running loop: drive as long as it may, and demand the rest."""
@@ -140,13 +147,15 @@ class Poll:
     def _next_turns(self, cell: Cell) -> Generator[Any, None, bool]:
         """Let the loop take a few turns for a small record that is ready, which costs less than to be woken for it.
 
-        Returns whether it has run.
+        One turn for others, as they may be the end of a chain. Returns whether it has run.
         """
         queue = self._queue
         driver = queue.driver
-        for _ in range(TURNS):
+        for turn in range(TURNS):
             on_loop = asyncio_loop() is driver.loop
-            if not (on_loop and queue.scheduled and not hooks.listeners and self._comes_soon(cell)):
+            if not (on_loop and queue.scheduled and not hooks.listeners):
+                return False
+            if not (self._comes_soon(cell) or (turn == 0 and self._is_next(cell))):
                 return False
             try:
                 yield
@@ -156,6 +165,12 @@ class Poll:
             if cell.value is not PENDING or self.poll(cell):
                 return True
         return False
+
+    def _is_next(self, cell: Cell) -> bool:
+        """Tell whether the next drive may well compute a cell: what is pending are a few records, and it is one."""
+        queue = self._queue
+        few = 0 < len(queue.pending) <= NEARLY_DONE
+        return few and queue.on_host and not (queue.strict or queue.held) and entry_of(cell) is None
 
     def block(self, cell: Cell, timeout: float | None, what: str) -> None:
         """Block this thread until the cell has a value or a failure; refuse where that would freeze a running loop."""

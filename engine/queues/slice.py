@@ -26,7 +26,7 @@ from engine.queues.costs import Costs
 from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
-from engine.queues.in_place import InPlaceChains
+from engine.queues.in_place import SEVERAL, InPlaceChains
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
@@ -60,7 +60,7 @@ class Slice:
         self._backlog = queue.backlog
         self._completions = queue.completions
         self._plain = queue.on_host and not queue.strict
-        self._chains = InPlaceChains(queue)
+        self.chains = InPlaceChains(queue)
         self.costs = Costs()
         self.early: set[int] = set()
         """Records that were demanded and dealt with, and still stand on the queue: their identities."""
@@ -77,7 +77,6 @@ class Slice:
         if until is None:  # what is run for one task that awaits does not count
             self._backlog.slices += 1
         backlog = self._backlog
-        in_place = IN_PLACE and queue.on_host
         while not queue.held:
             if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
@@ -85,9 +84,7 @@ class Slice:
                     break
             if pending and not (queue.strict and queue.is_taken()):
                 moved = True
-                if in_place and self._run_brief(ends, until):
-                    break
-                if pending and self._take_one(until):
+                if self._take_some(ends, until):
                     break
             elif not (backlog.arrived or queue.starting.wanted or queue.demands.can_walk()):
                 break
@@ -95,10 +92,12 @@ class Slice:
                 break
         if self.early:
             self._take_off_early()
+        if not pending:  # then nothing else would call for the next slice
+            moved = queue.starting.straight.launch() or moved
         return moved or self._completions.completed > before
 
     def run_alone(self, ends: float, cell: Cell) -> bool:
-        """Run one small record at once, whatever stands before it; False where it is none, or not ready.
+        """Run one small record before all that stands ahead of it; False where it is none, or not ready.
 
         For the task that awaits what it has just dispatched: it stands last on the queue then, and is taken off there.
         Elsewhere it stays until its turn comes, and is in flight no more.
@@ -125,13 +124,13 @@ class Slice:
         queue = self._queue
         if not self._plain or queue.held or not IN_PLACE or errstate() is not DEFAULT_ERRSTATE:
             return False
+        pending, chains = self._pending, self.chains
         with queue.lock:
+            if len(pending) >= SEVERAL and chains.run_several() and until.value is not PENDING:
+                return True
             if self._run_brief(ends, until):
                 return True
-            if not self._pending or not self._chains.run():
-                return False
-            self._take_off_done()
-            return until.value is not PENDING
+            return bool(pending) and chains.run() and until.value is not PENDING
 
     def _take_events(self, ends: float, jobs: list[Job] | None) -> bool:
         """Deal with what was said to the queue since the last look, and start what is ready; whether anything was done.
@@ -149,7 +148,7 @@ class Slice:
             moved = True
             self._look_at_arrived()
         starts = queue.starting.wanted  # read once: where it comes after the walk, what is demanded is not known yet
-        if queue.demands.can_walk(before_start=starts):
+        if queue.demands.can_walk(before_start=starts) and not queue.starting.straight.applies():
             moved = True
             self._walk(min(ends, perf_counter() + SLICE / 2))
             queue.starting.wanted = starts = True  # what was demanded may be the next now
@@ -159,6 +158,22 @@ class Slice:
 
     # Records on the queue, in dispatch order
 
+    def _take_some(self, ends: float, until: Cell | None) -> bool:
+        """Deal with some of the records on the queue; whether the time is up, or what the thread drives for is settled.
+
+        A chain counts as one of them.
+        """
+        pending = self._pending
+        if len(pending) >= SEVERAL and self._plain and IN_PLACE and self.chains.run_several():
+            return until is not None and until.value is not PENDING
+        if IN_PLACE and self._queue.on_host and self._run_brief(ends, until):
+            return True
+        straight = self._queue.starting.straight
+        if pending and straight.applies():
+            straight.take(ends, self.deal_with)
+            return False
+        return bool(pending) and self._take_one(until)
+
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""
         pending, early = self._pending, self.early
@@ -167,21 +182,13 @@ class Slice:
             pending.popleft()  # it was demanded, or cancelled
         if not pending:
             return False
-        if self._plain and IN_PLACE and self._chains.run():
-            self._take_off_done()
+        if self._plain and IN_PLACE and self.chains.run():
             return until is not None and until.value is not PENDING
         cell = pending[0]  # taken off only when it is dealt with: an interrupt loses nothing
         self.deal_with(cell)
         early.discard(id(cell))
         pending.popleft()
         return cell is until and cell.value is not PENDING
-
-    def _take_off_done(self) -> None:
-        """Take records off the front of the queue that have ended, which would keep their results."""
-        pending = self._pending
-        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
-            self.early.discard(id(pending[0]))
-            pending.popleft()
 
     def _take_off_early(self) -> None:
         """Take what was demanded and dealt with off the front of the queue, which would keep its result.
@@ -281,6 +288,8 @@ class Slice:
                     source.popleft()
                     if cell is until:
                         return True
+                    if op.brief > WATCHED:
+                        break  # a function, which may take longer than all others
                 if perf_counter() > ends:
                     return True
         finally:

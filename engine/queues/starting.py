@@ -8,7 +8,7 @@ slots that a record wants as well. All under the queue's lock.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from engine.base.op import Op
@@ -22,6 +22,7 @@ from engine.queues.launch import Batch, Job
 from engine.queues.reading import MOVE
 from engine.queues.records import pending_operands
 from engine.queues.states import Entry, Grant, State
+from engine.queues.straight import Straight
 from engine.threads.blas import blas_threads
 from engine.threads.pool import workers
 from engine.threads.slots import Slots, core_slots
@@ -72,6 +73,7 @@ class Starting:
         """Lanes whose next record got no slot."""
         self._batch: Batch | None = None
         """The batch that was begun in an earlier slice, and is not complete."""
+        self.straight = Straight(queue, self)
         self.wanted = False
         """True when something may be started that was not tried since."""
 
@@ -164,6 +166,7 @@ class Starting:
     def start_over(self) -> None:
         """In a forked child: what was to be launched will not be."""
         self._batch = None
+        self.straight.start_over()
 
     def give_up(self) -> None:
         """Wait for no slot any more: the device is held."""
@@ -254,15 +257,15 @@ class Starting:
         queue = self._queue
         if self._batch is not None or not queue.pending or queue.is_taken():
             return True
-        return self._backlog.count(State.READY) >= _lookahead(queue.backend)
+        return self._backlog.count(State.READY) >= self.lookahead()
 
     def _launch(self, lane: Lane, ends: float) -> bool:
         """Have ready records submitted to the backend, as many at once as it likes; whether there were any."""
         moved = False
         while True:
-            batch, self._batch = self._batch or self._new_batch(lane), None
+            batch, self._batch = self._batch or self.new_batch(lane), None
             try:
-                complete = batch.choose(self._begin_launch, self._may_join, ends)
+                complete = batch.choose(self._begin_launch, self.may_join, ends)
                 moved = moved or bool(batch.entries)
                 if not complete:
                     self._batch, self.wanted = batch, True
@@ -272,12 +275,32 @@ class Starting:
                 self._queue.launcher.put(batch.launched())
             except BaseException:  # an interrupt: they are launched another time
                 self._batch = None
-                for entry in batch.entries:
-                    self._take_back(entry)
+                self.take_back(batch.entries)
                 raise
 
-    def _new_batch(self, lane: Lane) -> Batch:
-        return Batch(self._queue, lane, _lookahead(self._queue.backend))
+    def new_batch(self, lane: Lane) -> Batch:
+        """An empty batch for the device."""
+        return Batch(self._queue, lane, self.lookahead())
+
+    def take_back(self, entries: Iterable[Entry]) -> None:
+        """Records were begun and are not launched after all: they are launched another time."""
+        for entry in entries:
+            self._take_back(entry)
+
+    def lookahead(self) -> int:
+        """How many records the backend likes at once; where it does not tell, one."""
+        try:
+            return max(1, int(self._queue.backend.lookahead()))
+        except Exception:  # noqa: BLE001
+            return 1
+
+    def device_lane(self) -> Lane:
+        """The lane of the records for the device."""
+        return self._backlog.lane(DEVICE)
+
+    def is_choosing(self) -> bool:
+        """Tell whether a batch of ready records is being chosen, slice by slice."""
+        return self._batch is not None
 
     def _launch_one(self, entry: Entry) -> None:
         """Have a record submitted that has a slot of its function's own."""
@@ -300,7 +323,7 @@ class Starting:
         self._begun(entry.record)
         _tell(entry.record)
 
-    def _may_join(self, op: Op) -> bool:
+    def may_join(self, op: Op) -> bool:
         """Tell whether a record of an op that is parked may be launched with what it waits for."""
         return not self._queue.strict and self._lane_of(op) is DEVICE
 
@@ -317,11 +340,3 @@ def _runs(backend: Backend[Any], op: Op) -> bool:
         return bool(backend.runs(op.name, op.kernel))
     except Exception:  # noqa: BLE001
         return True
-
-
-def _lookahead(backend: Backend[Any]) -> int:
-    """How many records a batch may have; where the backend does not tell, one."""
-    try:
-        return max(1, int(backend.lookahead()))
-    except Exception:  # noqa: BLE001
-        return 1

@@ -37,7 +37,7 @@ ENDS = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 """The states from which none follows."""
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.PARKED, State.READY, State.RUNNING, *ENDS}),
+    State.QUEUED: frozenset({State.PARKED, State.READY, State.LAUNCHED, State.RUNNING, *ENDS}),
     State.PARKED: frozenset({State.READY, State.LAUNCHED, State.RUNNING, *ENDS}),
     State.READY: frozenset({State.LAUNCHED, State.RUNNING, *ENDS}),
     State.LAUNCHED: frozenset({State.READY, State.PARKED, *ENDS}),
@@ -48,8 +48,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 """From each state those that may follow.
 
-A PARKED record may be launched together with what it waits for. Back to READY, or to PARKED, goes what an interrupt or
-a fork kept from being done.
+A PARKED record may be launched together with what it waits for, a QUEUED one right off the queue. Back to READY, or to
+PARKED, goes what an interrupt or a fork kept from being done.
 """
 
 

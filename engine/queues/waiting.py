@@ -210,8 +210,13 @@ def tell_interrupted(error: BaseException, awaited: Cell) -> None:
 
 
 def timed_out(cell: Cell, seconds: float | None) -> str:
+    return f"not ready after {seconds:.3g} s: {state_of(cell)}"
+
+
+def state_of(cell: Cell) -> str:
+    """The op that is waited for, where it was dispatched, and its state, in the words of an error."""
     awaited = queue_of(cell).awaited_by(cell)
-    return f"not ready after {seconds:.3g} s: {describe(awaited)}; it is {awaited.state}"
+    return f"{describe(awaited)}; it is {awaited.state}"
 
 
 def cancellation(record: Cell, why: str) -> Failure:

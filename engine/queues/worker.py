@@ -26,6 +26,7 @@ from engine.queues.launch import Job
 from engine.queues.records import entry_of
 from engine.queues.slice import SLICE, UNREADY
 from engine.queues.states import Entry
+from engine.threads.pool import hand_over
 from engine.threads.slots import BACKGROUND, core_slots
 from handles.cell import PENDING, Cell, Failure
 
@@ -37,6 +38,10 @@ WORKER_SLICE = 0.000_1
 
 WORTH_NS = 500_000
 """Estimated nanoseconds above which an op is shared out among threads: waking one takes some ten thousand."""
+
+LONG = 0.002
+"""Seconds of work, after which a worker lets others have the interpreter lock before it goes on: the loop's thread may
+be at an expression, whose ops are to come together."""
 
 
 class Favour:
@@ -113,7 +118,10 @@ class WorkerLane:
             jobs, offered[:] = offered[:], []
         while jobs:
             self._queue.driver.schedule_next()  # the loop's thread may have met the lock, and gone on
+            began = perf_counter()
             self._work_one(jobs)
+            if jobs and perf_counter() - began > LONG:
+                hand_over()  # to end one and to plan the next takes most of a millisecond
         self._queue.driver.schedule_next()
 
     def _work_one(self, jobs: list[Job]) -> None:

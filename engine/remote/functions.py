@@ -91,7 +91,7 @@ class Function:
 
 
 def understood(definition: str | bytes, calls: Slots) -> Op | Function:
-    """What a client has named or described; an op that fails, where that cannot be understood here."""
+    """The function that a client has named or described; one that fails, where it cannot be had here."""
     try:
         if isinstance(definition, str):
             return rows()[definition]
@@ -100,7 +100,7 @@ def understood(definition: str | bytes, calls: Slots) -> Op | Function:
             steps = [(_made(op, calls), *others) for op, *others in facts.pop("steps")]
             return Function(steps, **facts)
         return _made(facts, calls)
-    except Exception as error:  # noqa: BLE001 - whatever importing the user's modules raises
+    except Exception as error:  # noqa: BLE001 - importing the user's modules may raise anything
         return _broken(error)
 
 

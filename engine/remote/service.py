@@ -29,7 +29,6 @@ from engine.dispatch.executor import Core
 from engine.dispatch.records import cells_of, make_record
 from engine.failures import INTERNAL, Place
 from engine.queues.records import pending_operands, record_of
-from engine.queues.slice import SLICE
 from engine.queues.waiting import Countdown
 from engine.remote.functions import ARRIVED, Function, place_within, step_number, understood
 from engine.settings.scope import Scope, scope_var
@@ -41,6 +40,9 @@ vars()[INTERNAL] = True  # loaded after the package has marked its modules
 SENT_ALONG = 16_384
 """Bytes up to which an array is sent with the message that says that it was computed: most are read sooner or later."""
 UNBOUNDED = 1 << 40
+AT_ONCE = 0.002
+"""Seconds that the thread of the service itself runs the small ops of a message, before it reads the next one: to have
+another thread woken takes as long as some hundred of them."""
 
 
 class Service:
@@ -79,7 +81,7 @@ class Service:
             self._answers.append(("ended", number, None))
         if message.steps:
             self._push_all(message.steps, message.constants)
-            self._queue.drive(SLICE, patient=True)
+            self._queue.drive(AT_ONCE, patient=True)
             self._queue.driver.schedule_next()
         for number in message.cancels:
             if number in self._running:
@@ -258,7 +260,7 @@ class _Running(NamedTuple):
     """It has ended when these have."""
     results: tuple[Cell, ...]
     function: Function | None
-    """What it calls, if that is a traced function."""
+    """The traced function that it calls, if it calls one."""
 
 
 def _has_objects(reply: Reply) -> bool:

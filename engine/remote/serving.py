@@ -3,7 +3,7 @@
 `install` is run on a worker by the first client that uses it; `serve` then has each connection to itself, `pulse` gives
 one to the process that answers for the worker, and `fetch` answers other workers. The thread of the worker's loop only
 accepts connections: a thread for each client reads its messages and does what they ask, and another one answers what is
-not answered at once. So heartbeats go on whatever a message brings.
+not answered at once. So heartbeats go on during any message.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import threading
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
+
+from distributed.comm import get_address_host
 
 from engine.devices.dask.errors import packed_error
 from engine.devices.dask.programs import Message, Package, packed, unpacked
@@ -50,8 +52,12 @@ def install(dask_worker: Any) -> dict[str, str]:
         async def pulse(comm: Any) -> None:
             await asyncio.to_thread(beside.give, taken_over_socket(comm))
 
+        async def pulse_port(comm: Any = None) -> int | None:
+            return await asyncio.to_thread(beside.port, dask_worker)
+
         handlers["eagerloop"] = serving
         handlers["eagerloop_pulse"] = pulse
+        handlers["eagerloop_pulse_port"] = pulse_port
         handlers["eagerloop_fetch"] = fetch
     return versions()
 
@@ -141,23 +147,55 @@ class _Beside:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._port: int | None = None
 
     def give(self, connection: socket.socket) -> None:
         """Give it a connection, and let go of that here. Where there can be no such process, the connection ends."""
         with connection, self._lock, suppress(OSError):
-            if self._process is None or self._process.poll() is not None:
-                self.start()
-            assert self._control is not None
-            socket.send_fds(self._control, [b"+"], [connection.fileno()])
+            socket.send_fds(self._there(), [answering.CONNECTION], [connection.fileno()])
+
+    def port(self, worker: Any) -> int | None:
+        """The port where it answers those who speak TLS; None where there can be none."""
+        with self._lock, suppress(OSError):
+            control = self._there()
+            if self._port is None:
+                host = get_address_host(worker.listener.listen_address)
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                with socket.create_server((host, 0), family=family) as listener:
+                    socket.send_fds(control, [answering.LISTENER], [listener.fileno()])
+                    control.sendall(answering.framed(_tls_facts(worker.security)))
+                    self._port = listener.getsockname()[1]
+            return self._port
+        return None
+
+    def _there(self) -> socket.socket:
+        """Under the lock: the socket to it; it is started anew where it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        assert self._control is not None
+        return self._control
 
     def start(self) -> None:
         """Start it."""
+        self._port = None
         if self._control is not None:
             self._control.close()
         self._control, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-S", answering.__file__, str(os.getpid())]
         with theirs, suppress(OSError):
             self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+
+
+def _tls_facts(security: Any) -> dict[str, Any]:
+    """The part of a worker's `Security` that `pulse.tls_context` needs."""
+    tls = security.get_tls_config_for_role("worker")
+    return {
+        "ca": tls["ca_file"],
+        "cert": tls["cert"],
+        "key": tls["key"],
+        "ciphers": tls["ciphers"],
+        "minimum": int(security.tls_min_version),
+    }
 
 
 async def _pull(worker: Any, service: Service, number: int, address: str, session: str, there: int) -> None:

@@ -67,6 +67,10 @@ class Executor:
             return Statistics(State.NEW.value, 0, 0, 0, 0, 0, 0)
         return self._core.statistics()
 
+    def __repr__(self) -> str:
+        counts = self.statistics()
+        return f"<Executor {self.state}, {self._mode.name}: {counts.pending} pending, {counts.running} running>"
+
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows; never waits."""
         numbers = asdict(self.statistics())

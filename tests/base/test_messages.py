@@ -207,6 +207,29 @@ async def test_an_attribute_that_arrays_have_and_handles_lack(mode: engine.Execu
     assert "shape" in dir(x)
 
 
+@pytest.mark.parametrize("name", ["block_until_ready", "compute", "persist"])
+def test_names_of_other_libraries_say_what_to_write(name: str, mode: engine.ExecutionMode) -> None:
+    x = ops.ones(3)
+    assert not hasattr(x, name)
+    said = message(partial(getattr, x, name), AttributeError)
+    assert said.startswith(f"{type(x).__name__!r} object has no attribute {name!r}: ")
+    assert "read the value first" not in said
+    assert "{" not in said
+
+
+async def test_what_blocks_the_loop_names_what_to_await_instead(asynchronous: None) -> None:
+    assert "use `await engine.synchronize()`" in message(engine.wait, engine.BlockingSyncError)
+    doubled = engine.batched(lambda rows: rows * 2, max_size=2)
+    assert "use `await <lambda>(...)`" in message(partial(doubled.call, 1.0), engine.BlockingSyncError)
+
+
+async def test_several_handles_are_given_one_by_one(asynchronous: None) -> None:
+    handles = [ops.ones(3), ops.ones(3)]
+    for together in (handles, tuple(handles), iter(handles)):
+        with pytest.raises(TypeError, match=r"engine\.gather\(\*handles\)"):
+            await engine.gather(together)  # type: ignore[arg-type]
+
+
 async def test_handles_are_no_futures(asynchronous: None) -> None:
     x = ops.ones(3)
     with pytest.raises(AttributeError, match="ensure_future") as caught:
@@ -233,6 +256,77 @@ async def test_what_asyncio_takes(asynchronous: None) -> None:
     with pytest.raises(TypeError, match=r"engine\.gather waits for such handles"):
         await asyncio.gather(total, total)
     assert await engine.gather(total, total) == [3, 3]
+
+
+@pytest.mark.parametrize("function", [np.roots, np.poly, np.poly1d, sum, sorted, list, max, set, np.vectorize(float)])
+async def test_what_iterates_says_what_to_do_on_a_loop(function: Callable[[Any], Any], asynchronous: None) -> None:
+    def pending() -> Any:
+        return ops.add([1.0, -3.0, 2.0], 0)
+
+    expected = repr(function(np.array([1.0, -3.0, 2.0])))
+    said = message(lambda: function(pending()), engine.BlockingSyncError)
+    assert "use `await`, or permit it with `with engine.allow_sync(): ...`" in said
+    assert "asyncio.to_thread" in said
+    assert repr(function(await pending())) == expected
+    with engine.allow_sync():
+        assert len([function(pending())]) == 1
+    assert len(await asyncio.to_thread(lambda: [function(pending())])) == 1
+
+
+@pytest.mark.parametrize("function", [np.roots, np.poly])
+async def test_functions_that_iterate_are_ops_when_wrapped(function: Callable[[Any], Any], asynchronous: None) -> None:
+    assert "np.roots and np.poly do it" in message(lambda: function(ops.add([1.0, -3.0, 2.0], 0)))
+    result = engine.op(function)(ops.add([1.0, -3.0, 2.0], 0))
+    assert (await result).tolist() == function([1.0, -3.0, 2.0]).tolist()
+
+
+async def test_what_takes_coroutines_alone_shows_the_handle(asynchronous: None) -> None:
+    """`create_task` and its kin take no other awaitable, and word the error themselves."""
+    x = ops.sum(ops.ones(3))
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TypeError, match="a coroutine was expected, got <AsyncHandle op=sum"):
+        await asyncio.create_task(x)
+    with pytest.raises(TypeError, match="coroutine object is required"):
+        asyncio.run_coroutine_threadsafe(x, loop)
+    assert await asyncio.create_task(x.numpy()) == 3
+    assert await asyncio.ensure_future(x) == 3
+    assert await asyncio.to_thread(lambda: asyncio.run(ops.sum(ops.ones(3)).numpy())) == 3
+    outside = asyncio.run_coroutine_threadsafe(x.numpy(), loop)
+    assert await asyncio.wrap_future(outside) == 3
+
+
+async def test_json_names_the_class_and_takes_values(mode: engine.ExecutionMode) -> None:
+    x = ops.ones(2)
+    assert f"Object of type {type(x).__name__} is not JSON serializable" in message(lambda: json.dumps(x), TypeError)
+    assert json.dumps((await x).tolist()) == "[1.0, 1.0]"
+    assert json.dumps(await ops.sum(x)) == "2.0"
+    assert json.dumps((await ops.sum(ops.ones(2, dtype=int))).tolist()) == "2"
+    encoded = await asyncio.to_thread(json.dumps, {"x": x}, default=lambda handle: handle.tolist())
+    assert encoded == '{"x": [1.0, 1.0]}'
+
+
+async def test_a_handle_that_is_ready_by_now_is_refused_in_other_words(asynchronous: None, gate: GateOp) -> None:
+    x: Any = gate(np.ones(2))
+    assert "of a non-ready handle" in message(x.tolist, engine.BlockingSyncError)
+    gate.open()
+    await x
+    said = message(x.tolist, engine.BlockingSyncError)
+    assert "of a handle that is ready by now" in said
+    assert "would block the running event loop when it is not: use `await`" in said
+    assert (await x).tolist() == [1, 1]
+
+
+def test_what_cannot_be_set_says_what_to_use(mode: engine.ExecutionMode) -> None:
+    x = ops.ones(3)
+    assert "handle.view(dtype)" in message(lambda: setattr(x, "dtype", "i8"), AttributeError)
+    assert "handle.astype(dtype)" in message(lambda: setattr(x, "dtype", "i8"), AttributeError)
+    assert x.view("i8").tolist() == np.ones(3).view("i8").tolist()
+    said = message(lambda: setattr(x, "strides", (0,)), AttributeError)
+    assert "numpy.lib.stride_tricks.as_strided(value, shape, strides)" in said
+    assert np.lib.stride_tricks.as_strided(x.result(), (2,), (0,)).tolist() == [1, 1]
+    for name in ("ndim", "size", "itemsize", "nbytes", "base", "flags", "T", "mT", "data", "ctypes", "device"):
+        assert name in message(lambda name=name: setattr(x, name, 1), AttributeError)  # type: ignore[misc]
+    assert x.tolist() == [1, 1, 1]
 
 
 def test_json_takes_what_handles_are_read_as(mode: engine.ExecutionMode) -> None:

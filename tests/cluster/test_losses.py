@@ -94,7 +94,7 @@ async def test_a_death_while_a_program_runs(fragile_cluster: LocalCluster, tmp_p
             behind = [running + number for number in range(3)]
         beside = ops.ones(2, device="CPU:0") + 1
         await asyncio.to_thread(until_exists, seen)
-        pids = fragile_cluster.pids() if victim == "worker" else [fragile_cluster._children[0].pid]
+        pids = fragile_cluster.pids() if victim == "worker" else [fragile_cluster.scheduler_pid()]
         os.kill(pids[0], signal.SIGKILL)
         await raises_lost(running, *behind)
         assert (await beside).tolist() == [2.0, 2.0]

@@ -75,8 +75,8 @@ def keep_the_interpreter(microseconds: int) -> Any:
 
 
 @ON_ONE_LOOP
-async def test_a_worker_whose_interpreter_is_busy_is_not_lost(fragile_cluster: LocalCluster, impatient: float) -> None:
-    async with executor(fragile_cluster, 1):
+async def test_a_worker_whose_interpreter_is_busy_is_not_lost(shared_cluster: LocalCluster, impatient: float) -> None:
+    async with executor(shared_cluster, 1):
         await on(W0, [1.0])
         with engine.device(W0):
             busy = keep_the_interpreter(int(2 * impatient * 1e6))

@@ -208,7 +208,7 @@ async def test_the_death_of_the_scheduler_is_said(fragile_cluster: LocalCluster)
     async with engine.Executor(config, execution_mode=ASYNC):
         x = ops.asarray(chunked()) + 1
         await x.wait_ready()
-        os.kill(fragile_cluster._children[0].pid, signal.SIGKILL)
+        os.kill(fragile_cluster.scheduler_pid(), signal.SIGKILL)
         with pytest.raises(engine.DeviceLostError):
             while True:
                 await asyncio.wait_for((x + 1).wait_ready(), 5.0)

@@ -33,7 +33,9 @@ from engine.devices import (
     registered,
 )
 from engine.devices.cuda.backend import CudaBackend
+from engine.queues.backlog import Backlog
 from engine.queues.device_queue import DeviceQueue
+from engine.queues.straight import Straight
 from handles import CancelOutcome, Handle
 from tests.devices.cuda.host_runtime import HostRuntime
 
@@ -809,9 +811,14 @@ BETWEEN: list[tuple[str, Callable[[Handle], object], type[Exception] | None]] = 
 ]
 
 
+@pytest.mark.parametrize("way", ["straight", "launch"])
 @pytest.mark.parametrize(("name", "happens", "error"), BETWEEN, ids=[row[0] for row in BETWEEN])
 async def test_a_batch_is_chosen_in_many_slices(
-    monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[Handle], object], error: type[Exception] | None
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    name: str,
+    happens: Callable[[Handle], object],
+    error: type[Exception] | None,
 ) -> None:
     backend = SteppedBackend(automatic=True, lookahead=64)
     register_backend("STEPPED", lambda: backend)
@@ -823,8 +830,10 @@ async def test_a_batch_is_chosen_in_many_slices(
             loop.call_soon_threadsafe(happens, handles[10])
         return math.inf
 
-    monkeypatch.setattr("engine.queues.launch.FEW", 1)
-    monkeypatch.setattr("engine.queues.launch.perf_counter", clock)
+    if way == "launch":  # set aside before, as what is demanded among more than a batch is
+        monkeypatch.setattr(Straight, "applies", lambda _: False)
+    monkeypatch.setattr(f"engine.queues.{way}.FEW", 1)
+    monkeypatch.setattr(f"engine.queues.{way}.perf_counter", clock)
     monkeypatch.setattr("engine.queues.slice.perf_counter", lambda: math.inf)
     async with executor():
         with engine.testing.hold(STEPPED):
@@ -844,6 +853,51 @@ async def test_a_batch_is_chosen_in_many_slices(
         if error is engine.OpCancelledError:
             assert [await handle for handle in handles[:10]] == [[number] for number in range(10)]
             assert backend.batches == [10]
+
+
+class Unsorted(SteppedBackend):
+    """A device that has the host sort."""
+
+    def runs(self, name: str, kernel: object) -> bool:
+        return name != "sort"
+
+
+async def test_what_the_host_computes_does_not_cut_a_batch_in_two() -> None:
+    backend = Unsorted(automatic=True, lookahead=64)
+    register_backend("STEPPED", lambda: backend)
+    async with executor():
+        with engine.testing.hold(STEPPED):
+            x = on(STEPPED, [2.0, 1.0])
+            sums = [x + number for number in range(3)]
+            behind = ops.sort(sums[0]) + 1
+            doubles = [each * 2 for each in sums]
+        assert (await behind).tolist() == [2.0, 3.0]
+        assert [(await each).tolist() for each in doubles] == [[4.0, 2.0], [6.0, 4.0], [8.0, 6.0]]
+    assert backend.batches == [7, 1]
+
+
+async def test_an_interrupt_loses_nothing_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = SteppedBackend(automatic=True, lookahead=64)
+    register_backend("STEPPED", lambda: backend)
+    original, calls = Backlog.launch, itertools.count()
+
+    def interrupted(backlog: Backlog, entry: Any, lane: Any) -> None:
+        if next(calls) == 10:
+            raise KeyboardInterrupt
+        original(backlog, entry, lane)
+
+    async with executor():
+        with engine.testing.hold(STEPPED):
+            handles = [on(STEPPED, [0.0])]
+            for _ in range(20):
+                handles.append(handles[-1] + 1)
+        queue = queue_of(handles[0])
+        monkeypatch.setattr(Backlog, "launch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            queue.drive(60.0, patient=True)
+        queue.backlog.check()
+        assert await handles[-1] == [20.0]
+        assert [await handle for handle in handles] == [[number] for number in range(21)]
 
 
 async def test_a_stream_of_ops_reaches_a_device_in_few_batches() -> None:

@@ -200,6 +200,41 @@ def test_arrays_assigned_and_used_as_indices_are_snapshotted(gate: GateOp, mode:
     assert handle.result().tolist() == [7, 1, 8]
 
 
+# What is left as it was
+
+CALLS: dict[str, Callable[[Any, Any, Any, Any], object]] = {
+    "operator": lambda h, v, i, m: h + v,
+    "index": lambda h, v, i, m: (h[i], h[m]),
+    "setitem": lambda h, v, i, m: h.__setitem__(i, v),
+    "flat": lambda h, v, i, m: h.flat.__setitem__(i, v),
+    "real": lambda h, v, i, m: setattr(h, "real", v),
+    "put": lambda h, v, i, m: np.put(h, i, v),
+    "place": lambda h, v, i, m: np.place(h, m, v),
+    "putmask": lambda h, v, i, m: np.putmask(h, m, v),
+    "copyto": lambda h, v, i, m: np.copyto(h, v, where=m),
+    "put_along_axis": lambda h, v, i, m: np.put_along_axis(h, i, v, 0),
+    "at": lambda h, v, i, m: np.add.at(h, i, v),
+    "where of a ufunc": lambda h, v, i, m: np.add(h, v, where=m, out=h),
+    "out of a function": lambda h, v, i, m: np.cumsum(h, out=h),
+    "reduceat": lambda h, v, i, m: np.add.reduceat(h, i),
+    "interp": lambda h, v, i, m: np.interp(h, i, v),
+    "average": lambda h, v, i, m: np.average(h, weights=v),
+    "piecewise": lambda h, v, i, m: np.piecewise(h, [m], [lambda x: x]),
+    "choose": lambda h, v, i, m: np.choose(i, [h, v, h]),
+    "op of a user": lambda h, v, i, m: engine.op(lambda *args: args[0])(h, v, i, m),
+    "function": lambda h, v, i, m: engine.function(lambda *args: args[0] + 1)(h, v, i, m),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arrays_that_a_call_was_given_can_be_written_to_afterwards(name: str, mode: engine.ExecutionMode) -> None:
+    arrays = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 2]), np.array([True, False, True])
+    CALLS[name](ops.asarray(np.zeros(3)), *arrays)
+    engine.wait()
+    for array in arrays:
+        array[0] = array[2]
+
+
 # What is not copied
 
 

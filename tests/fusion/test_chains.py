@@ -14,7 +14,7 @@ import engine
 from engine import ops
 from engine.base.op import op_of
 from engine.fusion.chains import chains as module
-from engine.fusion.chains.chain import Chain, Frames
+from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, State
 from engine.fusion.chains.key import kinds_of, steps_of
 from engine.fusion.native import llvm
@@ -44,14 +44,12 @@ def natives() -> Natives:
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Watched:
-    """Chains of any length on arrays of any size, planned and compiled before they are computed."""
+def as_they_come(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Watched:
+    """Chains that are planned and compiled before they are computed, where they pay."""
     chains = Chains(natives, sightings=1)
     watched = Watched(natives, chains, [])
-    monkeypatch.setattr(in_place, "FEWEST", 2)
     monkeypatch.setattr(in_place.InPlaceChains, "__init__", lambda self, queue: _with(self, queue, chains))
     monkeypatch.setattr("engine.graph.compiled.chains", chains)
-    monkeypatch.setattr(slices.Slice, "_run_brief", lambda *_: False)  # single ops are not run before chains are seen
     called = Chain._called
 
     def noted(self: Chain, *args: Any) -> Any:
@@ -62,6 +60,14 @@ def watched(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Watched:
 
     monkeypatch.setattr(Chain, "_called", noted)
     return watched
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch, as_they_come: Watched) -> Watched:
+    """Chains of any length on arrays of any size."""
+    monkeypatch.setattr(in_place, "FEWEST", 2)
+    monkeypatch.setattr(slices.Slice, "_run_brief", lambda *_: False)  # single ops are not run before chains are seen
+    return as_they_come
 
 
 _made = in_place.InPlaceChains.__init__
@@ -136,6 +142,96 @@ async def test_a_chain_in_place_has_numpys_bits(watched: Watched, chain: Callabl
         assert result.tobytes() == expected.tobytes()
     assert len(watched.computed) >= 3
     assert [keep for _, keep in watched.computed[-1]].count(True) <= 1
+
+
+@pytest.mark.parametrize("code", ["f8", "f4"])
+async def test_a_chain_of_several_ops_pays_for_small_arrays(as_they_come: Watched, code: str) -> None:
+    x, y = values(code), values(code, seed=1)
+    async with engine.Executor(execution_mode=engine.ASYNC) as executor:
+        first, second = ops.asarray(x), ops.asarray(y)
+        await first
+        await second
+        before = executor.statistics().completed
+        for _ in range(3):  # looked up, then recognized
+            result = np.asarray(await floats(first, second, ops))
+            assert result.tobytes() == floats(x, y, np).tobytes()
+        assert [len(chain) for chain in as_they_come.computed] == [13] * 3
+        assert executor.statistics().completed == before + 39
+        assert executor.statistics().pending == 0
+        for _ in range(3):
+            assert (await (first * 2 + second) == x * 2 + y).all()
+        assert len(as_they_come.computed) == 3
+
+
+async def test_what_follows_and_what_is_kept_of_a_small_chain_is_there(as_they_come: Watched) -> None:
+    enable()
+    x, y = values("f8"), values("f8", seed=1)
+    first, second = ops.asarray(x), ops.asarray(y)
+    await first
+    await second
+    for _ in range(4):
+        inner = first * 2 + second
+        outer = ops.sqrt(abs(inner)) - first * second + 1.0
+        after = ops.sort(outer)
+        assert (await after == np.sort(np.sqrt(abs(x * 2 + y)) - x * y + 1.0)).all()
+        assert outer.is_ready()
+        assert (await inner == x * 2 + y).all()
+    assert as_they_come.computed[-1].count(("add", True)) == 2
+
+
+async def test_a_scope_is_told_of_all_ops_of_a_chain(as_they_come: Watched) -> None:
+    enable()
+    x, y = values("f8"), values("f8", seed=1)
+    first, second = ops.asarray(x), ops.asarray(y)
+    await first
+    await second
+    for _ in range(4):
+        async with engine.scope() as scope:
+            result = floats(first, second, ops)
+        assert scope.in_flight == 0
+        assert result.is_ready()
+        assert (await result == floats(x, y, np)).all()
+
+
+async def test_a_small_chain_that_warns_is_done_op_by_op(as_they_come: Watched) -> None:
+    enable()
+    x, y = values("f8"), values("f8", seed=1)
+    first, second = ops.asarray(x), ops.asarray(y)
+    x[5] = 0.0
+    bad = ops.asarray(x)
+    await first
+    await second
+    await bad
+    for operand in (first, first, bad, bad, first, *[bad] * 6, first):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = await ((1.0 / operand + second) * 2.0 - second + operand * 3.0)
+        array = np.asarray(await operand)
+        assert [str(each.message) for each in caught] == ["divide by zero encountered in divide"] * (operand is bad)
+        with np.errstate(divide="ignore"):
+            assert np.asarray(result).tobytes() == ((1.0 / array + y) * 2.0 - y + array * 3.0).tobytes()
+
+
+async def test_a_task_that_is_cancelled_while_the_loop_turns_for_it_is_cancelled(
+    as_they_come: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enable()
+    x = ops.asarray(values("f8"))
+    await x
+    started = asyncio.Event()
+
+    async def waits() -> None:
+        handle = floats(x, x, ops)
+        monkeypatch.setattr(handle._cell.home, "poll", lambda _: False)  # no time is left in this turn of the loop
+        started.set()
+        await handle
+
+    task = asyncio.create_task(waits())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await (x + 1.0) == values("f8") + 1.0).all()
 
 
 @pytest.fixture
@@ -380,7 +476,7 @@ def test_code_that_is_being_executed_outlives_its_entry() -> None:
     assert chain.entry.code is None  # another one has taken its place
     assert chain.compute([np.ones(3)], []) is None
     llvm.dispose()
-    outcomes = chain._called(code, [np.ones(3)], [], Frames.in_place)
+    outcomes = chain._called(code, [np.ones(3)], [])
     assert outcomes is not None
     assert outcomes[-1].tolist() == [4.0] * 3
     before = len(llvm._alive)

@@ -435,6 +435,7 @@ HOLDERS: dict[str, tuple[Callable[[float], Any], Callable[[Any], Any]]] = {
     "large array": (lambda number: np.full(100_000, number), lambda w: w[:3]),
     "large array of bytes": (lambda number: np.full(100_001, int(number), "i1"), lambda w: w[-3:]),
     "array of strings": (lambda number: np.full(3, str(number)), lambda w: float(w[0])),
+    "large array of strings": (lambda number: np.full(30_001, str(number), "U3"), lambda w: float(w[0])),
     "array of texts": (lambda number: np.full(3, str(number), np.dtypes.StringDType()), lambda w: float(w[0])),
     "array of objects": (lambda number: np.array([[number], None], object), lambda w: w[0][0]),
     "masked array": (lambda number: np.ma.array([number, 5.0], mask=[False, True]), lambda w: float(w[0])),

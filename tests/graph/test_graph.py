@@ -113,7 +113,7 @@ def test_what_is_unknown_is_none() -> None:
     assert (x.shape, x.ndim, x.size, x.nbytes, x.dtype) == (None, None, None, None, np.float32)
     y = x + 1.5
     assert (y.shape, y.dtype) == (None, np.float32)
-    opaque = engine.op(lambda a: a)(x)
+    opaque: Any = engine.op(lambda a: a)(x)
     assert (opaque.shape, opaque.dtype) == (None, None)
     assert ((opaque + 1).shape, (opaque + 1).dtype) == (None, None)
     assert x[x > 0].shape is None or None in x[x > 0].shape
@@ -344,7 +344,7 @@ def test_reading_a_symbol_names_it_and_says_what_to_do(what: str) -> None:
 
 async def test_awaiting_a_symbol_names_it() -> None:
     x = engine.placeholder("f8", (3,), name="speed")
-    with pytest.raises(engine.SymbolError, match="speed"):
+    with pytest.raises(engine.SymbolError, match=r"speed.*enable_eager_execution\(execution_mode=engine\.ASYNC\)"):
         await x
     with pytest.raises(engine.SymbolError, match="speed"):
         await x.wait_ready()
@@ -403,7 +403,8 @@ def test_ops_of_the_users_own_are_nodes() -> None:
 
     x = engine.placeholder("f8", (4,))
     half, length = halves(x)
-    assert (half.shape, length.shape, length.dtype) == ((4,), (), np.int64)
+    assert (half.shape, length.shape) == ((4,), ())
+    assert length.dtype == np.int64
     assert seen == []
     with engine.Session() as session:
         variable.set("of the run")

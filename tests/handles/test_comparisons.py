@@ -148,6 +148,25 @@ def test_comparisons_of_handles_are_numpys(
         assert outcome(partial(compare, h, [ops.asarray(y)])) == outcome(partial(compare, x, [y])), name
 
 
+@pytest.mark.parametrize("compare", OPERATORS.values(), ids=OPERATORS)
+@pytest.mark.parametrize("left", ARRAYS)
+def test_comparisons_of_an_array_with_a_handle_are_numpys(
+    left: str, compare: Callable[[Any, Any], Any], mode: engine.ExecutionMode
+) -> None:
+    """The array's own operator is asked first: it calls the ufunc, and looks at once at what that raises."""
+    x = ARRAYS[left]
+    for name, y in ARRAYS.items():
+        expected = outcome(partial(compare, x, y))
+        assert outcome(partial(compare, x, ops.asarray(y))) == expected, name
+
+
+def test_ufuncs_without_a_loop_are_no_operators(mode: engine.ExecutionMode) -> None:
+    for ufunc in (np.equal, np.not_equal):
+        for x, y in ((np.ones(3), ops.asarray(np.array(["a"]))), (ops.asarray(np.array(["a"])), np.ones(3))):
+            with pytest.raises(TypeError, match="did not contain a loop"):
+                ufunc(x, y).result()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", ["str", "none", "date", "str array", "list with none", "float array", "dict"])
 def test_a_comparison_in_a_graph_is_elementwise_too(name: str) -> None:
     other = OTHERS[name]

@@ -145,7 +145,7 @@ def test_iterating_over_more_dimensions_gives_handles(mode: engine.ExecutionMode
     rows = list(ops.asarray([[1, 2], [3, 4]]))
     assert all(isinstance(row, Handle) for row in rows)
     assert [row.tolist() for row in rows] == [[1, 2], [3, 4]]
-    with pytest.raises(TypeError, match="no dimensions"):
+    with pytest.raises(TypeError, match="no dimensions: give its value, `await h`"):
         iter(ops.asarray(1.0))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.asgi import ScopeMiddleware
 from engine.testing import GateOp
 from handles.display import thumbnail
 
@@ -63,6 +64,23 @@ async def test_a_pending_handle_shows_what_is_known_and_does_not_wait(gate: Gate
         assert "(3, 4)" in text
         assert not handle.is_ready()
         gate.open()
+
+
+async def test_executors_and_scopes_say_in_text_how_they_are(gate: GateOp) -> None:
+    executor = engine.Executor(execution_mode=engine.ASYNC)
+    assert repr(executor) == "<Executor not entered yet, ASYNC: 0 pending, 0 running>"
+    async with executor:
+        scope = engine.scope()
+        assert repr(scope) == "<OpScope not entered yet, 0 ops in flight>"
+        async with scope:
+            held = gate(1.0)
+            assert repr(scope) == "<OpScope open, 1 ops in flight>"
+            await asyncio.to_thread(gate.wait_entered)
+            assert repr(executor) == "<Executor open, ASYNC: 1 pending, 1 running>"
+            gate.open()
+            await held
+        assert repr(scope) == "<OpScope left, 0 ops in flight>"
+    assert repr(executor) == "<Executor closed, ASYNC: 0 pending, 0 running>"
 
 
 async def test_a_failed_and_a_cancelled_handle_show_why() -> None:
@@ -200,12 +218,27 @@ async def test_executors_and_statistics() -> None:
         assert "completed" in shown(executor.statistics())
     assert "closed" in shown(executor)
     assert "cached bytes" in shown(engine.buffer_statistics())
+    assert "blocks repeated" in shown(engine.fusion_statistics())
 
     @engine.function
     def f(x: Any) -> Any:
         return x + 1
 
     assert "traces" in shown(f.statistics())
+
+
+async def test_the_statistics_of_services_are_shown_and_long_ones_shortened() -> None:
+    @engine.batched(max_size=1)
+    def doubled(x: np.ndarray) -> np.ndarray:
+        return x * 2
+
+    middleware = ScopeMiddleware(lambda scope, receive, send: asyncio.sleep(0))
+    assert "dropped ops" in shown(middleware.statistics())
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        for _ in range(10):
+            await doubled(np.ones(2))
+        text = shown(doubled.statistics())
+    assert "10, the last: … 1, 1, 1, 1, 1, 1, 1, 1<" in text
 
 
 async def test_a_profile(mode: engine.ExecutionMode) -> None:

@@ -143,12 +143,51 @@ async def test_operands_are_named(mode: engine.ExecutionMode) -> None:
     assert set(heard.last("add").operands) == {ids["ones"], ids["zeros"]}
 
 
-async def test_results_of_ops_with_several_outputs_are_operands() -> None:
-    async with engine.Executor(execution_mode=engine.ASYNC):
-        with engine.observe.using(Heard()) as heard:
-            quotient, _ = ops.linalg.qr(ops.ones((3, 3)))
-            await (quotient + 1)
-    assert heard.last("add").operands == (heard.last("linalg.qr").id,)
+async def test_results_of_ops_with_several_outputs_are_operands(mode: engine.ExecutionMode) -> None:
+    with engine.observe.using(Heard()) as heard:
+        quotient, rest = ops.linalg.qr(ops.ones((3, 3)))
+        await (quotient @ rest)
+        await ops.negative(rest)
+    made = heard.last("linalg.qr").id
+    assert heard.last("matmul").operands == (made, made)
+    assert heard.last("negative").operands == (made,)
+
+
+async def test_scopes_have_numbers_of_their_own_also_when_they_are_gone(mode: engine.ExecutionMode) -> None:
+    x = ops.ones(3)
+    with engine.observe.using(Heard()) as heard:
+        for _ in range(20):
+            async with engine.scope():
+                ops.sin(x)
+                await ops.tanh(x)
+            await ops.cos(x)
+    scopes = {
+        name: [op.scope for what, op in heard.events if op.name == name and what == "finished"]
+        for name in ("sin", "tanh", "cos")
+    }
+    assert scopes["sin"] == scopes["tanh"]
+    assert len(set(scopes["sin"])) == 20
+    assert scopes["cos"] == [None] * 20
+
+
+async def test_a_task_that_outlives_its_scope_is_outside_of_it(mode: engine.ExecutionMode) -> None:
+    left = asyncio.Event()
+
+    async def later() -> None:
+        await left.wait()
+        await ops.cos(1.0)
+
+    with engine.observe.using(Heard()) as heard:
+        async with engine.scope():
+            async with engine.scope():
+                task = asyncio.create_task(later())
+                ops.sin(1.0)
+            left.set()
+            await task
+    around, inside = heard.last("cos").scope, heard.last("sin").scope
+    assert around is not None
+    assert inside is not None
+    assert around < inside
 
 
 async def test_one_that_raises_is_removed_and_the_rest_goes_on(
@@ -194,6 +233,21 @@ async def test_ops_that_an_observer_dispatches_are_not_told_of(mode: engine.Exec
         await engine.synchronize()
     assert heard.of("add") == []
     assert heard.of("multiply") == WHOLE
+
+
+async def test_ops_that_an_observer_dispatches_in_a_scope_say_nothing_of_later_ones(mode: engine.ExecutionMode) -> None:
+    class Busy(Heard):
+        def finished(self, op: OpRecord) -> None:
+            super().finished(op)
+            doubled(1.0)
+
+    with engine.observe.using(Busy()) as heard:
+        async with engine.scope():
+            for _ in range(20):
+                await doubled(1.0)
+        for _ in range(100):
+            await ops.sin(1.0)
+    assert {op.scope for _, op in heard.events if op.name == "sin"} == {None}
 
 
 def test_what_is_no_observer_is_refused() -> None:

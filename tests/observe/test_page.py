@@ -239,7 +239,33 @@ def test_a_port_that_is_taken_is_said(program: Path, capsys: pytest.CaptureFixtu
         assert cli.main(["dashboard", "--port", str(port), str(program)]) == 2
     error = capsys.readouterr().err
     assert f"127.0.0.1:{port}: " in error
-    assert "choose another with --port, 0 for any" in error
+    assert "Address already in use: choose another with --port, 0 for any" in error
+
+
+def test_a_host_that_is_none_of_this_machines_is_said(
+    program: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    assert cli.main(["dashboard", "--host", "192.0.2.1", "--port", "0", str(program)]) == 2
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert cli.main(["dashboard", "--host", "nowhere.invalid", "--port", "0", str(program)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    what_to_do = "choose an address of this machine with --host"
+    assert errors[0].startswith("eagerloop dashboard: 192.0.2.1:0: ")
+    assert errors[0].endswith(what_to_do)
+    assert errors[1] == f"eagerloop dashboard: nowhere.invalid:0: Name or service not known: {what_to_do}"
+
+
+def test_a_syntax_error_is_shown_without_a_line_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text("def f(:\n", encoding="utf-8")
+    command = [sys.executable, "-m", "engine", "dashboard", "--port", "0", str(path)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:3] == [f'  File "{path}", line 1', "    def f(:"]
     assert not hooks.listeners
 
 

@@ -4,10 +4,12 @@ import asyncio
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import engine
 from engine import ops
@@ -169,6 +171,33 @@ def test_a_profile_is_entered_once() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda profile: profile.save(None), TypeError, "path must be the name of a file"),
+        (lambda profile: profile.save(7), TypeError, "path must be the name of a file"),
+        (lambda profile: profile.plot("axes"), TypeError, "ax must be axes of matplotlib"),
+        (lambda profile: profile.plot(pyplot), TypeError, "ax must be axes of matplotlib"),
+        (lambda profile: profile.summary(0), ValueError, "limit must be a positive integer"),
+        (lambda profile: profile.summary("all"), ValueError, "limit must be a positive integer"),
+    ],
+    ids=["save None", "save 7", "plot axes", "plot pyplot", "summary 0", "summary all"],
+)
+def test_bad_arguments_are_named(
+    call: Callable[[engine.observe.Profile], object], error: type[Exception], words: str
+) -> None:
+    with engine.profile() as profile:
+        pass
+    with pytest.raises(error, match=words):
+        call(profile)
+
+
+def test_a_profile_that_was_not_entered_lasted_no_time() -> None:
+    profile = engine.profile()
+    assert profile.span == (0.0, 0.0)
+    assert profile.summary().startswith("0 ops in 0\n")
+
+
 def test_an_empty_profile_shows_itself(tmp_path: Path) -> None:
     with engine.profile() as profile:
         pass
@@ -223,6 +252,19 @@ def test_ops_of_all_threads_are_in_it() -> None:
         for thread in threads:
             thread.join()
     assert [op.name for op in profile.ops] == ["add"] * 4
+
+
+def test_a_thread_is_called_by_its_own_name_not_by_that_of_one_that_has_ended() -> None:
+    def work() -> None:
+        with engine.Executor(execution_mode=engine.SYNC):
+            ops.add(1, 2)
+
+    with engine.profile() as profile:
+        for number in range(20):  # the system gives the number of a thread that has ended to the next
+            thread = threading.Thread(target=work, name=f"worker {number}")
+            thread.start()
+            thread.join()
+    assert [op.thread for op in profile.ops] == [f"worker {number}" for number in range(20)]
 
 
 async def test_transfers_say_from_where(mode: engine.ExecutionMode) -> None:

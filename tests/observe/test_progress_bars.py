@@ -190,12 +190,26 @@ async def test_a_bar_that_raises_is_shown_no_more_and_the_wait_goes_on(
     assert "is shown no more" in caplog.text
 
 
-@pytest.mark.parametrize("wrong", [3, 1.5, object(), ["label"]])
+@pytest.mark.parametrize("wrong", [3, 1.5, object(), ["label"], int, Exception])
 async def test_what_is_no_progress_is_refused(wrong: Any) -> None:
     async with engine.Executor(execution_mode=engine.ASYNC):
         for attempt in (*WAITS, scoped):
             with pytest.raises(TypeError, match="progress must be True, a label, or a tqdm class"):
                 await attempt([ops.add(1, 2)], wrong)
+
+
+async def test_a_bar_that_cannot_be_made_leaves_no_scope_entered() -> None:
+    class Broken(Kept):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("broken")
+
+    async with engine.Executor(execution_mode=engine.ASYNC), engine.profile() as profile:
+        with pytest.raises(RuntimeError, match="broken"):
+            async with engine.scope(timeout=0.001, progress=Broken):
+                pass
+        await asyncio.sleep(0.01)  # past the timeout, which interrupts this task no more
+        assert await ops.add(1, 2) == 3
+    assert [op.scope for op in profile.ops] == [None]
 
 
 async def scoped(handles: list[Any], progress: Any) -> None:

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 import engine
 from engine import ops
 from engine.observe.events import OpRecord
-from engine.observe.pictures import svg, ticks
+from engine.observe.pictures import plot, svg, ticks
 from engine.observe.timeline import lanes_of, timeline
 
 Event = dict[str, Any]
@@ -210,6 +210,31 @@ def test_a_fusion_group_is_one_bar() -> None:
     found = timeline([*group, record(2, 2.0, 3.0)], (0.0, 3.0), 1000)
     assert [len(bar.ops) for bar in found.lanes[0].bars] == [2, 1]
     assert "2 ops, one fusion group" in svg(found)
+    assert list(found.colours) == ["2 fused: sin … cos", "add"]
+
+
+def test_groups_that_are_too_short_to_show_apart_are_not_called_one_group() -> None:
+    ops_ = [
+        record(number, 1.0 + number // 2 * 1e-6, 1.0 + (number // 2 + 1) * 1e-6, run=number // 2) for number in range(6)
+    ]
+    found = timeline([*ops_, record(9, 2.0, 3.0)], (0.0, 3.0), 1000)
+    assert [len(bar.ops) for bar in found.lanes[0].bars] == [6, 1]
+    assert "6 ops, too short to show apart" in svg(found)
+
+
+def test_the_legend_has_what_is_drawn_and_nothing_else() -> None:
+    ops_ = [record(number, number, number + 1.0, name=f"op{number % 12}") for number in range(24)]
+    ops_.append(record(24, 24.0, 25.0, name="bad", outcome="failed"))
+    ops_ += [record(number, 26.0, 40.0, run=1, name=f"fused{number}") for number in range(25, 30)]
+    axes = plot(ops_, (0.0, 40.0), None)
+    legend = axes.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[0] == "5 fused: fused25 … fused29"
+    assert names[-2:] == ["others", "failed"]
+    drawn = {bar.name for lane in timeline(ops_, (0.0, 40.0), 2000).lanes for bar in lane.bars}
+    assert set(names[:-2]) < drawn
+    pyplot.close("all")
 
 
 def test_a_picture_of_many_ops_is_no_larger() -> None:

@@ -421,6 +421,35 @@ def test_a_function_takes_its_arguments_as_numpy_does(name: str, mode: engine.Ex
     assert not isinstance(expected(name)[0][1], type), f"the call without options fails: {expected(name)[0]}"
 
 
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_beside_a_handle_are_taken_and_left_as_they_are(name: str, mode: engine.ExecutionMode) -> None:
+    """Each operand in turn is a handle, the others are arrays, which can be written to afterwards."""
+    function = FUNCTIONS[name]
+    call, wanted = expected(name)[0]
+    operands: list[Any] = []
+
+    def count(array: Any) -> Any:
+        operands.append(array)
+        return array
+
+    as_handles(function, call, count)
+    for chosen in range(len(operands)):
+        numbers = iter(range(len(operands)))
+        others: list[np.ndarray[Any, Any]] = []
+
+        def replace(array: Any, chosen: int = chosen, numbers: Any = numbers, others: Any = others) -> Any:
+            if next(numbers) == chosen:
+                return ops.asarray(array)
+            others.append(array.copy())
+            return others[-1]
+
+        mixed = as_handles(function, call, replace)
+        before = [other.tobytes() for other in others]
+        assert outcome(function, mixed) == wanted
+        assert [other.tobytes() for other in others] == before
+        assert all(other.flags.writeable for other in others)
+
+
 @pytest.mark.parametrize("name", [name for name in ARRAYS if FUNCTIONS[name] in FORMS])
 def test_a_plain_call_is_one_of_the_row(name: str) -> None:
     """Its shape is known at once, however its arguments are passed."""

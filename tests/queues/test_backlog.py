@@ -620,6 +620,18 @@ def test_operands_come_before_what_needs_them_each_once() -> None:
     assert order[-1] is top
 
 
+def test_an_expression_is_walked_in_dispatch_order() -> None:
+    """`(x - y) ** 2 + abs(x)`: what comes first is what was dispatched first, so all the rest comes after it."""
+    backlog = Backlog()
+    difference = record()
+    square, size = record(difference, difference), record()
+    dispatched = [difference, square, size, record(square, size)]
+    demanded(backlog, [dispatched[-1]])
+    walk_out(backlog)
+    assert [entry.record for entry in backlog.entries()] == dispatched
+    assert list(starts(backlog)) == [difference, size]
+
+
 def test_a_record_of_another_queue_is_handed_out_not_walked() -> None:
     backlog = Backlog()
     far = record(record(home=ELSEWHERE), home=ELSEWHERE)

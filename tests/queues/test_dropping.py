@@ -21,6 +21,7 @@ MANY = 5 * dropping.TOGETHER
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """One group of records in each turn of the loop."""
     monkeypatch.setattr(dropping, "SECONDS", 0.0)
+    monkeypatch.setattr(dropping, "LONGEST", 0.0)
 
 
 def chain(start: Any) -> list[Any]:

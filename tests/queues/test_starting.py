@@ -101,7 +101,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.waiting: list[tuple[Entry, Any]] = []
 
-    def add(self, entry: Entry, outcome: Any) -> None:
+    def add(self, entry: Entry, outcome: Any, more: bool) -> None:
         self.waiting.append((entry, outcome))
 
 

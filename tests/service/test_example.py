@@ -1,5 +1,6 @@
 """The example service under a real uvicorn, over sockets: the values are NumPy's, and nothing is done for nobody."""
 
+import asyncio
 import importlib.util
 import json
 import signal
@@ -155,6 +156,41 @@ def test_the_load_script_prints_a_table(
     assert {"search /s", "image /s", "value /s", "predict /s", "all /s", "health p99 ms", "failed"} <= set(rows)
     assert rows["failed"] == ["0", "0"]
     assert all(float(figure) > 0 for figure in rows["all /s"][:2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell of threads and descriptors")
+def test_nothing_is_left_when_the_load_is_over(servers: dict[str, Server], load: ModuleType) -> None:
+    server = servers["ours"]
+    process = Path(f"/proc/{server.process.pid}")
+
+    def left() -> tuple[int, int]:
+        """Threads and descriptors, once no request is served and no op is pending."""
+        wait_until(lambda: server.json("/health")["requests"]["active"] == 0)
+        wait_until(lambda: server.json("/health")["pending"] == 0)
+        return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
+
+    def round_of_load() -> None:
+        seen = asyncio.run(load.load(server.port, {"search": 3, "image": 2, "value": 3, "predict": 3}, 0.3))
+        assert sum(answers.failed for answers in seen.values()) == 0
+        gone = server.json("/health")["disconnected"]
+        server.hang_up(get_request("/eigenvalue?steps=10000"), lambda: server.json("/health")["requests"]["active"] > 0)
+        wait_until(lambda: server.json("/health")["disconnected"] > gone)
+
+    round_of_load()
+    threads, descriptors = left()
+    round_of_load()
+    round_of_load()
+    wait_until(lambda: left()[1] <= descriptors + 2)  # the server closes connections when it hears of their end
+    assert left()[0] <= threads + 8
+    assert "Traceback" not in server.log, server.log
+
+
+def test_a_rate_at_a_median_is_taken_from_those_on_either_side(load: ModuleType) -> None:
+    points = [(1.0, 100.0), (3.0, 300.0), (9.0, 360.0)]
+    assert load.at_median(points, 2.0) == 200.0
+    assert load.at_median(points, 6.0) == 330.0
+    assert load.at_median(points, 0.5) == 100.0
+    assert load.at_median(points, 20.0) == 360.0
 
 
 def test_the_image_needs_only_what_the_project_has() -> None:

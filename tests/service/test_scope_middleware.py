@@ -58,6 +58,22 @@ async def test_ops_of_a_request_go_to_the_executor_and_the_values_are_numpys(exe
     assert executor.statistics().completed >= 2
 
 
+async def test_ops_of_each_request_have_its_number(executor: engine.Executor) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await ops.sin(1.0)
+        async with engine.scope():
+            ops.tanh(1.0)
+        await answer(send, float(await ops.cos(1.0)))
+
+    with engine.profile() as profile:
+        for _ in range(3):
+            await Exchange().run(ScopeMiddleware(app, executor))
+    scopes = {name: [op.scope for op in profile.ops if op.name == name] for name in ("sin", "tanh", "cos")}
+    assert scopes["sin"] == scopes["cos"]
+    assert None not in scopes["sin"] + scopes["tanh"]
+    assert len({*scopes["sin"], *scopes["tanh"]}) == 6
+
+
 async def test_the_context_of_the_task_is_as_before(executor: engine.Executor) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert engine.executing_eagerly()
@@ -499,6 +515,7 @@ async def test_many_ops_are_dropped_in_several_turns_of_the_loop(
     executor: engine.Executor, gate: GateOp, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
     monkeypatch.setattr(dropping, "SECONDS", 0.0)
+    monkeypatch.setattr(dropping, "LONGEST", 0.0)
     handles: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,8 @@
 """A service that computes: `uvicorn app:app`, in this folder.
 
 One line, the middleware, gives each request a scope: its work is dropped when the client goes, it is answered 504 when
-it takes too long and 503 when the service is full. One decorator, `engine.batched`, makes one call of many.
+it takes too long and 503 when the service is full. One decorator, `engine.batched`, makes one call of many: searches
+at the same time read the catalogue once, predictions call the model once. `engine.function` dispatches many ops as one.
 """
 
 import json
@@ -12,8 +13,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import prometheus_client
-from compute import present_value, profile, similar, step, toned
-from data import FEATURES, ROWS, Data
+from compute import LONGEST, best, payments, present_value, profile, step, toned
+from data import FEATURES, ROWS, Data, read_only
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -21,7 +22,10 @@ import engine
 from engine import observe, ops
 
 data = Data(int(os.environ.get("SERVICE_ROWS", ROWS)))
-config = engine.Config(max_pending_ops=int(os.environ.get("SERVICE_PENDING_OPS", "4096")))
+config = engine.Config(
+    intra_op_parallelism_threads=1,  # the requests themselves keep the cores busy
+    max_pending_ops=int(os.environ.get("SERVICE_PENDING_OPS", "4096")),
+)
 timeout = float(os.environ.get("SERVICE_TIMEOUT", "10"))
 
 app = FastAPI(title="A service that computes")
@@ -29,7 +33,7 @@ app = FastAPI(title="A service that computes")
 
 def priority(scope: Any) -> int:
     """Small requests go first."""
-    return 1 if scope["path"] == "/value" else 0
+    return 1 if scope["path"] in ("/value", "/predict") else 0
 
 
 app.add_middleware(
@@ -61,13 +65,26 @@ async def health(request: Request) -> dict[str, Any]:
     }
 
 
+@engine.batched(max_size=32)
+def similar(vectors: Any, *, top: int) -> Any:
+    """The rows of the catalogue most like each vector of (calls, features), and their scores: (calls, top) each."""
+    scores = np.matmul(data.blocks, vectors.T).reshape(len(data.catalogue), -1)
+    return best(np.ascontiguousarray(scores.T), top)
+
+
 @app.get("/search")
 async def search(item: Annotated[int, Query(ge=0)], top: Annotated[int, Query(ge=1, le=100)] = 10) -> dict[str, Any]:
     """The items of the catalogue that are most like one of them."""
     if item >= len(data.catalogue):
         raise HTTPException(404, f"there are {len(data.catalogue)} items")
-    rows, scores = similar(data.catalogue, ops.asarray(data.catalogue[item]), top)
-    return {"items": (await rows).tolist(), "scores": (await scores).tolist()}
+    rows, scores = await similar(data.catalogue[item], top=top)
+    return {"items": rows.tolist(), "scores": scores.tolist()}
+
+
+@engine.op
+def tones(pixels: Any) -> Any:
+    """An image with its tones mapped: one op, which needs the interpreter a dozen times while requests keep it busy."""
+    return toned(pixels)
 
 
 @app.post("/image")
@@ -80,14 +97,17 @@ async def image(request: Request) -> Response:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0 or pixels.dtype != np.uint8:
         raise HTTPException(422, f"expected uint8 of (height, width, 3), but got {pixels.dtype} of {pixels.shape}")
     buffer = BytesIO()
-    np.save(buffer, await toned(ops.asarray(pixels)))
+    np.save(buffer, await tones(read_only(pixels)))
     return Response(buffer.getvalue(), media_type="application/octet-stream")
 
 
+worth = engine.function(present_value)
+
+
 @app.get("/value")
-async def value(payment: float, years: Annotated[int, Query(ge=1, le=100)], rate: float) -> dict[str, float]:
+async def value(payment: float, years: Annotated[int, Query(ge=1, le=LONGEST)], rate: float) -> dict[str, float]:
     """What a yearly payment is worth today: a few small ops."""
-    return {"value": float(await present_value(ops.full(years, payment), rate))}
+    return {"value": float(await worth(payments(payment, years), np.float64(rate)))}
 
 
 @engine.batched(max_size=64)

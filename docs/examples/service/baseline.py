@@ -1,4 +1,8 @@
-"""The same service without the engine: NumPy in the coroutine, or in `asyncio.to_thread` (`SERVICE_THREADS=1`)."""
+"""The same service without the engine: NumPy in the coroutine, or in `asyncio.to_thread`.
+
+`SERVICE_THREADS=all` computes everything in threads, as one does who cannot tell what is small; with `large` what is
+known to be small is computed in the coroutine, which is the best that one can do by hand.
+"""
 
 import asyncio
 import json
@@ -8,19 +12,21 @@ from io import BytesIO
 from typing import Annotated, Any
 
 import numpy as np
-from compute import present_value, profile, similar, step, toned
+from compute import payments, present_value, profile, similar, step, toned
 from data import FEATURES, ROWS, Data
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 data = Data(int(os.environ.get("SERVICE_ROWS", ROWS)))
-threads = bool(os.environ.get("SERVICE_THREADS"))
+threads = os.environ.get("SERVICE_THREADS", "none")
 app = FastAPI()
 
 
-async def compute(function: Callable[..., Any], *args: Any) -> Any:
+async def compute(function: Callable[..., Any], *args: Any, small: bool = False) -> Any:
     """Compute something the way that this service does it."""
-    return await asyncio.to_thread(function, *args) if threads else function(*args)
+    if threads == "all" or (threads == "large" and not small):
+        return await asyncio.to_thread(function, *args)
+    return function(*args)
 
 
 @app.get("/health")
@@ -44,7 +50,8 @@ async def image(request: Request) -> Response:
 
 @app.get("/value")
 async def value(payment: float, years: int, rate: float) -> dict[str, float]:
-    return {"value": float(await compute(present_value, np.full(years, payment), rate))}
+    yearly = payments(payment, years)
+    return {"value": float(await compute(present_value, yearly, np.float64(rate), small=True))}
 
 
 @app.post("/predict")

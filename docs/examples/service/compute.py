@@ -5,12 +5,17 @@ from typing import Any
 import numpy as np
 
 
+def best(scores: Any, top: int) -> tuple[Any, Any]:
+    """The places of the largest scores of (..., rows), best first, and these scores: (..., top) each."""
+    rows = np.argpartition(scores, -top, axis=-1)[..., -top:]
+    found = np.take_along_axis(scores, rows, -1)
+    order = np.argsort(-found, axis=-1, kind="stable")
+    return np.take_along_axis(rows, order, -1), np.take_along_axis(found, order, -1)
+
+
 def similar(catalogue: Any, vector: Any, top: int) -> tuple[Any, Any]:
     """The rows of a catalogue (rows, features) most like a vector (features,), best first, and their scores."""
-    scores = np.matmul(catalogue, vector)
-    best = np.argpartition(scores, -top)[-top:]
-    best = best[np.argsort(-scores[best], kind="stable")]
-    return best, scores[best]
+    return best(np.matmul(catalogue, vector), top)
 
 
 def toned(image: Any, exposure: float = 4.0) -> Any:
@@ -22,10 +27,19 @@ def toned(image: Any, exposure: float = 4.0) -> Any:
     return np.astype(np.round(255.0 * shown), np.uint8)
 
 
-def present_value(payments: Any, rate: float) -> Any:
-    """What yearly payments (years,) are worth today."""
-    years = np.arange(1, len(payments) + 1)
-    return np.sum(payments / (1.0 + rate) ** years)
+LONGEST = 100
+
+
+def payments(payment: float, years: int) -> Any:
+    """The same payment in each of so many years, and nothing after: (LONGEST,), so that all requests have one shape."""
+    yearly = np.zeros(LONGEST)
+    yearly[:years] = payment
+    return yearly
+
+
+def present_value(payments: Any, rate: Any) -> Any:
+    """What yearly payments (LONGEST,) are worth today."""
+    return np.sum(payments / (1.0 + rate) ** np.arange(1, LONGEST + 1))
 
 
 def step(matrix: Any, vector: Any) -> tuple[Any, Any]:

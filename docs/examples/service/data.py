@@ -1,9 +1,13 @@
 """What the service has loaded: a catalogue, a matrix, and a model. Read-only, so that the engine copies nothing."""
 
+import gc
+import math
 from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -11,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 Array = np.ndarray[Any, Any]
 
 ROWS, FEATURES = 200_000, 64
+BLOCK = 4_000
 
 
 def read_only(array: Array) -> Array:
@@ -25,8 +30,12 @@ class Data:
     def __init__(self, rows: int = ROWS) -> None:
         random = np.random.default_rng(0)
         self.catalogue = read_only(random.random((rows, FEATURES), dtype=np.float32))
+        self.blocks = self.catalogue.reshape(-1, math.gcd(rows, BLOCK), FEATURES)
+        """The catalogue in blocks of rows that fit the cache of a core."""
         half = random.random((400, 400))
         self.matrix = read_only(half + half.T)
         self.start = read_only(np.ones(400))
         digits, labels = load_digits(return_X_y=True)
-        self.model: Any = make_pipeline(StandardScaler(), GaussianNB(var_smoothing=0.1)).fit(digits, labels)
+        steps = SimpleImputer(), StandardScaler(), PCA(32, random_state=0), GaussianNB(var_smoothing=0.1)
+        self.model: Any = make_pipeline(*steps).fit(digits, labels)
+        gc.freeze()  # all of this stays: a collection of garbage need not look at it, which would hold up every request

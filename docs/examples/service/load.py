@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
@@ -32,10 +32,13 @@ PROBE_SECONDS = 0.01
 WARM_SECONDS = 4.0
 SERVERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "eagerloop": ("app:app", {}),
-    "to_thread": ("baseline:app", {"SERVICE_THREADS": "1"}),
-    "NumPy": ("baseline:app", {}),
+    "to_thread": ("baseline:app", {"SERVICE_THREADS": "all"}),
+    "by hand": ("baseline:app", {"SERVICE_THREADS": "large"}),
+    "NumPy": ("baseline:app", {"SERVICE_THREADS": "none"}),
 }
 """The application of each server, and its environment."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""For each product, unless the environment says otherwise: it suits all of the servers, whose requests overlap."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Requests
@@ -160,7 +163,8 @@ def serving(name: str, *options: str) -> Iterator[tuple[int, subprocess.Popen[by
     application, more = SERVERS[name]
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", application, "--host", HOST, "--port", str(port), *options]
-    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=HERE, env=os.environ | more)
+    environment = ONE_THREAD | os.environ | more
+    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=HERE, env=environment)
     try:
         wait_until_healthy(port, process)
         yield port, process
@@ -197,6 +201,15 @@ def processor_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def peak_megabytes(process: subprocess.Popen[bytes]) -> float:
+    """The most memory that a process has had; not a number where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), float("nan"))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
@@ -205,10 +218,12 @@ def figures(seen: Mapping[str, Answers], seconds: float) -> dict[str, float]:
     """What one load gave: rates, and times in milliseconds."""
     kinds = {name: answers for name, answers in seen.items() if name != "health"}
     rates = {f"{name} /s": len(answers.seconds) / seconds for name, answers in kinds.items()}
+    together = Answers([seconds for answers in kinds.values() for seconds in answers.seconds])
     return {
         **rates,
         "all /s": sum(rates.values()),
         **{f"{name} p50 ms": answers.percentile(0.5) for name, answers in kinds.items()},
+        "all p99 ms": together.percentile(0.99),
         "health p50 ms": seen["health"].percentile(0.5),
         "health p99 ms": seen["health"].percentile(0.99),
         "failed": float(sum(answers.failed for answers in seen.values())),
@@ -244,8 +259,42 @@ def measure(names: Sequence[str], mix: Mapping[str, int], seconds: float, rounds
                 before = processor_seconds(process)
                 found = figures(asyncio.run(load(port, mix, each)), each)
                 computed = processor_seconds(process) - before
-                taken[name].append(found | {"CPU ms a request": 1e3 * computed / max(1.0, each * found["all /s"])})
+                found["CPU ms a request"] = 1e3 * computed / max(1.0, each * found["all /s"])
+                taken[name].append(found | {"peak MB": peak_megabytes(process)})
     return {name: {row: median(one[row] for one in figures) for row in figures[0]} for name, figures in taken.items()}
+
+
+CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def at_median(points: Sequence[tuple[float, float]], milliseconds: float) -> float:
+    """The rate at a median, from medians and rates that were measured with ever more connections."""
+    (least, rate), *_ = points
+    if least >= milliseconds:
+        return rate
+    for (before, slower), (after, faster) in pairwise(points):
+        if before < milliseconds <= after:
+            return slower + (faster - slower) * (milliseconds - before) / (after - before)
+    return points[-1][1]
+
+
+def compare_at_median(
+    names: Sequence[str], kind: str, milliseconds: float, seconds: float
+) -> dict[str, dict[str, float]]:
+    """The rates of each server where half of the answers come within so many milliseconds."""
+    each = seconds / (len(names) * len(CONNECTIONS))
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        points: list[tuple[float, float]] = []
+        with serving(name) as (port, _):
+            asyncio.run(load(port, {kind: 4}, min(WARM_SECONDS, each)))
+            for connections in CONNECTIONS:
+                seen = figures(asyncio.run(load(port, {kind: connections}, each)), each)
+                points.append((seen[f"{kind} p50 ms"], seen[f"{kind} /s"]))
+        rates = {f"with {number:>3}": rate for number, (_, rate) in zip(CONNECTIONS, points, strict=True)}
+        medians = {f"p50 ms {number:>3}": middle for number, (middle, _) in zip(CONNECTIONS, points, strict=True)}
+        found[name] = rates | medians | {"at that p50 /s": at_median(points, milliseconds)}
+    return found
 
 
 MIX = ("search:4", "image:4", "value:4", "predict:4")
@@ -258,7 +307,16 @@ def main(say: Callable[[str], object] = print) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of load, all servers together")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=list(SERVERS))
+    parser.add_argument(
+        "--equal-median",
+        type=mixture,
+        metavar="KIND:MS",
+        help="compare rates of one kind where half of the answers come within so many milliseconds",
+    )
     options = parser.parse_args()
+    if options.equal_median is not None:
+        say(table(compare_at_median(options.servers, *options.equal_median, options.seconds)))
+        return
     mix = dict(options.mix or map(mixture, MIX))
     say(table(measure(options.servers, mix, options.seconds, options.rounds)))
 

@@ -63,7 +63,7 @@ class Batches:
         try:
             result = compute(record.cell.op, values, record.params)
             arrays = tuple(map(_of_known_shape, _several(result)))
-        except Exception as error:  # noqa: BLE001 - whatever Dask says of operands is the op's failure
+        except Exception as error:  # noqa: BLE001 - what Dask says of operands is the op's failure
             record.fail(error)
             return False
         if "dask_array" in record.params:  # it stays as lazy as it is: only what is made of it is kept there
@@ -143,7 +143,7 @@ def _watch(pending: list[_Pending], session: Session) -> None:
         for future in as_completed(futures, loop=session.client.loop, raise_errors=False):
             for each in owners.pop(future.key, ()):
                 each.done(future, session)
-    except Exception as error:  # noqa: BLE001 - whatever Dask raises here, no record may stay behind
+    except Exception as error:  # noqa: BLE001 - Dask may raise anything here, and no record may stay behind
         for each in pending:
             if each.left > 0:
                 each.left = 0

@@ -44,7 +44,7 @@ class CudaBackend(Backend[CudaValue]):
         return count
 
     def runtime(self) -> Runtime:
-        """What the GPUs are driven with."""
+        """The runtime that drives the GPUs, made by the first caller."""
         with self._lock:
             if self._runtime is None:
                 self._runtime = self._make_runtime()

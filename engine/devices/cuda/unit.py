@@ -68,7 +68,7 @@ class Unit:
     def __init__(self, device: Device, runtime: Runtime, lost: Callable[[str], None]) -> None:
         self.device = device
         self.health = Health(device, runtime, lost)
-        """Whether it can be used, and what errors mean."""
+        """Tells whether the GPU can be used, and what errors mean."""
         self._gpu: Gpu = runtime.gpu(device.index)
         self._launching = threading.RLock()
         self._compute: Stream | None = None
@@ -232,7 +232,7 @@ class Batch:
         """Records whose results others of the batch read."""
         self._results: dict[Any, _Result] = {}
         self.flight = Flight()
-        """What was launched since the last event."""
+        """Records that were launched since the last event."""
 
     def launch(self, number: int) -> None:
         """Launch the record of that number, unless an operand of it was not."""
@@ -274,7 +274,7 @@ class Batch:
         return arguments
 
     def depart(self) -> None:
-        """What was launched since the last event gets one."""
+        """Give an event to the records that were launched since the last one."""
         flight, self.flight = self.flight, Flight()
         if flight.landings or flight.held:
             self._unit.depart(flight)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import DeviceLostError, UnknownDeviceError
 from engine.devices.base import Array, Backend, Device, Record
+from engine.devices.dask.local import LocalCluster
 from engine.devices.dask.values import RemoteValue
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ class Connection:
         """A session; where none could be had a moment ago, the same error at once."""
         if self._failure is not None and monotonic() < self._failed_until:
             raise self._failure
+        # Its processes import what they need while this one does.
+        local = LocalCluster(self._workers, wait=False) if self._scheduler is None else None
         module: Any = import_module("engine.devices.dask.session")
         try:
-            session: Session = module.Session(self._scheduler, self._security, self._workers)
+            session: Session = module.Session(self._scheduler, self._security, self._workers, local)
         except Exception as error:
+            if local is not None:
+                local.close()
             self._failure, self._failed_until = error, monotonic() + AGAIN_SECONDS
             raise
         return session

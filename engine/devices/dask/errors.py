@@ -55,7 +55,7 @@ def unpacked_error(packed: Packed) -> BaseException:
         try:
             error = cloudpickle.loads(data)
             error = error.assembled() if isinstance(error, _Parts) else error
-        except Exception:  # noqa: BLE001 - whatever the class of the error does when it is made again
+        except Exception:  # noqa: BLE001 - the class of the error may do anything when it is made again
             error = None
     if not isinstance(error, BaseException):
         error = RuntimeError(f"{kind}: {message}")

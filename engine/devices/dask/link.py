@@ -44,7 +44,7 @@ from engine.devices.dask.programs import (
     packed,
     unpacked,
 )
-from engine.devices.dask.pulse import first_beats, probe, watch
+from engine.devices.dask.pulse import Pulse, probe
 from engine.devices.dask.values import PASSED, RemoteValue
 from engine.devices.dask.wire import StreamWire, Wire, is_plain, taken_over
 from engine.threads.offload import offload
@@ -235,13 +235,14 @@ class Link:
             hello = {"op": "eagerloop", "reply": False, "session": self.session, "plain": plain, **hello}
             await comm.write(hello)
             wire: Wire = taken_over(comm) if plain else StreamWire(comm)
-            beats = await first_beats(self.address, connection_args) if plain else None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller of the first op is told
+            pulse = Pulse(self.address, connection_args)
+            watched = (plain or self.address.startswith("tls://")) and await pulse.begin()
+        except Exception as error:  # noqa: BLE001 - any of them: the caller of the first op is told
             there.set_exception(error)
             return
         self._wire = wire
         threading.Thread(target=self._listen, args=(wire, there), name=f"eagerloop-{self.device}", daemon=True).start()
-        watching = asyncio.ensure_future(watch(self, connection_args, beats)) if plain else None
+        watching = asyncio.ensure_future(pulse.watch(self)) if watched else None
         try:
             while self.lost is None:
                 await asyncio.sleep(TIDY)
@@ -250,8 +251,7 @@ class Link:
         finally:
             if watching is not None:
                 watching.cancel()
-            if beats is not None:
-                beats[1].close()  # one that is cancelled before it has begun closes nothing
+            pulse.close()  # a watch that is cancelled before it has begun closes nothing
 
     # On the thread that reads
 
@@ -281,8 +281,9 @@ class Link:
             for number, _ in reply.refused:
                 self._reading.pop(number, None)
             refusals = [(self._asked.pop(number, None), unpacked_error(error)) for number, error in reply.refused]
-        for number, record, facts in ends:
-            self._end(number, record, facts)
+        last = len(ends) - 1
+        for index, (number, record, facts) in enumerate(ends):
+            self._end(number, record, facts, more=index < last)
         for future, array in answers:
             if future is not None:
                 future.set_result(array)
@@ -290,14 +291,14 @@ class Link:
             if future is not None:
                 future.set_exception(error)
 
-    def _end(self, number: int, record: QueuedRecord, facts: Any) -> None:
+    def _end(self, number: int, record: QueuedRecord, facts: Any, *, more: bool) -> None:
         if facts is None:  # it was not to be kept, or something that it needs has failed
-            record.end(PASSED if record.outputs == 1 else (PASSED,) * record.outputs)
+            record.end(PASSED if record.outputs == 1 else (PASSED,) * record.outputs, more=more)
         elif facts.__class__ is Failed:
-            record.fail(facts.error)
+            record.fail(facts.error, more=more)
         else:
             values = tuple(self._value(number + index, *each) for index, each in enumerate(facts))
-            record.complete(values[0] if record.outputs == 1 else values)
+            record.complete(values[0] if record.outputs == 1 else values, more=more)
 
     def lose(self, reason: str, tell: bool = True) -> None:
         """The worker is gone, or of no more use: fail what is asked, and `tell` the engine."""

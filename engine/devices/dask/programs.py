@@ -42,7 +42,13 @@ class QueuedRecord(Record, Protocol):
 
     cell: Cell
 
-    def end(self, outcome: Any) -> None:
+    def complete(self, value: Any, *, more: bool = False) -> None:
+        """End it with its value. `more` says that another record is ended at once: only the last one wakes."""
+
+    def fail(self, error: BaseException, *, more: bool = False) -> None:
+        """End it with an error."""
+
+    def end(self, outcome: Any, *, more: bool = False) -> None:
         """End it with an outcome that needs no check."""
 
 

@@ -1,8 +1,9 @@
 """The pulse of a worker: how the client finds out that one is silent, although no connection has broken.
 
 A second connection asks every half second, and a small process beside the worker answers (`engine.remote.pulse`), since
-a kernel may keep the worker's interpreter lock for long. Where there is no plain TCP, with TLS for one, that process
-cannot answer: then the system's own probes find out where the network is cut, but not where a process stands still.
+a kernel may keep the worker's interpreter lock for long. The worker gives it a plain TCP connection; with TLS, that
+process listens on a port of its own, with the worker's certificate. Where it cannot be reached, the system's own probes
+find out where the network is cut, but not where a process stands still.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 from contextlib import suppress
 from typing import Any, Protocol
 
-from distributed.comm import connect
+from distributed.comm import connect, get_address_host
 
 from engine.devices.dask.wire import taken_over_socket
 
@@ -34,55 +35,90 @@ class Watched(Protocol):
         """The worker is gone."""
 
 
-Beats = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-"""A connection to the process that answers."""
+class Pulse:
+    """The connection to the process that answers for one worker. Used on one loop."""
 
+    def __init__(self, address: str, connection_args: dict[str, Any]) -> None:
+        self._address = address
+        self._args = connection_args
+        self._secure = address.startswith("tls://")
+        self._port: int | None = None
+        """Where the process listens, for those who speak TLS."""
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
-async def first_beats(address: str, connection_args: dict[str, Any]) -> Beats | None:
-    """Connect to the process that answers for a worker; None where there can be none."""
-    try:
-        return await asyncio.wait_for(_connected(address, connection_args), FIRST_SECONDS)
-    except (OSError, EOFError):
-        return None
-
-
-async def watch(link: Watched, connection_args: dict[str, Any], beats: Beats | None) -> None:
-    """Ask a worker whether it is there until it is lost; one that does not answer is."""
-    while link.lost is None:
+    async def begin(self) -> bool:
+        """Connect for the first time; whether the worker can be watched."""
         try:
-            if beats is None:
-                beats = await asyncio.wait_for(_connected(link.address, connection_args), SILENCE)
-            await _ask(link, *beats)
-        except TimeoutError:
-            link.lose(f"the worker {link.address} has not answered for {SILENCE:g} seconds")
-        except (OSError, EOFError):
-            # The process that answers has ended, most likely with its worker; or none could be started.
-            await asyncio.sleep(BEAT if beats else SILENCE)
-        finally:
-            if beats is not None:
-                beats[1].close()
-            beats = None
+            await asyncio.wait_for(self._connect(), FIRST_SECONDS)
+        except (OSError, EOFError, TimeoutError):
+            return not self._secure  # a network may let through the worker's own port only
+        return True
+
+    async def watch(self, link: Watched) -> None:
+        """Ask the worker whether it is there until it is lost; one that does not answer is."""
+        while link.lost is None:
+            try:
+                if self._writer is None:
+                    await asyncio.wait_for(self._connect(), SILENCE)
+                await self._ask(link)
+            except TimeoutError:
+                link.lose(f"the worker {link.address} has not answered for {SILENCE:g} seconds")
+            except (OSError, EOFError):
+                # The process that answers has ended, most likely with its worker; or none could be started.
+                await asyncio.sleep(BEAT if self._writer is not None else SILENCE)
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._writer is not None:
+            self._writer.transport.abort()  # TLS would say goodbye, and wait for an answer
+        self._reader = self._writer = None
+
+    async def _connect(self) -> None:
+        reader, writer = await (self._over_tls() if self._secure else self._taken_over())
+        try:
+            await reader.readexactly(1)  # the process has the connection now
+        except BaseException:
+            writer.transport.abort()
+            raise
+        self._reader, self._writer = reader, writer
+
+    async def _taken_over(self) -> _Streams:
+        """A connection to the worker, which gives it to the process."""
+        comm = await connect(self._address, timeout=FIRST_SECONDS, **self._args)
+        await comm.write({"op": "eagerloop_pulse", "reply": False})
+        connection = taken_over_socket(comm)
+        connection.setblocking(False)
+        return await asyncio.open_connection(sock=connection)
+
+    async def _over_tls(self) -> _Streams:
+        """A connection to the port of the process, which the worker is asked for once: later it may be busy."""
+        if self._port is None:
+            comm = await connect(self._address, timeout=FIRST_SECONDS, **self._args)
+            try:
+                await comm.write({"op": "eagerloop_pulse_port", "reply": True})
+                port = await comm.read()
+            finally:
+                comm.abort()
+            if not isinstance(port, int):
+                raise ConnectionError(f"no process answers for {self._address}: {port}")
+            self._port = port
+        host = get_address_host(self._address)
+        return await asyncio.open_connection(host, self._port, ssl=self._args["ssl_context"])
+
+    async def _ask(self, link: Watched) -> None:
+        reader, writer = self._reader, self._writer
+        assert reader is not None
+        assert writer is not None
+        while link.lost is None:
+            writer.write(b"?")
+            await asyncio.wait_for(reader.readexactly(1), SILENCE)
+            await asyncio.sleep(BEAT)
 
 
-async def _connected(address: str, connection_args: dict[str, Any]) -> Beats:
-    comm = await connect(address, timeout=FIRST_SECONDS, **connection_args)
-    await comm.write({"op": "eagerloop_pulse", "reply": False})
-    connection = taken_over_socket(comm)
-    connection.setblocking(False)
-    reader, writer = await asyncio.open_connection(sock=connection)
-    try:
-        await reader.readexactly(1)  # the process has the connection now
-    except BaseException:
-        writer.close()
-        raise
-    return reader, writer
-
-
-async def _ask(link: Watched, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while link.lost is None:
-        writer.write(b"?")
-        await asyncio.wait_for(reader.readexactly(1), SILENCE)
-        await asyncio.sleep(BEAT)
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def probe(comm: Any) -> None:

@@ -83,10 +83,13 @@ class _Client(Client):  # type: ignore[misc]
 class Session:
     """A cluster, as one executor sees it: Dask's client, and a link for each worker that is a device."""
 
-    def __init__(self, scheduler: str | None, security: Any, workers: int) -> None:
+    def __init__(self, scheduler: str | None, security: Any, workers: int, local: LocalCluster | None) -> None:
+        """`local` is the cluster that was begun, where there is no `scheduler`."""
         self._versions = versions()
-        self._local = LocalCluster(workers) if scheduler is None else None
-        self._address = scheduler or self._local.scheduler  # type: ignore[union-attr]
+        self._local = local
+        if local is not None:
+            local.wait()
+        self._address = scheduler or local.scheduler  # type: ignore[union-attr]
         self._links: dict[Device, Link] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -169,7 +172,7 @@ class Session:
                     "(Config.device_count says how many are expected)"
                 )
             with suppress(TimeoutError):
-                self.client.wait_for_workers(device.index + 1, timeout=1.0)
+                self.client.wait_for_workers(device.index + 1, timeout=min(1.0, WORKER_SECONDS))
             found = [each for each in self._known_workers() if each not in self.workers]
             self.workers = [*self.workers, *found]  # a number stays that of the worker that had it first
         return self.workers[device.index]

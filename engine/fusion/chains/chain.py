@@ -9,13 +9,14 @@ to those who asked for it, to be computed in another way; nothing has happened t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import thread_time_ns
 from typing import Any
 
 import numpy as np
 
-from engine.fusion.chains.key import ChainKey
+from engine.fusion.chains.calling import Call, call_in_place, prepare
+from engine.fusion.chains.key import ChainKey, kinds_of
 from engine.fusion.chains.layout import Layout, laid_out
 from engine.fusion.chains.matching import Matcher, matcher
 from engine.fusion.fused import NATIVE_BLOCK_BYTES, ONE_PASS_BYTES
@@ -26,16 +27,18 @@ from engine.fusion.native.natives import Entry, Natives
 from engine.fusion.native.structure import Frame, Structure, UnsupportedError
 from engine.fusion.program import Deviation
 from engine.fusion.reductions import reduced
-from engine.threads.pool import together
+from engine.threads.pool import hand_over, together
 
 Array = np.ndarray[Any, Any]
 
 NOTED = {"divide", "over", "invalid"}
 """The errors that NumPy warns of by default; compiled code needs the last one also where two NaNs may meet."""
-LONGEST_NS = 400_000
+LONGEST_NS = 600_000
 """Nanoseconds that a chain may take in place."""
 PATIENCE = 4
 """Calls in a row that had to be done again, after which the chain is computed in another way for good."""
+HANDED_OVER_NS = 4_000_000
+"""Nanoseconds of a core from which a worker lets other threads have the interpreter lock before it begins."""
 WATCHED_NS = 20_000
 """Estimated nanoseconds from which a call is timed: below, the clock would cost more than it tells."""
 
@@ -57,6 +60,8 @@ class Chain:
         self._frames: Frames | None = None
         self.match: Matcher = matcher(key)
         """Recognizes the chain in the records at the front of a queue."""
+        self.kept = [number for number, step in enumerate(self.layout.group.steps) if step.keep]
+        """The steps whose results are there after a call."""
         self.failures = 0
         """Calls in a row that had to be done again."""
         self.ns = self.layout.ns
@@ -75,7 +80,14 @@ class Chain:
     @property
     def is_ready(self) -> bool:
         """True if its code is there, and its calls are worth it."""
-        return self.entry.code is not None and not self.is_hopeless
+        return self.entry.code is not None and self.failures < PATIENCE
+
+    def may_hold_loop(self) -> bool:
+        """Tell whether a call takes so little time that the thread of a loop may compute it."""
+        if self.ns <= LONGEST_NS:
+            return True
+        self.ns *= 0.98  # it may have been slow for another reason: after some time it is tried again
+        return False
 
     def compute(self, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on this thread, which may be a loop's.
@@ -85,37 +97,55 @@ class Chain:
         code = self.entry.code
         if code is None:
             return None
-        timed = self.ns > WATCHED_NS
-        began = thread_time_ns() if timed else 0
-        outcomes = self._called(code, arrays, scalars, Frames.in_place)
-        if timed and outcomes is not None:
-            self.ns += (thread_time_ns() - began - self.ns) / 4
+        if self.ns <= WATCHED_NS:
+            return self._called(code, arrays, scalars)
+        began = thread_time_ns()
+        outcomes = self._called(code, arrays, scalars)
+        if outcomes is not None:
+            more = thread_time_ns() - began - self.ns
+            self.ns += more / (8 if more > 0 else 2)  # what else a machine does makes a call longer, never shorter
         return outcomes
+
+    def call(self, arrays: int, constants: Sequence[Array], scalars: Sequence[Any], otherwise: Call) -> Call | None:
+        """The function that computes it in place, given arrays one by one; the last ones and the scalars stay the same.
+
+        `otherwise` is called with them where that is not possible. None for a chain of several results, and for one
+        that takes long, or needs more than its frame.
+        """
+        code, outputs = self.entry.code, self.layout.outputs
+        if code is None or self.ns > WATCHED_NS or self.structure.reductions or len(outputs) != 1 or code.stages.slots:
+            return None
+        frames = self._framed(code, scalars)
+        around = {"chain": self, "entry": self.entry, "natives": self._natives, "otherwise": otherwise}
+        return call_in_place(self.layout, arrays, constants, scalars, around | frames.names)
 
     def compute_on(self, threads: int, arrays: Sequence[Array], scalars: Sequence[Any]) -> list[Any] | None:
         """Compute it on so many threads, this one included, none of which is a loop's; as `compute` does."""
         code = self.entry.code
         if code is None:
             return None
-        return self._called(code, arrays, scalars, lambda frames, head: frames.shared(head, threads))
+        if self.ns > HANDED_OVER_NS:
+            hand_over()
+        return self._called(code, arrays, scalars, threads)
 
     def _called(
-        self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], call: Callable[[Frames, bytes], bool]
+        self, code: Code, arrays: Sequence[Array], scalars: Sequence[Any], threads: int | None = None
     ) -> list[Any] | None:
-        frames = self._frames
-        if frames is None:
-            frames = self._frames = Frames(self.layout, code)
-        layout = self.layout
-        walked, outcomes = layout.operands(arrays)
-        partials = [np.empty(frames.blocks, np.int64) for _ in self.structure.reductions]
-        head = layout.pack(*map(id, walked), *map(id, partials), *[scalars[number] for number in layout.scalars])
-        if not call(frames, head) or (partials and not self._reduce(outcomes, partials)):
+        frames = self._frames or self._framed(code, scalars)
+        head, outcomes, partials = frames.prepare(arrays, scalars)
+        done = frames.in_place(head) if threads is None else frames.shared(head, threads)
+        if not done or (partials and not self._reduce(outcomes, partials)):
             self.failures += 1
             return None
         self.failures = 0
         self.entry.used = True
         self._natives.hits += 1
         return outcomes
+
+    def _framed(self, code: Code, scalars: Sequence[Any]) -> Frames:
+        if self._frames is None:
+            self._frames = Frames(self.layout, code, len(kinds_of(self.key)), len(scalars))
+        return self._frames
 
     def _reduce(self, outcomes: list[Any], partials: list[Array]) -> bool:
         """Make the results of reductions; False where NumPy would have warned, or another order might matter."""
@@ -141,7 +171,7 @@ class Frames:
     It refers to the loops of the code by their addresses: it is used while the code is held.
     """
 
-    def __init__(self, layout: Layout, code: Code) -> None:
+    def __init__(self, layout: Layout, code: Code, arrays: int, scalars: int) -> None:
         group, walk = layout.group, layout.walk
         one_pass = len(code.stages.stages) == 1 and not code.stages.slots
         block_bytes = ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES
@@ -153,6 +183,7 @@ class Frames:
         self._walk, self._direct = code.walk, code.direct
         self.blocks = len(walk)
         """Blocks that the walk is cut into."""
+        self.prepare = prepare(layout, arrays, scalars, self.blocks)
         self._kept = np.ascontiguousarray(walk.table), np.zeros(len(walk), np.uint8)
         table, redo = self._kept
         slot_bytes = slot_bytes_of(walk, layout.description)
@@ -165,8 +196,15 @@ class Frames:
         frame[code.frame.header(Frame.YIELD)] = library.give_way
         self._shared_tail = frame[code.frame.changing :].tobytes()
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """The entry that code written for a chain calls in place, without scratch memory; and the rest of its frame."""
+        return {"direct": self._direct, "tail": self._tail}
+
     def in_place(self, head: bytes) -> bool:
         """Walk all blocks under the interpreter lock; False where one has to be computed in NumPy's way."""
+        if not self._scratch_bytes:
+            return not self._direct(head + self._tail, 0, None)
         scratch = _scratch_of(self._scratch_bytes)  # held: another thread may come and take a larger one
         return not self._direct(head + self._tail, scratch.address, None)
 

@@ -33,7 +33,7 @@ Site = tuple[CodeType | None, int]
 
 
 class State(Enum):
-    """What is known of a chain that is not there."""
+    """Stands for a chain that is not there."""
 
     COMING = "coming"
     REFUSED = "refused"
@@ -72,6 +72,12 @@ class Chains:
             self._resting.pop(site, None)
         return left > 0
 
+    def rest(self, site: Site) -> None:
+        """Look for no chain from a place for some time: what comes from there is none, or none that pays."""
+        if len(self._resting) >= LIMIT:
+            self._resting.clear()
+        self._resting[site] = REST
+
     def find(self, key: ChainKey, scalars: Sequence[Any], site: Site | None = None) -> Chain | None:
         """A chain that can be computed now; None where it cannot, which it may be next time."""
         known = self._known.get(key, 0)
@@ -86,9 +92,7 @@ class Chains:
             self._without_code(known, scalars)
             return None
         if known is State.REFUSED and site is not None:
-            if len(self._resting) >= LIMIT:
-                self._resting.clear()
-            self._resting[site] = REST
+            self.rest(site)
         if isinstance(known, int):
             self._remember(key, known + 1)
             if known + 1 >= self._sightings:

@@ -53,16 +53,6 @@ class Layout:
     successors: Sequence[int]
     """The arrays of the key that a result could be written over, if nothing else referred to them."""
 
-    def operands(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Any]]:
-        """The arrays of a call, inputs and new outputs, and the results of its steps as far as they are there."""
-        walked = [arrays[number] for number in self.inputs]
-        outcomes = list(self.outcomes)
-        for step, shape, dtype, order in self.outputs:
-            result = np.empty(shape, dtype) if order is None else buffers.array(shape, dtype, order)
-            outcomes[step] = result
-            walked.append(result)
-        return walked, outcomes
-
 
 def laid_out(key: ChainKey, scalars: Sequence[Any], *, careful: bool) -> Layout:
     """Plan a chain. Raises `UnsupportedError` where it is not one that can be computed by one call."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
 from engine.fusion.chains.key import ORDINARY_FLOATS, ORDINARY_INTEGER, ChainKey, Kind, Step, kinds_of, steps_of
-from engine.memory.references import others
+from engine.memory.references import HELD_BY_NAME
 from handles.cell import PENDING, Cell
 
 Match = tuple[Sequence[Cell], Sequence[Any], Sequence[Any]]
@@ -40,7 +41,7 @@ class _Writer:
         self._steps = steps
         self._kinds = kinds
         self._names: dict[str, Any] = {
-            "Cell": Cell, "array": np.ndarray, "PENDING": PENDING, "islice": islice, "others": others
+            "Cell": Cell, "array": np.ndarray, "PENDING": PENDING, "islice": islice, "count": getrefcount
         }  # fmt: skip
         self._lines: list[str] = []
         self._read: set[int] = set()
@@ -52,7 +53,8 @@ class _Writer:
         for index, step in enumerate(self._steps):
             self._compare(index, step)
         for index, step in enumerate(self._steps):
-            self._refuse(f"others(c{index}, {_HELD + self._used[index]}) is not {bool(step.keep)}")
+            known = HELD_BY_NAME + _HELD + self._used[index]
+            self._refuse(f"count(c{index}) {'<=' if step.keep else '>'} {known}")
         count = len(self._steps)
         cells = _tuple("c", count)
         lines = ["def match(records):", f"    if len(records) < {count}: return None"]

@@ -1,10 +1,9 @@
-"""What the function is given: the numbers, addresses and scalars of its frame, loaded once at its beginning."""
+"""The arguments of a function: numbers, addresses and scalars of its frame, loaded once at its beginning."""
 
 from __future__ import annotations
 
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.emit import Lanes, stored_type_of
-from engine.fusion.native.structure import CONTIGUOUS
 
 
 class Arguments:
@@ -47,7 +46,7 @@ class Arguments:
         return let(f"load ptr, ptr {holder}")
 
     def _steps_of(self, index: int) -> list[str]:
-        if self._made.structure.arrays[index].inner == CONTIGUOUS:
+        if self._made.structure.arrays[index].is_contiguous:
             return []
         return [self._made.times(self.strides[index][-1], lane) for lane in range(self._made.lanes)]
 
@@ -67,7 +66,7 @@ def spread(made: Blueprint, code: str, value: str) -> dict[int, str]:
 
 
 def loaded(lanes: Lanes, code: str, pointer: str) -> str:
-    """Elements that lie side by side; a bool is true whatever its byte, which should be one."""
+    """Elements that lie side by side; a bool is true if its byte is not zero."""
     return as_register(lanes, code, lanes.op(f"load {lanes.vector(stored_type_of(code))}, ptr {pointer}, align 1"))
 
 

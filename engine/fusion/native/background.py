@@ -1,4 +1,7 @@
-"""The compiling thread: runs jobs one after the other, at low priority, as long as there are any.
+"""The compiling thread: runs jobs one after the other, as long as there are any.
+
+It has the priority of others: with a low one it would get no core while all of them compute, and keep the interpreter
+lock meanwhile, which the loop's thread waits for. LLVM, which needs no such lock, has a low one (`llvm`).
 
 The lock guards the queue and whether there is a thread. No job is begun once the program has ended: the interpreter
 waits for the one that runs.
@@ -6,20 +9,17 @@ waits for the one that runs.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
-from engine.fusion.native.llvm import is_ending
+from engine.fusion.native.llvm import current, is_ending
 
 Job = Callable[[], None]
 """Something to do that raises nothing."""
 
 WAITING = 64
 """Jobs that wait, at most."""
-_NICE = 10
 
 
 class Background:
@@ -53,8 +53,7 @@ class Background:
         return True
 
     def _work(self) -> None:
-        with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        current.is_patient = True
         while True:
             with self._lock:
                 if not self._jobs or self._stopped or is_ending():

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from engine.fusion.native.compiler import Code
 from engine.fusion.native.describe import Description
-from engine.fusion.native.emit import BYTES, FLOATS
+from engine.fusion.native.emit import BYTES
 from engine.fusion.native.machine import address_of, flags, math_library
-from engine.fusion.native.structure import Frame, Ref
+from engine.fusion.native.structure import Frame
 from engine.fusion.walks import Walk
 
 Array = np.ndarray[Any, Any]
-Reduce = Callable[[int, Callable[[int], Array]], None]
-"""Called for a block: reduces it along axes, given what tells where the operand of a step is."""
 
 
 class NativeCall:
@@ -56,27 +53,6 @@ class NativeCall:
         """Take blocks until none is left; for each thread."""
         scratch = self._scratch()
         self._code.walk(address_of(self._frame), address_of(scratch), address_of(self._counter))
-
-    def work_with(self, todo: Iterator[int], reduce: Reduce) -> None:
-        """Take blocks from a list, and have each reduced along axes; for each thread."""
-        scratch, frame, counter = self._scratch(), self._frame.copy(), np.zeros(1, np.int64)
-        for number in todo:
-            counter[0], frame[self._code.frame.header(Frame.STOP)] = number, number + 1
-            self._code.walk(address_of(frame), address_of(scratch), address_of(counter))
-            if not self._redo[number]:
-                reduce(number, lambda step, number=number: self._place(step, number, scratch))  # type: ignore[misc]
-
-    def _place(self, step: int, number: int, scratch: Array) -> Array:
-        """The part of one block that a step reduces."""
-        ref = self.description.places[step]
-        where = self._walk.where(number)
-        home = self._code.stages.homes[ref.number] if ref.kind == "step" else Ref("array", ref.number)
-        if home.kind == "array":
-            return self.description.arrays[home.number][where]
-        dtype = np.dtype(self.description.structure.code(ref))
-        shape = tuple(part.stop - part.start for part in where)
-        start = home.number * self._slot_bytes
-        return scratch[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
     def _scratch(self) -> Array:
         return np.empty(max(1, self._code.stages.slots) * self._slot_bytes, np.uint8)
@@ -121,8 +97,7 @@ def constant_frame(
         place = layout.loop(number)
         frame[place : place + 3] = loop.loop, loop.context, loop.auxdata
     for number, reduction in enumerate(description.structure.reductions):
-        initial = -0.0 if reduction.code in FLOATS else int(reduction.ufunc is np.logical_and)
-        frame[layout.initial(number) :].view(reduction.code)[0] = initial
+        frame[layout.initial(number) :].view(reduction.code)[0] = reduction.first
     return frame
 
 

@@ -17,6 +17,7 @@ from engine.fusion.native.structure import (
     CAST,
     CONTIGUOUS,
     REPEATED,
+    STREAMED,
     WHERE,
     Frame,
     Instruction,
@@ -29,8 +30,8 @@ from engine.fusion.native.structure import (
 )
 from engine.fusion.native.writer import NAME, written
 
-Usable = Callable[[Instruction], bool]
-"""True if the compiled form of an instruction gives NumPy's bits on this machine."""
+Usable = Callable[[Instruction | Reduction], bool]
+"""True if the compiled form of an instruction, or of a reduction, gives NumPy's bits on this machine."""
 
 
 _ARGUMENTS = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -59,14 +60,16 @@ class Code:
 def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | None = None) -> Code:
     """Compile a structure. Raises `UnsupportedError` where that is not possible, and what LLVM raises."""
 
-    def inline(instruction: Instruction) -> bool:
-        compiled = instruction.op in (CAST, WHERE) or primitive(instruction.op, instruction.loop) is not None
-        return compiled and usable(instruction)
+    def inline(each: Instruction | Reduction) -> bool:
+        if isinstance(each, Reduction):
+            return usable(each)
+        compiled = each.op in (CAST, WHERE) or primitive(each.op, each.loop) is not None
+        return compiled and usable(each)
 
     stages = staged(structure, inline)
     called = [stage.instructions[0] for stage in stages.stages if stage.called]
     loops = [_loop_of(structure, stages, index) for index in called]
-    loops += [_reducer(reduction) for reduction in structure.reductions]
+    loops += [_reducer(structure.reductions[number]) for number in stages.called_reductions]
     frame = Frame(structure, len(loops))
     text = written(structure, stages, frame, [loop.silent for loop in loops], minds_nans)
     function = loaded(compiled(text, NAME), NAME)
@@ -81,7 +84,7 @@ def _loop_of(structure: Structure, stages: Stages, index: int) -> StridedLoop:
     rounded = not facts_of(instruction.op).exact
     for ref in instruction.refs:
         # Of what does not lie side by side, some functions are computed with other instructions.
-        if rounded and ref.kind == "array" and structure.arrays[ref.number].inner != CONTIGUOUS:
+        if rounded and ref.kind == "array" and not structure.arrays[ref.number].is_contiguous:
             raise UnsupportedError(f"{instruction.op} is called with strides")
     loop = strided_loop(instruction.op, instruction.loop, strides)
     if loop is None:
@@ -100,10 +103,12 @@ def _stride(structure: Structure, stages: Stages, ref: Ref) -> int | None:
         if home.kind == "slot":
             return size
         place = home.number
-    return {CONTIGUOUS: size, REPEATED: 0}.get(structure.arrays[place].inner)
+    return {CONTIGUOUS: size, STREAMED: size, REPEATED: 0}.get(structure.arrays[place].inner)
 
 
 def _reducer(reduction: Reduction) -> StridedLoop:
+    if reduction.kept is not None:
+        raise UnsupportedError(f"{reduction.ufunc} along axes has to be left to NumPy")
     size = bytes_of(reduction.code)
     loop = strided_loop(reduction.ufunc, (reduction.code,) * 3, (0, size, 0))
     if loop is None:

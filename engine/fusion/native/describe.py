@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from engine.fusion.native.structure import (
     CAST,
     CONTIGUOUS,
     REPEATED,
+    STREAMED,
     STRIDED,
     WHERE,
     ArrayKind,
@@ -31,6 +32,10 @@ from engine.fusion.walks import Walk
 
 Array = np.ndarray[Any, Any]
 
+STREAMED_BYTES = 12 << 20
+"""Bytes of a new result from which it is written past the caches: with its operands it would not stay there until it is
+read, and memory need not be read before it is written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -40,10 +45,10 @@ class Description:
     scalars: Sequence[Array]
     arrays: Sequence[Array]
     """Inputs and outputs as they are walked."""
-    places: dict[int, Ref]
-    """Where what a reduction along an axis reduces is, for the number of its step."""
     origins: Sequence[tuple[int, int]] = ()
     """For each scalar, the step that it is an operand of, and which one it is."""
+    totals: dict[int, Array] = field(default_factory=dict)
+    """The results of reductions along axes, all axes kept, for the numbers of their steps."""
 
 
 def described(group: FusionGroup, walk: Walk) -> Description:
@@ -64,13 +69,16 @@ class _Describer:
                 self._outputs[index] = len(self._arrays)
                 self._arrays.append(output)
         self._kinds = [_kind(array) for array in self._arrays]
+        for index, number in self._outputs.items():
+            if group.steps[index].over is None and self._arrays[number].nbytes >= STREAMED_BYTES:
+                self._kinds[number] = streamed(self._kinds[number])
         self._scalars: list[Array] = []
         self._origins: list[tuple[int, int]] = []
         self._instructions: list[Instruction] = []
         self._results: dict[int, Ref] = {}
         self._casts: dict[tuple[Ref, str], Ref] = {}
         self._reductions: list[Reduction] = []
-        self._places: dict[int, Ref] = {}
+        self._totals: dict[int, Array] = {}
 
     def add(self, index: int, step: Step) -> None:
         if step.reduction is not None:
@@ -156,32 +164,40 @@ class _Describer:
 
     def _reduce(self, index: int, step: Step, kind: str) -> None:
         ref, code = self._plain(step.operands[0])
-        if step.axes is not None:
-            self._places[index] = ref
-            return
         if kind == "count":
             ref, code = self._cast(self._cast(ref, code, "b1"), "b1", "i8"), "i8"
         ufunc: np.ufunc = np.add if kind in ("count", "mean") else getattr(np, kind)
         if ufunc is np.add:
             total = _code(ufunc.reduce(np.empty(0, code)).dtype)
             ref, code = self._cast(ref, code, total), total
+        if step.axes is not None:
+            self._reductions.append(self._reduced_along(index, step.axes, Reduction(ufunc, ref, code)))
+            return
         array = ref.number if ref.kind == "array" else self._instructions[ref.number].output
-        if array is not None and self._kinds[array].inner != CONTIGUOUS:
+        if array is not None and not self._kinds[array].is_contiguous:
             raise UnsupportedError
         self._reductions.append(Reduction(ufunc, ref, code))
 
+    def _reduced_along(self, index: int, axes: tuple[int, ...], reduction: Reduction) -> Reduction:
+        shape = self._group.shape
+        if len(axes) > 1 and len(shape) - 1 in axes:
+            raise UnsupportedError  # rows of rows
+        kept = [1 if axis in axes else length for axis, length in enumerate(shape)]
+        total = self._totals[index] = np.full(kept, reduction.first, reduction.code)
+        self._arrays.append(np.broadcast_to(total, shape))
+        self._kinds.append(_kind(self._arrays[-1]))
+        return reduction._replace(kept=len(self._arrays) - 1)
+
     def result(self) -> Description:
-        awaited = tuple(ref.number for ref in self._places.values() if ref.kind == "step")
         structure = Structure(
             self._arrays[0].ndim,
             tuple(self._kinds),
             tuple(_code(each.dtype) for each in self._scalars),
             tuple(self._instructions),
             tuple(self._reductions),
-            awaited,
             any(each.dtype.kind == "f" and bool(np.isnan(each)) for each in self._scalars),
         )
-        return Description(structure, self._scalars, self._arrays, self._places, self._origins)
+        return Description(structure, self._scalars, self._arrays, self._origins, self._totals)
 
 
 def _code(dtype: np.dtype[Any]) -> str:
@@ -198,3 +214,8 @@ def _kind(array: Array) -> ArrayKind:
     if stride == array.itemsize or array.shape[-1] == 1:
         return ArrayKind(_code(array.dtype), CONTIGUOUS)
     return ArrayKind(_code(array.dtype), STRIDED if stride else REPEATED)
+
+
+def streamed(kind: ArrayKind) -> ArrayKind:
+    """The kind of an array that is written past the caches, if it can be."""
+    return kind._replace(inner=STREAMED) if kind.inner == CONTIGUOUS else kind

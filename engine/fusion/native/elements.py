@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.fusion.native.arguments import Arguments, as_register
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.emit import FLOATS, Lanes, bytes_of, stored_type_of
 from engine.fusion.native.rows import Rows
-from engine.fusion.native.structure import CONTIGUOUS
+from engine.fusion.native.structure import STREAMED
+
+NARROWEST = 16
+"""Bytes of a vector that is written past the caches, at least."""
 
 
 class Elements:
@@ -27,10 +32,15 @@ class Elements:
         self.check(lanes, code, value)
         return value
 
+    def plain(self, lanes: Lanes, index: int, position: str) -> str:
+        """Elements of an array that the function itself has written."""
+        return as_register(lanes, self._made.structure.arrays[index].code, self._stored(lanes, index, position))
+
     def _stored(self, lanes: Lanes, index: int, position: str) -> str:
         """Elements of an array as they are in memory."""
-        code, inner = self._made.structure.arrays[index]
-        if inner == CONTIGUOUS:
+        kind = self._made.structure.arrays[index]
+        code = kind.code
+        if kind.is_contiguous:
             pointer = self._side_by_side(index, position)
             return lanes.op(f"load {lanes.vector(stored_type_of(code))}, ptr {pointer}, align 1")
         scalar = stored_type_of(code)
@@ -57,17 +67,39 @@ class Elements:
         if self._minds_nans and code in FLOATS:
             lanes.doubt(lanes.is_nan(code, value))
 
-    def write(self, lanes: Lanes, index: int, position: str, value: str) -> None:
-        """Elements into an array, in the form that they have in memory."""
-        code, inner = self._made.structure.arrays[index]
-        scalar = stored_type_of(code)
+    def write(self, lanes: Lanes, index: int, position: str, value: str, *, streamed: bool = False) -> None:
+        """Elements into an array, in the form that they have in memory; past the caches, where vectors are aligned."""
+        kind = self._made.structure.arrays[index]
+        scalar = stored_type_of(kind.code)
         stored = lanes.vector(scalar)
-        if inner == CONTIGUOUS:
-            lanes.source.line(f"store {stored} {value}, ptr {self._side_by_side(index, position)}, align 1")
+        if kind.is_contiguous:
+            past = streamed and lanes.lanes > 1
+            how = f"align {lanes.lanes * bytes_of(kind.code)}, !nontemporal !0" if past else "align 1"
+            lanes.source.line(f"store {stored} {value}, ptr {self._side_by_side(index, position)}, {how}")
             return
         for lane, pointer in enumerate(self._apart(lanes, index, position)):
             element = value if lanes.lanes == 1 else lanes.op(f"extractelement {stored} {value}, i64 {lane}")
             lanes.source.line(f"store {scalar} {element}, ptr {pointer}, align 1")
+
+    def streams(self, index: int) -> bool:
+        """Tell whether vectors may be written to an array past the caches; narrow ones would be written one by one."""
+        code, inner = self._made.structure.arrays[index]
+        return inner == STREAMED and self._made.lanes * bytes_of(code) >= NARROWEST
+
+    def aligned(self, indices: Sequence[int]) -> str:
+        """The elements of the row before its vectors are aligned in all of these arrays; all, where they never are."""
+        made, single, inner = self._made, self._made.single, self._rows.inner
+        head = ""
+        for index in indices:
+            size = bytes_of(made.structure.arrays[index].code)
+            mask = made.lanes * size - 1
+            place = made.source.let(f"ptrtoint ptr {self._rows.pointers[index]} to i64")
+            if not head:
+                beside = single.binary("and", "i64", single.binary("sub", "i64", "0", place), str(mask))
+                head = single.binary("lshr", "i64", beside, str(size.bit_length() - 1))
+            beside = single.binary("and", "i64", single.binary("add", "i64", place, made.times(head, size)), str(mask))
+            head = single.select("i8", single.compare("eq", "i64", beside, "0"), head, inner)
+        return single.select("i8", single.compare("ult", "i64", head, inner), head, inner)
 
     def in_slot(self, slot: int, code: str, position: str) -> str:
         """The address of an element in scratch memory, where the rows of the block lie one after the other."""

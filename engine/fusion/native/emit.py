@@ -71,7 +71,7 @@ class Source:
 
     def text(self, signature: str) -> str:
         declarations = sorted(self.declared.values())
-        return "\n".join([*declarations, f"define {signature} strictfp {{", *self.lines, "}", ""])
+        return "\n".join([*declarations, f"define {signature} strictfp {{", *self.lines, "}", "!0 = !{i32 1}", ""])
 
 
 class Lanes:
@@ -91,8 +91,12 @@ class Lanes:
     def type(self, code: str) -> str:
         return self.vector(type_of(code))
 
-    def constant(self, scalar: str, value: int) -> str:
-        """A whole number in each lane."""
+    def of(self, lanes: int) -> Lanes:
+        """So many lanes, that have no doubts."""
+        return Lanes(self.source, lanes, "null", "i8")
+
+    def constant(self, scalar: str, value: float) -> str:
+        """A number in each lane: a whole one, or one that each float can be."""
         text = f"{value:d}" if scalar.startswith("i") else "0x" + pack(">d", value).hex()
         return f"<{', '.join([f'{scalar} {text}'] * self.lanes)}>" if self.lanes > 1 else text
 

@@ -14,9 +14,14 @@ import ctypes
 import os
 import threading
 from collections import deque
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any, NamedTuple
 
+from engine.threads.pool import hand_over
+
+_NICE = 10
 at_work = threading.RLock()
 """Held by the thread that calls LLVM."""
 os.register_at_fork(before=at_work.acquire, after_in_parent=at_work.release, after_in_child=at_work.release)
@@ -37,7 +42,7 @@ def ending(timeout: float) -> None:
     """Wait until LLVM is not at work, and let no other thread enter it: the interpreter is about to end."""
     at_work.acquire(timeout=timeout)
     for each in list(_alive):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))  # never collected, whatever is torn down around it
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))  # never collected, also while the interpreter ends
 
 
 def is_ending() -> bool:
@@ -51,6 +56,51 @@ def compiled(text: str, name: str) -> bytes:
 
     if is_ending():  # while llvmlite was imported
         raise EndingError
+    work = partial(_compiled, llvm, text, name)
+    return _at_low_priority(work) if current.is_patient else work()
+
+
+class _Current(threading.local):
+    """The thread that asks."""
+
+    is_patient = False
+    """True if no other thread waits for what it does."""
+
+
+current = _Current()
+
+
+def breathe() -> None:
+    """Let the loop's thread have the interpreter, where no other thread waits for what is compiled."""
+    if current.is_patient:
+        hand_over()
+
+
+def _at_low_priority(work: Callable[[], bytes]) -> bytes:
+    """Do something on a thread of low priority; this one waits, and holds `at_work` for it."""
+    outcomes: list[bytes | BaseException] = []
+
+    def run() -> None:
+        with suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        try:
+            outcomes.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            outcomes.append(error)
+
+    thread = threading.Thread(target=run, name="eagerloop-llvm", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no more threads
+        return work()
+    thread.join()
+    (outcome,) = outcomes
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _compiled(llvm: Any, text: str, name: str) -> bytes:
     target = _target()
     with llvm.create_context() as context, llvm.parse_assembly(text, context) as module:
         options = llvm.create_pipeline_tuning_options(speed_level=1)

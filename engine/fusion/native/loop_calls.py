@@ -105,6 +105,6 @@ class LoopCalls:
             value = source.let(f"load {bits}, ptr {made.at(values, made.times(index, bytes_of(code)))}, align 1")
             single.doubt(single.compare("eq", bits, value, other))
 
-        self._rows.count(length, compare)
+        self._rows.count("0", length, 1, compare)
         source.line(f"br label %{scanned}")
         source.label(scanned)

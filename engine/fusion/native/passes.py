@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from time import sleep
-
 from engine.fusion.native.arguments import Arguments, loaded, spread
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import Lanes, bits_of, stored_type_of
+from engine.fusion.native.llvm import breathe
 from engine.fusion.native.primitives import cast, primitive
+from engine.fusion.native.reducing import Reducing
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import CAST, REPEATED, WHERE, Instruction, Ref, Stage
 
@@ -16,12 +16,16 @@ from engine.fusion.native.structure import CAST, REPEATED, WHERE, Instruction, R
 class Pass:
     """Writes one pass."""
 
-    def __init__(self, made: Blueprint, given: Arguments, rows: Rows, elements: Elements, stage: Stage) -> None:
+    def __init__(
+        self, made: Blueprint, given: Arguments, rows: Rows, elements: Elements, reducing: Reducing, stage: Stage
+    ) -> None:
         self._made, self._given, self._rows, self._elements, self._stage = made, given, rows, elements, stage
+        self._reducing = reducing
         self._called = {index for each in made.stages.stages if each.called for index in each.instructions}
         self._once: dict[int, dict[int, str]] = {}
         """Elements that are repeated along the row."""
         self._values: dict[Ref, str] = {}
+        self._streamed = self._written_past_the_caches()
 
     def write(self) -> None:
         """Write it for the row that the loops have come to."""
@@ -31,13 +35,26 @@ class Pass:
                 if kind == "array" and structure.arrays[place].inner == REPEATED and place not in self._once:
                     value = self._elements.read(self._made.single, place, "0")
                     self._once[place] = spread(self._made, structure.arrays[place].code, value)
-        self._rows.along(self._compute)
+        if self._stage.reductions:
+            self._reducing.row(self._compute)
+            return
+        streamed = sorted(self._streamed)
+        self._rows.along(self._compute, self._elements.aligned(streamed) if streamed else "0")
+
+    def _written_past_the_caches(self) -> set[int]:
+        """The arrays that this pass streams."""
+        stages = self._made.stages
+        if self._stage.reductions:
+            return set()  # where vectors begin, is decided by what they are added up with
+        passing = stages.passing.intersection(stages.homes, self._stage.instructions)
+        homes = [stages.homes[index] for index in passing]
+        return {home.number for home in homes if home.kind == "array" and self._elements.streams(home.number)}
 
     def _compute(self, lanes: Lanes, position: str) -> None:
         self._values = {}
         structure = self._made.structure
         for index in self._stage.instructions:
-            sleep(0)  # the loop's thread may want the interpreter
+            breathe()
             instruction = structure.instructions[index]
             operands = [self._value(lanes, ref, position) for ref in instruction.refs]
             if structure.careful and structure.meets(instruction):
@@ -45,6 +62,9 @@ class Pass:
             result = compute(lanes, instruction, operands)
             self._values[Ref("step", index)] = result
             self._keep(lanes, index, instruction, position, result)
+        for number in self._stage.reductions:
+            value = self._value(lanes, structure.reductions[number].ref, position)
+            self._reducing.add(lanes, number, value, position)
 
     def _keep(self, lanes: Lanes, index: int, instruction: Instruction, position: str, result: str) -> None:
         home = self._made.stages.homes.get(index)
@@ -57,7 +77,7 @@ class Pass:
             return
         if instruction.over:
             self._elements.keep_old(lanes, home.number, position)
-        self._elements.write(lanes, home.number, position, stored)
+        self._elements.write(lanes, home.number, position, stored, streamed=home.number in self._streamed)
 
     def _value(self, lanes: Lanes, ref: Ref, position: str) -> str:
         if ref not in self._values:

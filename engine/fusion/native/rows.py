@@ -74,18 +74,21 @@ class Rows:
 
         self._loop(self._counters[axis], "0", self._sizes[axis], 1, inside)
 
-    def along(self, element: Element) -> None:
-        """Walk along a row, vector by vector, then element by element."""
+    def along(self, element: Element, head: str = "0") -> None:
+        """Walk along a row, vector by vector, then element by element; the head of the row too, where it has one."""
         made, counter = self._made, self._counters[-1]
         start = "0"
         if made.lanes > 1:
-            start = made.source.let(f"and i64 {self.inner}, {-made.lanes}")
-            self._loop(counter, "0", start, made.lanes, lambda index: element(made.vector, index))
+            if head != "0":
+                self._loop(counter, "0", head, 1, lambda index: element(made.single, index))
+            whole = made.source.let(f"and i64 {made.source.let(f'sub i64 {self.inner}, {head}')}, {-made.lanes}")
+            start = made.source.let(f"add i64 {head}, {whole}")
+            self._loop(counter, head, start, made.lanes, lambda index: element(made.vector, index))
         self._loop(counter, start, self.inner, 1, lambda index: element(made.single, index))
 
-    def count(self, stop: str, body: Callable[[str], None]) -> None:
-        """Count from nought to a number."""
-        self._loop(self._counters[-1], "0", stop, 1, body)
+    def count(self, start: str, stop: str, step: int, body: Callable[[str], None]) -> None:
+        """Count from a number to another one."""
+        self._loop(self._counters[-1], start, stop, step, body)
 
     def label(self, *names: str) -> list[str]:
         """Names of places in the function, made unique."""

@@ -1,4 +1,4 @@
-"""Comparing compiled instructions with NumPy, on special values, before their first use on this machine.
+"""Comparing compiled instructions and reductions with NumPy, on special values, before their first use on this machine.
 
 Each instruction is compiled by itself and computes all pairs of values that may be treated in a special way: zeros of
 both signs, denormals, the largest and the smallest numbers, infinities, NaNs of several payloads; as single elements
@@ -24,6 +24,7 @@ from engine.fusion.native.structure import (
     WHERE,
     ArrayKind,
     Instruction,
+    Reduction,
     Ref,
     Structure,
 )
@@ -42,13 +43,13 @@ class SelfCheck:
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], bool] = {}
 
-    def agrees(self, instruction: Instruction) -> bool:
-        """Tell whether the compiled form of an instruction has NumPy's bits; found out once."""
-        key = (instruction.op, instruction.loop)
+    def agrees(self, each: Instruction | Reduction) -> bool:
+        """Tell whether the compiled form of an instruction, or of a reduction, has NumPy's bits; found out once."""
+        key = (each.op, each.loop) if isinstance(each, Instruction) else (f"{each.ufunc.__name__}.reduce", (each.code,))
         if key not in self._known:
             self._known[key] = True  # its own code is compiled now
             try:
-                self._known[key] = has_numpys_bits(instruction)
+                self._known[key] = has_numpys_bits(each) if isinstance(each, Instruction) else reduces_as_numpy(each)
             except BaseException:
                 del self._known[key]
                 raise
@@ -67,6 +68,43 @@ def has_numpys_bits(instruction: Instruction) -> bool:
     return all(_equal(instruction, *computed(instruction, code, times)) for times in (1, _TIMES))
 
 
+def reduces_as_numpy(reduction: Reduction) -> bool:
+    """Compile a reduction by itself, and compare it with NumPy on rows of all lengths that matter."""
+    alone = Reduction(reduction.ufunc, Ref("array", 0), reduction.code)
+    structure = Structure(1, (ArrayKind(reduction.code, CONTIGUOUS),), (), (), (alone,))
+    code = compile_structure(structure, lambda _: True, minds_nans=False)
+    values = _summands(reduction.code)
+    walk = Walk(values.shape, [values], [])
+    walk.table = np.array([(start, length) for length in _LENGTHS for start in (0, 8, 40)], np.int64)
+    walk.block = (max(_LENGTHS),)
+    call = NativeCall(code, Description(structure, (), walk.inputs), walk, _ALL)
+    call.work()
+    unsure, (results,) = set(call.to_repeat()), call.columns()
+    with np.errstate(all="ignore"):
+        return all(
+            number in unsure or result.tobytes() == reduction.ufunc.reduce(values[start : start + length]).tobytes()
+            for number, (result, (start, length)) in enumerate(zip(results, walk.table.tolist(), strict=True))
+        )
+
+
+def _summands(code: str) -> Array:
+    """Values whose sum depends on the order, with zeros of both signs at the beginning."""
+    source = np.random.default_rng(0)
+    count = 64 + max(_LENGTHS)
+    if code == "b1":
+        return np.arange(count) % 5 > 0
+    if code not in FLOATS:
+        return np.resize(special_values(code), count)
+    values: Array = (source.normal(size=count) * 10.0 ** source.integers(-6, 6, count)).astype(code)
+    values[:40] = -np.abs(values[:40])
+    values[:8] = -0.0
+    values[16:24] = 0.0
+    return values
+
+
+_LENGTHS = (*range(1, 42), 63, 64, 65, 127, 128, 129, 135, 136, 137, 255, 256, 257, 263, 264, 265, 300, 511, 777, 2_051)
+
+
 def computed(instruction: Instruction, code: Code, times: int) -> tuple[list[Array], Array, Array]:
     """All special values so many times, what compiled code makes of them, and where it is not sure."""
     operands = [np.repeat(column, times) for column in _columns(instruction.loop[:-1])]
@@ -76,7 +114,7 @@ def computed(instruction: Instruction, code: Code, times: int) -> tuple[list[Arr
     walk.table = np.column_stack([starts, np.full_like(starts, times)])
     walk.block = (times,)
     arrays = [*walk.inputs, *(each for each in walk.outputs if each is not None)]
-    call = NativeCall(code, Description(_structure(instruction), (), arrays, {}), walk, _ALL)
+    call = NativeCall(code, Description(_structure(instruction), (), arrays), walk, _ALL)
     call.work()
     unsure = np.zeros(len(walk), bool)
     unsure[call.to_repeat()] = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handles.display import statistics_html
+
 
 @dataclass(frozen=True, slots=True)
 class FusionStatistics:
@@ -39,3 +41,6 @@ class FusionStatistics:
     """Blocks that were computed once more by NumPy's ufuncs, for a warning or for bits that were not certain."""
     differing: tuple[str, ...]
     """Ops whose compiled form did not have NumPy's bits on this machine, with their dtypes: NumPy's are called."""
+
+    def _repr_html_(self) -> str:
+        return statistics_html(self)

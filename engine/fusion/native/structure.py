@@ -6,7 +6,7 @@ the values of scalars do not. A structure is a key, and what the code is written
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from engine.fusion.native.emit import FLOATS, bytes_of
 from engine.fusion.native.primitives import Loop, meets_nans
 
-CONTIGUOUS, REPEATED, STRIDED = "contiguous", "repeated", "strided"
+CONTIGUOUS, STREAMED, REPEATED, STRIDED = "contiguous", "streamed", "repeated", "strided"
 WHERE, CAST = "where", "cast"
 Computed = np.ufunc | str
 """The operation of an instruction: a ufunc, a choice, or a cast."""
@@ -49,11 +49,31 @@ class Instruction(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """A reduction of all that an instruction, or an array, gives; block by block."""
+    """A reduction of what an instruction, or an array, gives: of each block as a whole, or along axes."""
 
     ufunc: np.ufunc
     ref: Ref
     code: str
+    kept: int | None = None
+    """The array of the results, repeated along the axes that are reduced; None where a block is reduced as a whole."""
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Tell whether the order of elements along a row decides the bits."""
+        return self.ufunc is np.add and self.code in FLOATS
+
+    @property
+    def first(self) -> float:
+        """The value that NumPy begins with, or one that gives any other one together with it."""
+        if self.ufunc is np.add:
+            return 0
+        if self.ufunc in (np.logical_and, np.logical_or) or self.code == "b1":
+            return int(self.ufunc in (np.logical_and, np.minimum))
+        highest = self.ufunc is np.minimum
+        if self.code in FLOATS:
+            return np.inf if highest else -np.inf
+        info = np.iinfo(self.code)
+        return info.max if highest else info.min
 
 
 class ArrayKind(NamedTuple):
@@ -61,7 +81,12 @@ class ArrayKind(NamedTuple):
 
     code: str
     inner: str
-    """How neighbours along the innermost axis lie: contiguous, one element repeated, or strided."""
+    """How neighbours along the innermost axis lie: contiguous, one element repeated, or strided. An array that is
+    streamed is contiguous, and written past the caches."""
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self.inner in (CONTIGUOUS, STREAMED)
 
 
 class Structure(NamedTuple):
@@ -72,8 +97,6 @@ class Structure(NamedTuple):
     scalars: tuple[str, ...]
     instructions: tuple[Instruction, ...]
     reductions: tuple[Reduction, ...] = ()
-    awaited: tuple[int, ...] = ()
-    """Instructions whose results have to be there when the block has been walked."""
     has_nan: bool = False
     """True if a scalar is not a number."""
     careful: bool = False
@@ -117,6 +140,8 @@ class Stage(NamedTuple):
 
     instructions: tuple[int, ...]
     called: bool
+    reductions: tuple[int, ...] = ()
+    """Reductions that are part of the pass, the last one."""
 
 
 class Stages(NamedTuple):
@@ -127,10 +152,14 @@ class Stages(NamedTuple):
     backups: dict[int, int]
     """The slot that keeps what an array had, for each array that is written over."""
     slots: int
+    passing: frozenset[int]
+    """Instructions whose results no later pass over the block reads."""
+    called_reductions: tuple[int, ...]
+    """Reductions that are left to NumPy's loops, after the last pass."""
 
 
-def staged(structure: Structure, inline: Callable[[Instruction], bool]) -> Stages:
-    """Cut the instructions into passes: those in a row that are compiled are one."""
+def staged(structure: Structure, inline: Callable[[Instruction | Reduction], bool]) -> Stages:
+    """Cut the instructions into passes: those in a row that are compiled are one; so are reductions, in the last."""
     stages: list[Stage] = []
     current: list[int] = []
     for index, instruction in enumerate(structure.instructions):
@@ -143,13 +172,17 @@ def staged(structure: Structure, inline: Callable[[Instruction], bool]) -> Stage
         stages.append(Stage((index,), called=True))
     if current:
         stages.append(Stage(tuple(current), called=False))
+    reductions = tuple(number for number, each in enumerate(structure.reductions) if inline(each))
+    if reductions:
+        last = stages.pop() if current else Stage((), called=False)
+        stages.append(last._replace(reductions=reductions))
     return _housed(structure, stages)
 
 
 def _housed(structure: Structure, stages: list[Stage]) -> Stages:
     """Give each value that outlives its stage a place; a slot is used again once it was read for the last time."""
     born = {index: number for number, stage in enumerate(stages) for index in stage.instructions}
-    dies = _last_reads(structure, born, len(stages))
+    dies = _last_reads(structure, born, stages)
     homes: dict[int, Home] = {}
     free: list[int] = []
     slots = 0
@@ -165,18 +198,25 @@ def _housed(structure: Structure, stages: list[Stage]) -> Stages:
         free += [home.number for index, home in homes.items() if home.kind == "slot" and dies[index] == number]
     over = [each.output for each in structure.instructions if each.over and each.output is not None]
     backups = {output: slots + number for number, output in enumerate(over)}
-    return Stages(tuple(stages), homes, backups, slots + len(over))
+    passing = frozenset(index for index, number in born.items() if dies[index] == number)
+    inside = stages[-1].reductions if stages else ()
+    called = tuple(number for number in range(len(structure.reductions)) if number not in inside)
+    return Stages(tuple(stages), homes, backups, slots + len(over), passing, called)
 
 
-def _last_reads(structure: Structure, born: dict[int, int], end: int) -> dict[int, int]:
+def _last_reads(structure: Structure, born: dict[int, int], stages: Sequence[Stage]) -> dict[int, int]:
     """The stage in which each instruction's result is read for the last time."""
     dies = dict(born)
     for index, instruction in enumerate(structure.instructions):
         for ref in instruction.refs:
             if ref.kind == "step":
                 dies[ref.number] = max(dies[ref.number], born[index])
-    last = [*structure.awaited, *(each.ref.number for each in structure.reductions if each.ref.kind == "step")]
-    return dies | dict.fromkeys(last, end)
+    inside = stages[-1].reductions if stages else ()
+    for number, reduction in enumerate(structure.reductions):
+        if reduction.ref.kind == "step":
+            reads = len(stages) - 1 if number in inside else len(stages)
+            dies[reduction.ref.number] = max(dies[reduction.ref.number], reads)
+    return dies
 
 
 class Frame:

@@ -15,8 +15,9 @@ from engine.fusion.native.elements import Elements
 from engine.fusion.native.flagging import Flagging
 from engine.fusion.native.loop_calls import LoopCalls
 from engine.fusion.native.passes import Pass
+from engine.fusion.native.reducing import Reducing
 from engine.fusion.native.rows import Rows
-from engine.fusion.native.structure import Frame, Stages, Structure
+from engine.fusion.native.structure import STREAMED, Frame, Stages, Structure
 
 NAME = "walk"
 SIGNATURE = f"i64 @{NAME}(ptr noalias %frame, ptr noalias %scratch, ptr %shared)"
@@ -42,6 +43,7 @@ class _Writer:
         self._flags = Flagging(made, self._given)
         self._rows = Rows(made, self._given)
         self._elements = Elements(made, self._given, self._rows, minds_nans=minds_nans)
+        self._reducing = Reducing(made, self._given, self._rows, self._elements)
 
     def text(self) -> str:
         """The module."""
@@ -51,6 +53,8 @@ class _Writer:
         self._compute(number)
         self._judge(number)
         source.label("end")
+        if any(each.inner == STREAMED for each in self._made.structure.arrays):
+            source.line("fence seq_cst")  # what was written past the caches is there before the end is told
         self._flags.clear()
         source.line(f"ret i64 {source.let('load i64, ptr %repeated')}")
         return source.text(SIGNATURE)
@@ -94,14 +98,16 @@ class _Writer:
         rows.begin(number)
         self._flags.begin()
         calls = LoopCalls(made, self._given, rows, self._elements, self._flags)
+        self._reducing.block = number
         for stage in made.stages.stages:
             if stage.called:
                 index = stage.instructions[0]
                 calls.call(made.structure.instructions[index], index)
             else:
-                rows.each(lambda stage=stage: Pass(made, self._given, rows, self._elements, stage).write())  # type: ignore[misc]
-        for which, reduction in enumerate(made.structure.reductions):
-            calls.reduce(reduction, which, number)
+                one = Pass(made, self._given, rows, self._elements, self._reducing, stage)
+                rows.each(one.write)
+        for which in made.stages.called_reductions:
+            calls.reduce(made.structure.reductions[which], which, number)
 
     def _judge(self, number: str) -> None:
         """Mark the block where it has to be computed again."""

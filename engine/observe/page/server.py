@@ -5,6 +5,8 @@ Imported where it is used only: it needs starlette and uvicorn.
 
 from __future__ import annotations
 
+import errno
+import os
 import runpy
 import socket
 import sys
@@ -60,23 +62,35 @@ def run(settings: Settings, err: TextIO) -> int:
         err.write(f"eagerloop dashboard: {settings.script}: expected a Python program, but there is no such file\n")
         return 2
     try:
-        listener = socket.create_server((settings.host, settings.port))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        err.write(
-            f"eagerloop dashboard: {settings.host}:{settings.port}: {reason}: choose another with --port, 0 for any\n"
-        )
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        err.write(f"eagerloop dashboard: {settings.host}:{settings.port}: {_reason(error)}\n")
         return 2
     with listener, Server(listener):
         host, port = listener.getsockname()[:2]
-        err.write(f"eagerloop dashboard: http://{host}:{port}/\n")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        err.write(f"eagerloop dashboard: {address}\n")
         err.flush()
         status = _run_program(settings)
         if settings.stay:
-            err.write(f"eagerloop dashboard: the program has ended; http://{host}:{port}/ stays until Ctrl-C\n")
+            err.write(f"eagerloop dashboard: the program has ended; {address} stays until Ctrl-C\n")
             err.flush()
             threading.Event().wait()
         return status
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen there, at an address of either kind."""
+    family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    return socket.create_server((host, port), family=family)
+
+
+def _reason(error: OSError) -> str:
+    """The reason why it cannot listen, and what to do."""
+    unknown = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+    what_to_do = "an address of this machine with --host" if unknown else "another with --port, 0 for any"
+    text = error.strerror if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
+    return f"{text or error}: choose {what_to_do}"
 
 
 def _run_program(settings: Settings) -> int:
@@ -97,7 +111,7 @@ def _run_program(settings: Settings) -> int:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != str(settings.script):
             trace = trace.tb_next
-        sys.excepthook(type(error), error.with_traceback(trace or error.__traceback__), trace or error.__traceback__)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)  # of a syntax error the place is in it
         return 1
     finally:
         sys.argv, sys.path[:] = before

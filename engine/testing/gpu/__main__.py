@@ -92,7 +92,7 @@ def figures(raw: speed.Raw) -> list[dict[str, Any]]:
 
 
 def versions(runtime: Runtime) -> dict[str, str]:
-    """What was checked."""
+    """The versions of all that was checked, and of what it was checked with."""
     return {
         "engine": VERSION,
         "runtime": runtime.describe(),
