@@ -1380,4 +1380,6 @@ def test_the_interpreter_exits_with_launched_records(loop: bool) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("eagerloop: at exit 1 op had not ended: op 'asarray' on STEPPED:0, dispatched at <string>:")
