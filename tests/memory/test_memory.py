@@ -109,6 +109,10 @@ WRITES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
 }
 
 
+of_numpy_2_5 = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")
+
+
+@of_numpy_2_5
 @pytest.mark.parametrize("name", WRITES)
 def test_what_writes_to_the_memory_rebinds_the_handle(name: str, mode: engine.ExecutionMode) -> None:
     array, write = WRITES[name]
@@ -140,6 +144,7 @@ WRONG: dict[str, tuple[Any, Callable[[Any], Any]]] = {
 }
 
 
+@of_numpy_2_5
 @pytest.mark.parametrize("name", WRONG)
 def test_what_numpy_refuses(name: str, mode: engine.ExecutionMode) -> None:
     array, call = WRONG[name]
