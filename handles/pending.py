@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
@@ -95,6 +96,13 @@ class PendingValue(Coroutine[Any, Any, Value]):
     def __name__(self) -> str:
         """The name that a task shows for it."""
         return "numpy"
+
+    def __bool__(self) -> bool:
+        """True for asyncio, which shows a task only if it has a coroutine; others want the value."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("asyncio."):
+            return True
+        self._told = True
+        raise TypeError(f"{_NO_VALUE}: value = await handle.numpy()")
 
     def __repr__(self) -> str:
         state = "awaited" if self._handle is None else f"of {self._handle!r}"
