@@ -18,6 +18,7 @@ The two caches are only ever read and replaced as a whole or by one item, so thr
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import sys
 import warnings
@@ -175,7 +176,7 @@ def _globals_of_file(name: str) -> Globals:
 
 @lru_cache(maxsize=1024)
 def _own_globals(name: str) -> Globals:
-    return {"__name__": name}
+    return {"__name__": name, "__builtins__": vars(builtins)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
