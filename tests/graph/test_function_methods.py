@@ -475,6 +475,7 @@ class SlottedMethod(SlottedData):
         return self.w
 
 
+@pytest.mark.filterwarnings("ignore:functools.partial will be a method:FutureWarning")  # from Python 3.13 on
 @pytest.mark.parametrize("kind", HOLDERS)
 @pytest.mark.parametrize("place", ["instance", "class", "argument"])
 def test_every_attribute_that_is_replaced_is_seen(mode: engine.ExecutionMode, kind: str, place: str) -> None:
