@@ -26,13 +26,11 @@ from handles.cell import PENDING, Cell, Failure, Unready, add_waiter, remove_wai
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
 
-OVERTIME = 0.000_1
+OVERTIME = 0.000_05
 """Seconds that each task which awaits may drive when this turn of the loop has been the engine's for a slice."""
-ALL_OVERTIME = 0.003
-"""Seconds of overtime that all tasks together have in a turn; those that come later are run in the next turns."""
 NEARLY_DONE = 64
 """Records that may be pending for that, or for an awaited one to be run in its turn."""
-SOON = 2048
+SOON = 512
 """Records that may be pending for a small one to be left to the next drives, which come to it within some slices."""
 TURNS = 4
 """Turns of the loop that a task lets pass for a small record before it waits to be woken."""
@@ -47,8 +45,7 @@ class Poll:
         self._queue = queue
         self._slice = queue.slice
         self._last_task = 0  # the task that got overtime last
-        self._overtime_began = self._overtime_ends = 0.0
-        self._turn = self._used = 0.0  # which turn it was, by its end; and how much overtime was used in it before
+        self._overtime_ends = 0.0
 
     def poll(self, cell: Cell) -> bool:
         """Complete a cell that is about to be awaited, where this turn of the loop has time for that."""
@@ -62,8 +59,9 @@ class Poll:
         if queue.scheduled and now >= driver.turn_ends:
             # The task that got overtime last may not have suspended since: it goes on with what is left of it.
             task = id(current_task(loop))
-            if task != self._last_task or driver.turn_ends != self._turn:
-                self._begin_overtime(task, now)
+            if task != self._last_task:
+                self._last_task = task
+                self._overtime_ends = now + OVERTIME
             seconds = self._overtime_ends - now
             if seconds <= 0.0 or self._takes_long(cell):
                 return False
@@ -75,17 +73,6 @@ class Poll:
         if hooks.deliver is not None:
             hooks.deliver()
         return cell.value is not PENDING
-
-    def _begin_overtime(self, task: int, now: float) -> None:
-        """Give a task its overtime, as far as the others have left any in this turn."""
-        turn = self._queue.driver.turn_ends
-        if turn != self._turn:
-            self._turn, self._used = turn, 0.0
-        else:
-            self._used += min(now, self._overtime_ends) - self._overtime_began
-        self._last_task = task
-        self._overtime_began = now
-        self._overtime_ends = now + min(OVERTIME, max(0.0, ALL_OVERTIME - self._used))
 
     def _takes_long(self, cell: Cell) -> bool:
         """Tell whether what would be run for a cell, a function or a chain, may take longer than a task's overtime."""
