@@ -48,12 +48,12 @@ class AsyncDispatcher(Dispatcher):
             near = x1.home is queue or self.is_here(x1)
         else:
             near = x1.__class__ in SCALARS
-            if x1.__class__ is ARRAY and x1.nbytes < BYTES_COUNTED:
+            if x1.__class__ is ARRAY and self.plain and x1.nbytes < BYTES_COUNTED:
                 x1, near = snapshot(x1), True
         if x2.__class__ is AsyncHandle:
             x2 = x2._cell
             near = near and (x2.home is queue or self.is_here(x2))
-        elif x2.__class__ is ARRAY and x2.nbytes < BYTES_COUNTED:
+        elif x2.__class__ is ARRAY and near and self.plain and x2.nbytes < BYTES_COUNTED:
             x2 = snapshot(x2)
         elif x2 is not ABSENT:
             near = near and x2.__class__ in SCALARS
@@ -89,8 +89,10 @@ class AsyncDispatcher(Dispatcher):
 
     def dispatch_any(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> Handle:
         frame = user_frame(2)
+        if not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
+            return self.dispatch_slowly(op, args, params, frame)[0]
         operands, queue = self._all_on_one(args)
-        if queue is None or not (self.plain and op.plain and errstate() is DEFAULT_ERRSTATE):
+        if queue is None:
             return self.dispatch_slowly(op, args, params, frame)[0]
         cell = self.put(queue, op, operands, params, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
@@ -102,30 +104,11 @@ class AsyncDispatcher(Dispatcher):
         queue = self.queue
         if cells[0].home is not queue or not (queue.on_host and self.plain) or errstate() is not DEFAULT_ERRSTATE:
             return None
-        frame = frame_at(3)
-        while INTERNAL in frame.f_globals and frame.f_back is not None:
-            frame = frame.f_back
-        cell = Cell()  # as `put` does
-        cell.op = op
-        cell.args = cells
-        cell.home = queue
-        cell.code = frame.f_code
-        cell.lasti = frame.f_lasti
-        cell.value = PENDING
-        cell.params = cell.waiters = cell.group = cell.rare = None
-        pending = queue.pending
-        if len(pending) >= queue.room:
-            self.core.make_room(queue, op.name, admitted=self.group is not None)
-        if self.group is not None:
-            self.group.admit(cell)
-        if self.tell is not None:
-            self.tell(cell, cells)
-        pending.append(cell)
+        frame = user_frame(3)
+        cell = self.put(queue, op, cells, None, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
             queue.schedule()
-        handle = new(AsyncHandle)
-        handle._cell = cell
-        return handle
+        return handle_of(cell, AsyncHandle)
 
     def put(
         self,

@@ -22,7 +22,7 @@ from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, Site, chains
 from engine.queues.finding import Found, found_among
 from engine.queues.hooks import hooks
-from handles.cell import PENDING, Cell, call_waiters, has_to_tell, tell_group
+from handles.cell import Cell, settle
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -116,7 +116,7 @@ class InPlaceChains:
             return False
         self._complete_found(found.cells, outcomes)
         found.let_go()
-        self._take_off()
+        self._queue.slice.take_off_ended()
         return True
 
     def _site(self) -> Site:
@@ -157,14 +157,14 @@ class InPlaceChains:
             return False
         if hooks.listeners:
             self._tell_and_complete(cells, outcomes)
-            self._take_off()
+            self._queue.slice.take_off_ended()
             return True
         for number in chain.kept:
-            _complete(cells[number], outcomes[number])
+            settle(cells[number], outcomes[number])
         take_off = self._pending.popleft
-        for cell in cells:
+        for cell, outcome in zip(cells, outcomes, strict=True):
             if cell.group is not None or cell.waiters is not None:  # a scope counts each of its ops
-                _complete(cell, outcomes[cells.index(cell)])
+                settle(cell, outcome)
             take_off()
         self._queue.completions.completed += len(cells)
         return True
@@ -177,11 +177,11 @@ class InPlaceChains:
         for cell, outcome in zip(cells, outcomes, strict=True):
             if outcome.__class__ is _ARRAY:
                 self._queue.completions.completed += 1
-                _complete(cell, outcome)
+                settle(cell, outcome)
         for cell, outcome in zip(reversed(cells), reversed(outcomes), strict=True):
             if outcome.__class__ is not _ARRAY:
                 self._queue.completions.completed += 1
-                _complete(cell, outcome)
+                settle(cell, outcome)
 
     def _tell_and_complete(self, cells: Sequence[Cell], outcomes: Sequence[Any]) -> None:
         completions = self._queue.completions
@@ -194,21 +194,3 @@ class InPlaceChains:
         for number in kept + rest:
             completions.completed += 1
             completions.complete(cells[number], outcomes[number])
-
-    def _take_off(self) -> None:
-        """Take records off the front of the queue that have ended, which would keep their results."""
-        pending, early = self._pending, self._queue.slice.early
-        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
-            early.discard(id(pending[0]))
-            pending.popleft()
-
-
-def _complete(cell: Cell, outcome: Any) -> None:
-    """Settle a record that stands on the queue, with a value."""
-    cell.value = outcome
-    cell.args = ()
-    cell.params = None
-    if cell.group is not None:
-        tell_group(cell)
-    if cell.waiters is not None:  # a thread may have begun to wait meanwhile
-        call_waiters(cell)

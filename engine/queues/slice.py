@@ -177,9 +177,7 @@ class Slice:
     def _take_one(self, until: Cell | None) -> bool:
         """Deal with what stands first on the queue; whether that settled what the thread drives for."""
         pending, early = self._pending, self.early
-        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
-            early.discard(id(pending[0]))
-            pending.popleft()  # it was demanded, or cancelled
+        self.take_off_ended()
         if not pending:
             return False
         if self._plain and IN_PLACE and self.chains.run():
@@ -189,6 +187,13 @@ class Slice:
         early.discard(id(cell))
         pending.popleft()
         return cell is until and cell.value is not PENDING
+
+    def take_off_ended(self) -> None:
+        """Take records off the front of the queue that have ended, which would keep their results."""
+        pending, early = self._pending, self.early
+        while pending and pending[0].value is not PENDING and not has_to_tell(pending[0]):
+            early.discard(id(pending[0]))
+            pending.popleft()
 
     def _take_off_early(self) -> None:
         """Take what was demanded and dealt with off the front of the queue, which would keep its result.
