@@ -94,14 +94,14 @@ def _rectangle(picture: Timeline, bar: Bar, x: float, top: int, scale: float) ->
 
 def _legend(picture: Timeline) -> Iterator[str]:
     x = float(LABELS)
-    names = [*picture.colours.items()]
-    for name, colour in names:
+    end = WIDTH - 60 if picture.has_others else WIDTH
+    for name, colour in picture.colours.items():
         shown = name if len(name) <= 24 else name[:23] + "…"
+        if x + 14 + 7 * len(shown) > end:
+            break
         yield f'<rect x="{x:.0f}" y="5" width="10" height="10" fill="{colour}"/>'
         yield f'<text x="{x + 14:.0f}" y="14" fill="currentColor">{escape(shown)}</text>'
         x += 7 * len(shown) + 26
-        if x > WIDTH - 110:
-            break
     if picture.has_others:
         yield f'<rect x="{x:.0f}" y="5" width="10" height="10" fill="{OTHER}"/>'
         yield f'<text x="{x + 14:.0f}" y="14" fill="currentColor">others</text>'
