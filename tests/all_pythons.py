@@ -92,7 +92,7 @@ def environment(version: str, program: str, quarter: bool, deadline: float) -> P
     stamp = folder / ".made"
     if not stamp.exists() or stamp.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
         run([program, "-m", "venv", "--clear", str(folder)], deadline, check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+        pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
         run([*pip, *requirements(quarter)], deadline, check=True)
         stamp.touch()
     return python
