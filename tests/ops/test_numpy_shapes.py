@@ -11,6 +11,7 @@ from engine import ops
 from engine.ops import numpy_shapes
 from engine.ops.numpy_forms import FORMS
 from engine.ops.numpy_shapes_table import UNTOLD, WAYS
+from tests.common import sampled
 from tests.ops import numpy_conformance
 from tests.ops.test_numpy_arguments import ARRAYS, FUNCTIONS, Call, arrays_in, as_handles, calls, copied, show
 
@@ -69,6 +70,14 @@ def enlarged(call: Call, how: Any) -> Call:
     )
 
 
+SIZES: list[Callable[[Call], Any]] = [
+    copied,
+    lambda call: enlarged(call, larger),
+    lambda call: enlarged(call, wider),
+]
+"""Each function is swept with operands of one of these; with all of them where sweeps are whole."""
+
+
 def real_result(function: Any, call: Call) -> Any:
     """What NumPy gives; None where it refuses the call."""
     args, kwargs = copied(call)
@@ -81,7 +90,7 @@ def real_result(function: Any, call: Call) -> Any:
 
 def all_calls(function: Any) -> Iterator[tuple[Call, Any]]:
     """The calls that NumPy accepts, with operands of several shapes, and what it gives."""
-    for how in (copied, lambda call: enlarged(call, larger), lambda call: enlarged(call, wider)):
+    for how in sampled(SIZES, 1, function.__name__):
         for call in map(how, calls(function)):
             real = real_result(function, call)
             if real is not None:
