@@ -25,7 +25,7 @@ from handles.cell import Cell, pending_cell
 
 Array = np.ndarray[Any, Any]
 
-_FORMATS = {"f4": "f4x", "f8": "d", "u8": "Q"}
+_FORMATS = {"f2": "e6x", "f4": "f4x", "f8": "d", "u8": "Q", "c8": "f4x", "c16": "d8x"}
 """How a scalar is written to a frame; integers up to 64 bits begin with their lowest byte."""
 
 Output = tuple[int, Shape, np.dtype[Any], tuple[int, ...] | None]

@@ -182,6 +182,16 @@ def _features() -> str:
 
 
 @cache
+def converts_halves() -> bool:
+    """Tell whether the processor has instructions that make floats of 16 bits of wider ones, and the other way."""
+    from llvmlite import binding as llvm
+
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return True
+    return bool(llvm.get_host_cpu_features().get("f16c"))
+
+
+@cache
 def _initialize() -> None:
     from llvmlite import binding as llvm
 

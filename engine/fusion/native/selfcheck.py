@@ -164,8 +164,13 @@ def special_values(code: str) -> Array:
     dtype = np.dtype(code)
     if code == "b1":
         return np.array([False, True])
-    if code in FLOATS:
+    if dtype.kind == "f":
         return _special_floats(dtype)
+    if dtype.kind == "c":
+        parts = special_values(dtype.char.lower())
+        return np.column_stack([parts, np.roll(parts, 7)]).ravel().view(dtype)
+    if dtype.kind in "mM":
+        return special_values("i8").view(dtype)
     info = np.iinfo(dtype)
     width = 8 * dtype.itemsize
     numbers = {0, 1, 2, 3, 7, 100, width - 1, width, info.max, info.max - 1, info.min, info.min + 1, info.max // 2}
@@ -174,10 +179,9 @@ def special_values(code: str) -> Array:
 
 def _special_floats(dtype: np.dtype[Any]) -> Array:
     info = np.finfo(dtype)
-    numbers = [*_NUMBERS, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf]
-    positive = np.array(numbers, dtype)
-    bits = {4: np.uint32, 8: np.uint64}[dtype.itemsize]
-    quiet = np.array([np.nan], dtype).view(bits)
-    payloads = np.array([quiet[0], quiet[0] | bits(5)], bits).view(dtype)
+    ordinary = [each for each in _NUMBERS if each <= float(info.max)]
+    positive = np.array([*ordinary, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf], dtype)
+    payloads = np.array([np.nan, np.nan], dtype)
+    payloads.view(np.uint8).reshape(2, -1)[1, 0] |= 5
     values = np.concatenate([positive, payloads])
     return np.concatenate([values, np.negative(values)])

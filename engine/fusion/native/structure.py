@@ -7,6 +7,7 @@ the values of scalars do not. A structure is a key, and what the code is written
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -219,6 +220,11 @@ def _last_reads(structure: Structure, born: dict[int, int], stages: Sequence[Sta
     return dies
 
 
+def words_of(code: str) -> int:
+    """The numbers of a frame that one element takes."""
+    return -(-bytes_of(code) // 8)
+
+
 class Frame:
     """Where the numbers and addresses of a call stand in the memory that the compiled function is given.
 
@@ -233,8 +239,9 @@ class Frame:
 
     def __init__(self, structure: Structure, calls: int) -> None:
         self._ndim, self._arrays = structure.ndim, len(structure.arrays)
-        self._scalars = self._arrays + len(structure.reductions)
-        self._header = self._scalars + len(structure.scalars)
+        words = (words_of(code) for code in structure.scalars)
+        self._scalars = list(accumulate(words, initial=self._arrays + len(structure.reductions)))
+        self._header = self._scalars[-1]
         self._strides = self._header + len(self.HEADER)
         self._loops = self._strides + self._arrays * self._ndim
         self._initials = self._loops + 3 * calls
@@ -262,7 +269,7 @@ class Frame:
         return self._initials + number
 
     def scalar(self, index: int) -> int:
-        return self._scalars + index
+        return self._scalars[index]
 
     def header(self, number: int) -> int:
         """One of the numbers that each frame has."""
