@@ -17,7 +17,7 @@ from engine.base.op import Op, ShapeDtype
 from engine.fusion.chains.key import ChainKey, Kind, Step, kinds_of, steps_of
 from engine.fusion.groups import FusionGroup, collect
 from engine.fusion.native.describe import Description, described
-from engine.fusion.native.structure import UnsupportedError
+from engine.fusion.native.structure import UnsupportedError, is_computed
 from engine.fusion.walks import Walk
 from engine.memory.buffers import buffers, strides_of
 from engine.memory.layout import Shape, Strides
@@ -74,6 +74,7 @@ def _estimated(steps: Sequence[Step], group: FusionGroup, description: Descripti
     whole = _stand_in(np.dtype(np.float64), group.shape, (0,) * len(group.shape))
     others = [step.op for step in steps if not _is_arithmetic(step.op)]
     inline = width * (0.03 * (len(steps) - len(others)) + 0.1 * len(description.arrays))
+    inline += width * 0.6 * sum(not is_computed(each) for each in description.structure.instructions)
     return 2_000 + elements * inline + sum(op.cost.estimate([whole], {}) for op in others)
 
 

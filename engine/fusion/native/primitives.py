@@ -10,7 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.fusion.native.emit import CODES, FLOATS, Lanes, bits_of, bytes_of, infinity, magnitude_bits, sign_bit, type_of
+from engine.fusion.native.emit import (
+    CODES,
+    FLOATS,
+    Lanes,
+    bits_of,
+    bytes_of,
+    infinity,
+    magnitude_bits,
+    sign_bit,
+    type_of,
+)
 
 Loop = tuple[str, ...]
 """The codes of the operands and of the result of a ufunc's loop."""

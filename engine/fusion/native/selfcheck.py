@@ -183,5 +183,7 @@ def _special_floats(dtype: np.dtype[Any]) -> Array:
     positive = np.array([*ordinary, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf], dtype)
     payloads = np.array([np.nan, np.nan], dtype)
     payloads.view(np.uint8).reshape(2, -1)[1, 0] |= 5
+    if dtype.itemsize == 2:
+        payloads = np.append(payloads, np.array([0x7C01], np.uint16).view(dtype))  # one that signals
     values = np.concatenate([positive, payloads])
     return np.concatenate([values, np.negative(values)])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.fusion.native.emit import FLOATS, bytes_of
+from engine.fusion.native.emit import CODES, FLOATS, bytes_of
 from engine.fusion.native.primitives import Loop, meets_nans
 
 CONTIGUOUS, STREAMED, REPEATED, STRIDED = "contiguous", "streamed", "repeated", "strided"
@@ -47,6 +47,11 @@ class Instruction(NamedTuple):
     @property
     def code(self) -> str:
         return self.loop[-1]
+
+
+def is_computed(instruction: Instruction) -> bool:
+    """Tell whether the dtypes of an instruction are such that it may be compiled, and not only called."""
+    return instruction.op in (WHERE, CAST) or CODES.issuperset(instruction.loop)
 
 
 class Reduction(NamedTuple):
