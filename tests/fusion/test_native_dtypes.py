@@ -95,7 +95,7 @@ async def test_each_half_is_converted_as_numpy_does_it(
 @pytest.mark.skipif(not CODES_HERE or "f2" not in CODES_HERE, reason="the processor does not convert float16")
 @pytest.mark.parametrize("code", ["f4", "f8"])
 async def test_halves_are_rounded_once(monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str) -> None:
-    """Around each number half-way between two halves, as close as the wider dtype goes: there rounding twice differs."""
+    """Around each number half-way between two halves, as close as the dtype goes: there rounding twice differs."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(code)
     ties = (halves[:-1] + halves[1:]) / 2
     values = np.concatenate([ties, np.nextafter(ties, -1), np.nextafter(ties, np.inf, dtype=code), [65_520, 1e30]])

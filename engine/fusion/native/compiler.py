@@ -11,7 +11,8 @@ import numpy as np
 from engine.base.facts import facts_of
 from engine.fusion.native.casts import castable
 from engine.fusion.native.emit import bytes_of
-from engine.fusion.native.llvm import compiled, converts_halves, loaded
+from engine.fusion.native.kept import kept
+from engine.fusion.native.llvm import Function, compiled, converts_halves, loaded
 from engine.fusion.native.loops import StridedLoop, strided_loop
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.structure import (
@@ -56,6 +57,8 @@ class Code:
     stages: Stages
     loops: tuple[StridedLoop, ...]
     owner: object
+    from_disk: bool = False
+    """True if it was compiled by an earlier process, and kept."""
 
 
 def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | None = None) -> Code:
@@ -72,8 +75,21 @@ def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | N
     loops += [_reducer(structure.reductions[number]) for number in stages.called_reductions]
     frame = Frame(structure, len(loops))
     text = written(structure, stages, frame, [loop.silent for loop in loops], minds_nans)
-    function = loaded(compiled(text, NAME), NAME)
-    return Code(_WALK(function.address), _DIRECT(function.address), frame, stages, tuple(loops), function.owner)
+    function, from_disk = _function_of(text)
+    walk, direct = _WALK(function.address), _DIRECT(function.address)
+    return Code(walk, direct, frame, stages, tuple(loops), function.owner, from_disk)
+
+
+def _function_of(text: str) -> tuple[Function, bool]:
+    """The function of a module, and whether it was compiled by an earlier process."""
+    store = kept()
+    image = store.image(text)
+    if image is not None:
+        return loaded(image, NAME), True
+    image = compiled(text, NAME)
+    function = loaded(image, NAME)
+    store.keep_image(text, image)
+    return function, False
 
 
 def _is_written(instruction: Instruction) -> bool:

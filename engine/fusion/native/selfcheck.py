@@ -18,6 +18,7 @@ from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.compiler import Code, compile_structure
 from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import FLOATS
+from engine.fusion.native.kept import kept
 from engine.fusion.native.structure import (
     CAST,
     CONTIGUOUS,
@@ -49,17 +50,30 @@ class SelfCheck:
         if key not in self._known:
             self._known[key] = True  # its own code is compiled now
             try:
-                self._known[key] = has_numpys_bits(each) if isinstance(each, Instruction) else reduces_as_numpy(each)
+                self._known[key] = self._found(_said_of(*key), each)
             except BaseException:
                 del self._known[key]
                 raise
         return self._known[key]
 
+    def _found(self, said: str, each: Instruction | Reduction) -> bool:
+        """What an earlier process found, or this one does now."""
+        store = kept()
+        agrees = store.verdict(said)
+        if agrees is None:
+            agrees = has_numpys_bits(each) if isinstance(each, Instruction) else reduces_as_numpy(each)
+            store.keep_verdict(said, agrees)
+        return agrees
+
     @property
     def differing(self) -> tuple[str, ...]:
         """The instructions that do not agree."""
         differing = [key for key, agrees in list(self._known.items()) if not agrees]
-        return tuple(f"{getattr(op, '__name__', op)} {' '.join(loop)}" for op, loop in differing)
+        return tuple(_said_of(*key) for key in differing)
+
+
+def _said_of(op: object, loop: Sequence[str]) -> str:
+    return f"{getattr(op, '__name__', op)} {' '.join(loop)}"
 
 
 def has_numpys_bits(instruction: Instruction) -> bool:
