@@ -273,7 +273,9 @@ def test_a_disk_that_is_full_half_way_leaves_nothing_behind(caplog: pytest.LogCa
         ("~/kept", "/home/me/kept"),
     ],
 )
-def test_the_environment_names_the_folder(monkeypatch: pytest.MonkeyPatch, said: str | None, folder: str) -> None:
+def test_the_environment_names_the_folder(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, folder: str | None
+) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     environment = {} if said is None else {"EAGERLOOP_CACHE_DIR": said}
     assert folder_of(environment, "linux") == (None if folder is None else Path(folder))

@@ -131,7 +131,23 @@ class Lanes:
 
     def select(self, code: str, condition: str, yes: str, no: str) -> str:
         kind = self.type(code)
+        if bytes_of(code) > 8:
+            return self._select_words(kind, bytes_of(code) // 8, condition, yes, no)
         return self.op(f"select {self.vector('i1')} {condition}, {kind} {yes}, {kind} {no}")
+
+    def _select_words(self, kind: str, words: int, condition: str, yes: str, no: str) -> str:
+        """Choose elements of several words: no register has one of those, but of their words."""
+        parts = self.of(words * self.lanes)
+        mask, places = parts.vector("i1"), [f"i32 {lane}" for lane in range(self.lanes) for _ in range(words)]
+        if self.lanes == 1:
+            condition = self.op(f"insertelement <1 x i1> poison, i1 {condition}, i64 0")
+        each = f"<{self.lanes} x i1>"
+        condition = self.op(
+            f"shufflevector {each} {condition}, {each} poison, <{len(places)} x i32> <{', '.join(places)}>"
+        )
+        first, second = (self.op(f"bitcast {kind} {value} to {parts.vector('i64')}") for value in (yes, no))
+        chosen = self.op(f"select {mask} {condition}, {parts.vector('i64')} {first}, {parts.vector('i64')} {second}")
+        return self.op(f"bitcast {parts.vector('i64')} {chosen} to {kind}")
 
     def bits(self, code: str, value: str) -> str:
         """The bits of floats, as integers."""

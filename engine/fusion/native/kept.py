@@ -17,7 +17,6 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +145,7 @@ def this_machine() -> str:
     file = getattr(numpy, "__file__", None)
     about = None if file is None else Path(file).stat()
     build = "" if about is None else f"{about.st_size} {about.st_mtime_ns}"
-    parts = [machine_name(), f"llvmlite {version('llvmlite')}", f"NumPy {np.__version__} {build} {' '.join(features)}"]
+    parts = [machine_name(), f"NumPy {np.__version__} {build} {' '.join(features)}"]
     parts.append(f"eagerloop {VERSION} {_sources()} {struct.calcsize('P')} {sys.byteorder}")
     return "\0".join(parts)
 

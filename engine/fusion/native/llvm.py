@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -153,7 +154,8 @@ def machine_name() -> str:
     from llvmlite import binding as llvm
 
     version = ".".join(map(str, llvm.llvm_version_info))
-    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version}"
+    binding = sys.modules["llvmlite"].__version__
+    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version} llvmlite {binding}"
 
 
 @cache
