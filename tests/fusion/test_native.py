@@ -396,9 +396,9 @@ async def test_code_goes_with_its_entry(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_what_is_not_compiled_is_computed_as_before(monkeypatch: pytest.MonkeyPatch, at_once: Natives) -> None:
     force_runs(monkeypatch, 4_096, at_once)
     enable()
-    array = numbers("f8").astype(np.longdouble)  # casts to it and from it are NumPy's
+    array = numbers("f8").astype(">f8")
     misses = at_once.statistics().misses
-    assert (await (chain(ops.asarray(array), 2.0) + ops.asarray(numbers("f8"))) == chain(array, 2.0) + array).all()
+    assert (await chain(ops.asarray(array), 2.0) == chain(array, 2.0)).all()
     assert at_once.statistics().misses > misses
 
 
