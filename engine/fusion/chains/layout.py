@@ -74,7 +74,9 @@ def _estimated(steps: Sequence[Step], group: FusionGroup, description: Descripti
     whole = _stand_in(np.dtype(np.float64), group.shape, (0,) * len(group.shape))
     others = [step.op for step in steps if not _is_arithmetic(step.op)]
     inline = width * (0.03 * (len(steps) - len(others)) + 0.1 * len(description.arrays))
-    inline += width * 0.6 * sum(not is_computed(each) for each in description.structure.instructions)
+    instructions = description.structure.instructions
+    inline += width * 0.6 * sum(not is_computed(each) for each in instructions)
+    inline += 0.3 * sum("f2" in each.loop for each in instructions)  # converted to 32 bits, and back
     return 2_000 + elements * inline + sum(op.cost.estimate([whole], {}) for op in others)
 
 
