@@ -7,7 +7,6 @@ and in whole vectors. What it does not mark to be computed again has to have Num
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,10 +166,13 @@ def _numpys(instruction: Instruction, operands: list[Array]) -> Array:
 
 
 def _columns(codes: Sequence[str]) -> list[Array]:
-    """All combinations of special values of the dtypes."""
+    """All combinations of special values of the dtypes.
+
+    As arrays throughout: with some thousand tuples, Python may look for garbage, and hold up all threads meanwhile.
+    """
     values = [special_values(code) for code in codes]
-    places = list(itertools.product(*(range(len(each)) for each in values)))
-    return [each[list(column)] for each, column in zip(values, zip(*places, strict=True), strict=True)]
+    places = np.indices([len(each) for each in values]).reshape(len(values), -1)
+    return [each[place] for each, place in zip(values, places, strict=True)]
 
 
 def special_values(code: str) -> Array:
