@@ -35,7 +35,8 @@ def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
 def test_what_an_executor_begins_after_it_has_let_go_holds_no_other_one_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
     pool, begun, goes_on = Workers(), threading.Event(), threading.Event()
-    pool.retain(), pool.retain()
+    pool.retain()
+    pool.retain()
     pool.release(wait=False)
 
     def job() -> None:
