@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from time import sleep
+from time import monotonic, sleep
 
 from engine.threads.cores import allowed_cores, apart
 
@@ -36,6 +36,11 @@ as late. Called between blocks it costs a fraction of a microsecond.
 
 _HANDED_OVER = 20e-6
 """Seconds that a thread sleeps for to hand the interpreter lock over; the system makes some 70 µs of them."""
+
+_LOOKS = 0.02
+"""Seconds between looks whether a thread that is to end has taken up something after all."""
+_PATIENCE = 1.0
+"""Seconds after which threads that are to end are taken to be busy, with what may never end."""
 
 
 def hand_over() -> None:
@@ -81,10 +86,12 @@ class Workers:
         with self._lock:
             self._users += 1
 
-    def release(self, *, wait: bool) -> None:
+    def release(self, *, wait: bool, is_busy: Callable[[], bool] = lambda: False) -> None:
         """That executor is done. `wait` says that none of its jobs runs, and to wait for the threads if it is the last.
 
-        Threads that are busy with what another executor has abandoned are not waited for.
+        Threads that are busy with what another executor has abandoned are not waited for; nor are those that have taken
+        up something since: a worker that has ended one op may have begun the next, as `is_busy` tells of this executor,
+        and as it does not come back in time of one that had let go before.
         """
         with self._lock:
             if not wait:
@@ -98,9 +105,15 @@ class Workers:
                 worker.ending = True
         for worker in idle:
             worker.inbox.put(None)
+        ends = monotonic() + _PATIENCE
         for worker in workers:
-            if worker.thread is not threading.current_thread():
-                worker.thread.join()
+            thread = worker.thread
+            while thread is not threading.current_thread() and thread.is_alive():
+                thread.join(_LOOKS)
+                if thread.is_alive() and (is_busy() or monotonic() > ends):
+                    with self._lock:
+                        self._abandoned |= self._all.intersection(workers)
+                    return
 
     def submit(self, job: Job) -> None:
         """Run `job` on a worker."""

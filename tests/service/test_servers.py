@@ -103,7 +103,7 @@ def test_a_deadline_is_answered_504(tmp_path: Path) -> None:
 def test_a_full_service_answers_503_and_its_health(tmp_path: Path) -> None:
     need("uvicorn", "starlette")
     port = free_port()
-    with serving(uvicorn(APP, port=port), tmp_path, port, FRAMEWORK="starlette", PENDING_OPS="100") as server:
+    with serving(uvicorn(APP, port=port), tmp_path, port, FRAMEWORK="starlette", PENDING_OPS="400") as server:
         with socket.create_connection((HOST, port)) as connection:
             connection.sendall(get_request("/slow"))
             wait_until(lambda: server.json("/health")["active"] >= 1)
