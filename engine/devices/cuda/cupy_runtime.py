@@ -161,7 +161,7 @@ class CupyEvent:
         cuda.eventSynchronize(self.address)
 
     def __del__(self, destroy: Callable[[int], None] = cuda.eventDestroy, process: int = os.getpid()) -> None:
-        if self.address and os is not None and os.getpid() == process and not sys.is_finalizing():
+        if self.address and os.getpid() == process and not sys.is_finalizing():
             with suppress(cuda.CUDARuntimeError):
                 destroy(self.address)
 
@@ -177,7 +177,7 @@ class CupyGraph:
 
 
 _shared = threading.local()
-"""For each GPU, by its index, the event behind the last call of this thread that used memory of the thread's."""
+"""For each GPU the event behind the last call of this thread that used memory of the thread's."""
 
 
 class CupyStream:
@@ -200,13 +200,13 @@ class CupyStream:
         """Call the rule with CuPy."""
         if not isinstance(rule, Sharing):
             return rule(cupy, *arguments, **params)
-        before: CupyEvent | None = _shared.__dict__.get(self._index)
+        before: CupyEvent | None = getattr(_shared, f"gpu{self._index}", None)
         if before is not None:
             self.follow(before)
         try:
             return rule(cupy, *arguments, **params)
         finally:
-            _shared.__dict__[self._index] = self.record()
+            setattr(_shared, f"gpu{self._index}", self.record())
 
     def record(self) -> CupyEvent:
         """A new event."""
