@@ -202,6 +202,18 @@ ROWS = (
         loaded("/tiny:2", "/slow:4"),
         served=True,
     ),
+    Row(
+        "service_paced",
+        "the same, where each client of `/tiny` asks 150 times a second: as much work for each side",
+        (
+            Line("`/tiny`", "/tiny rate", "/s", times=True),
+            Line("`/slow`", "/slow rate", "/s", times=True),
+            Line("`/tiny`, p99", "/tiny p99", "ms"),
+            HEALTH_LINE,
+        ),
+        loaded("/tiny:2@150", "/slow:4"),
+        served=True,
+    ),
     search_row("search_one", "eight clients of `/search` (200k x 64), BLAS with one thread", 1, 1.0, 1.2),
     search_row("search", "the same, BLAS with as many threads as it likes", None, 5.0, 7.0),
     Row(

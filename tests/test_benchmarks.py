@@ -103,7 +103,7 @@ async def test_the_load_counts_answers_of_each_path_and_probes() -> None:
     server = await asyncio.start_server(serve, load.HOST, 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        figures = await load.load(port, [("/a", 2), ("/full", 1)], 0.05)
+        figures = await load.load(port, [load.Asked("/a", 2), load.Asked.parsed("/full:1@1000")], 0.05)
     assert set(figures) == {"/a", "/full", load.HEALTH}
     assert all(each.rate > 0 and each.p50 <= each.p99 <= each.longest for each in figures.values())
     assert figures["/a"].failed == figures[load.HEALTH].failed == 0
