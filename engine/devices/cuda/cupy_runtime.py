@@ -29,7 +29,7 @@ import numpy as np
 from cupy.cuda import runtime as cuda
 
 from engine.devices.base import Array
-from engine.devices.cuda.errors import fate_of, no_gpu
+from engine.devices.cuda.errors import FORKED, fate_of, no_gpu
 from engine.devices.cuda.runtime import Argument, Event, Fate, GpuArray, Graph, Rule, Sharing
 
 _eagerloop_internal = True  # its frames are not the user's
@@ -37,6 +37,8 @@ _eagerloop_internal = True  # its frames are not the user's
 SUCCESS, NOT_READY = 0, 600
 """`cudaSuccess` and `cudaErrorNotReady`."""
 _EVENT_FLAGS = cuda.eventBlockingSync | cuda.eventDisableTiming
+_PROCESS = os.getpid()
+"""The process that imported this: a forked one cannot use what it has begun."""
 _NO_DEVICE = 100
 """`cudaErrorNoDevice`."""
 
@@ -59,7 +61,7 @@ class CupyRuntime:
         except cuda.CUDARuntimeError as error:
             if error.status == _NO_DEVICE:
                 return 0
-            raise no_gpu(f"CUDA finds no device: {error}") from error
+            raise no_gpu(FORKED if os.getpid() != _PROCESS else f"CUDA finds no device: {error}") from error
         if count:
             _check_compiler()
         return count
@@ -160,7 +162,7 @@ class CupyEvent:
         """Sleep until the event has passed."""
         cuda.eventSynchronize(self.address)
 
-    def __del__(self, destroy: Callable[[int], None] = cuda.eventDestroy, process: int = os.getpid()) -> None:
+    def __del__(self, destroy: Callable[[int], None] = cuda.eventDestroy, process: int = _PROCESS) -> None:
         if self.address and os.getpid() == process and not sys.is_finalizing():
             with suppress(cuda.CUDARuntimeError):
                 destroy(self.address)
