@@ -434,6 +434,16 @@ def test_async_ops_run_without_a_loop() -> None:
     assert (fetch(np.ones(2)) + 1).result().tolist() == [3.0, 3.0]
 
 
+@pytest.mark.parametrize("call", ["call_soon", "call_later", "call_at"])
+async def test_the_loops_of_these_tests_refuse_calls_from_other_threads(call: str) -> None:
+    """What the engine does to a loop from a thread that is not the loop's is thread-safe, or fails its test."""
+    loop = asyncio.get_running_loop()
+    arguments = (print,) if call == "call_soon" else (0.0, print)
+    with pytest.raises(RuntimeError, match="thread"):
+        await asyncio.to_thread(getattr(loop, call), *arguments)
+    getattr(loop, call)(*arguments).cancel()
+
+
 # Fork
 
 

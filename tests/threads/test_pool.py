@@ -10,6 +10,7 @@ import engine
 from engine.dispatch.executor import Core
 from engine.testing import GateOp
 from engine.threads.pool import Workers
+from handles import Handle
 
 
 def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
@@ -65,7 +66,7 @@ def test_a_loop_ends_though_a_worker_begins_an_op_just_then(
         return count if core.loop else next(looks, count)  # the first look at the end comes between two ops of a worker
 
     monkeypatch.setattr(Core, "_running", counted)
-    kept: list[engine.AsyncHandle] = []
+    kept: list[Handle] = []
 
     async def main() -> None:
         kept.append(gate(np.ones(3)))

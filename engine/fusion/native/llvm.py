@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -177,7 +178,8 @@ def machine_name() -> str:
     """The processor, its features and the versions that an object file was made for."""
     llvm = _binding()
     version = ".".join(map(str, llvm.llvm_version_info))
-    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version}"
+    binding = sys.modules["llvmlite"].__version__
+    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version} llvmlite {binding}"
 
 
 @cache
@@ -201,6 +203,16 @@ def _new_target() -> Any:
 def _features() -> str:
     features: str = _binding().get_host_cpu_features().flatten()
     return features
+
+
+@cache
+def converts_halves() -> bool:
+    """Tell whether the processor has instructions that make floats of 16 bits of wider ones, and the other way."""
+    from llvmlite import binding as llvm
+
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return True
+    return bool(llvm.get_host_cpu_features().get("f16c"))
 
 
 @cache
