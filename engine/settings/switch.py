@@ -97,7 +97,10 @@ def enable_eager_execution(
 
 
 def disable_eager_execution() -> None:
-    """Take the switch back: ops outside an executor's block make a graph again. Work in flight goes on."""
+    """Take the switch back: ops outside an executor's block make a graph again. Work in flight goes on.
+
+    Eager execution can be enabled again then, with other options.
+    """
     with lock:
         program.disable()
 
