@@ -44,9 +44,10 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python tests/all_pythons.py $(if $(PYTEST),-- $(PYTEST))
 
-# The versions beside this environment's: a quarter of the files, another one each day, for some minutes at most.
+# The versions beside this environment's that are found here: a quarter of the files that need no services or pages,
+# another one each day, in environments of their own, for some minutes at most. Only tests that fail twice fail it.
 test-others: $(VENV)/.test
-	$(BIN)/python tests/all_pythons.py --others --quarter --minutes 6
+	$(BIN)/python tests/all_pythons.py --others --quarter --minutes 5
 
 # A service under mixed load, with errors and clients that leave, for an hour: `make soak SOAK_SECONDS=60` for less.
 SOAK_SECONDS ?= 3600

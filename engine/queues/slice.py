@@ -78,7 +78,7 @@ class Slice:
             self._backlog.slices += 1
         backlog = self._backlog
         while not queue.held:
-            if backlog.aside or backlog.walking or requests or outcomes or queue.starting.wanted:
+            if backlog.aside or backlog.arrived or backlog.walking or requests or outcomes or queue.starting.wanted:
                 moved = self._take_events(ends, jobs) or moved
                 if jobs or (until is not None and until.value is not PENDING):
                     break

@@ -129,3 +129,11 @@ def test_blocks_are_nearly_square_where_an_operand_is_transposed() -> None:
     rows, columns = tile(shape, [strides_of(shape, (0, 1)), strides_of(shape, (1, 0))], 65_536)
     assert rows * 2 >= columns > 64
     assert rows * columns <= 65_536
+
+
+@pytest.mark.parametrize("length", [8_193, 3 * 8_192 + 1, 8_192 * 127 + 1])
+def test_blocks_of_a_row_end_where_vectors_end(length: int) -> None:
+    """NumPy computes what follows the last whole vector with other instructions, and so a single element."""
+    (size,) = tile((length,), [(1,)], 8_192)
+    assert size % 64 == 0
+    assert length % size != 1

@@ -6,6 +6,7 @@ the test has put all others in place, so that the order in which those run is de
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -16,12 +17,16 @@ import pytest
 import engine
 import engine.testing
 from engine import ops
+from engine.base.op import Op
+from engine.queues import slice as slices
 from engine.queues.records import entry_of, record_of
-from engine.queues.states import State
+from engine.queues.states import Entry, State
+from engine.runtime.current import current_core
 from engine.testing import GateOp
 from engine.threads.blas import core_count
 from engine.threads.slots import PATIENCE
 from handles import Handle
+from handles.cell import pending_cell
 from tests.common import turns
 
 WAIT = 60.0
@@ -788,3 +793,17 @@ def test_ops_that_were_taken_into_a_group_leave_the_line_for_cores(monkeypatch: 
     assert [result.result()[0] for result in results] == [3, 4]
     for _ in range(3 * PATIENCE):
         assert (there + 1).result(timeout=WAIT)[0] == 2
+
+
+async def test_what_arrives_when_it_has_ended_already_does_not_take_up_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine.Executor(execution_mode=engine.ASYNC):
+        (queue,) = current_core().queues.values()
+        ended = Entry(pending_cell(Op("step", lambda: None), (), None, queue, None, 0), 0)
+        ended.state = State.DONE  # it was computed in one group with what it waited for
+        queue.backlog.arrived.append(ended)
+        turns = itertools.count()
+        monkeypatch.setattr(slices, "perf_counter", lambda: next(turns))
+        with queue.lock:
+            queue.slice.run(1_000)
+        assert not queue.backlog.arrived
+        assert next(turns) < 10

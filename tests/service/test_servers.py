@@ -187,6 +187,16 @@ def test_gunicorn_with_the_application_loaded_before_the_fork(tmp_path: Path) ->
             assert server.json("/add") == 55.0
 
 
+def test_under_gunicorns_own_worker(tmp_path: Path) -> None:
+    need("gunicorn", "starlette")
+    if not is_importable("gunicorn.workers.gasgi"):
+        pytest.skip("this gunicorn has no worker class of its own for ASGI")
+    port = free_port()
+    with serving(gunicorn(APP, "-k", "asgi", port=port), tmp_path, port, FRAMEWORK="starlette") as server:
+        check_answers(server)
+        check_disconnection(server)
+
+
 def test_a_websocket_over_a_socket(tmp_path: Path) -> None:
     need("hypercorn", "starlette")  # which speaks websockets without a further package
     port = free_port()
