@@ -39,18 +39,12 @@ class GuardedUvloop(uvloop.Loop):
     The loop of asyncio runs each test in debug mode, in which every future and callback keeps a traceback.
     """
 
-    owner: int | None = None
-    """The thread that runs it."""
+    owner = 0
+    """The thread that runs it. It is noted here rather than where the loop begins to run: the caller of a task's
+    first frame is the loop, not this file."""
 
     def set_debug(self, enabled: bool) -> None:
         pass
-
-    def run_forever(self) -> None:
-        self.owner = threading.get_ident()
-        try:
-            super().run_forever()
-        finally:
-            self.owner = None
 
     def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:  # type: ignore[override]
         self._check_caller()
@@ -65,7 +59,10 @@ class GuardedUvloop(uvloop.Loop):
         return super().call_at(*args, **kwargs)
 
     def _check_caller(self) -> None:
-        if self.owner not in (None, threading.get_ident()):
+        here = threading.get_ident()
+        if not self.is_running() or asyncio._get_running_loop() is self:
+            self.owner = here
+        elif self.owner != here:
             raise RuntimeError("a loop was called from a thread that is not its own, and not thread-safely")
 
 

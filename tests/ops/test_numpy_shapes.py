@@ -117,7 +117,9 @@ async def test_what_is_said_before_it_runs_is_so(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ARRAYS if name not in ("poly", "roots")])  # they need values
 def test_what_a_graph_says_is_so(name: str) -> None:
     """With lengths that are known, or with none."""
-    wrong = [line for unknown in sampled([False, True], 1, f"lengths of {name}") for line in wrong_in_a_graph(name, unknown)]
+    wrong = [
+        line for unknown in sampled([False, True], 1, f"lengths of {name}") for line in wrong_in_a_graph(name, unknown)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
