@@ -9,6 +9,8 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Tests start hundreds of interpreters: each would compile the whole package anew, which takes longer than most programs.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo service test test-all test-others bench bench-peers soak lint docs clean help
 # Two installs into one environment must not overlap.
@@ -31,8 +33,10 @@ demo: $(VENV)/.demo
 service: $(VENV)/.service
 	$(BIN)/python docs/examples/service/load.py --seconds 30
 
-# Cheapest first: style, types, reference, behaviour (a process for each core), and the wheel as a user would install it.
-test: lint docs
+# Style and types beside the pages, as each takes one core; behaviour, a process for each core; then the wheel as a user
+# would install it.
+test: $(VENV)/.test
+	@$(MAKE) --no-print-directory lint & lint=$$!; $(MAKE) --no-print-directory docs; docs=$$?; wait $$lint && exit $$docs
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 	$(BIN)/python tests/wheel_check.py
 
@@ -40,9 +44,10 @@ test: lint docs
 test-all: $(VENV)/.test
 	$(BIN)/python tests/all_pythons.py $(if $(PYTEST),-- $(PYTEST))
 
-# The versions beside this environment's: a quarter of the files, another one each day, for some minutes at most.
+# The versions beside this environment's that are found here: a quarter of the files that need no services or pages,
+# another one each day, in environments of their own, for some minutes at most. Only tests that fail twice fail it.
 test-others: $(VENV)/.test
-	$(BIN)/python tests/all_pythons.py --others --quarter --minutes 6
+	$(BIN)/python tests/all_pythons.py --others --quarter --minutes 5
 
 # A service under mixed load, with errors and clients that leave, for an hour: `make soak SOAK_SECONDS=60` for less.
 SOAK_SECONDS ?= 3600

@@ -30,8 +30,11 @@ GRACE_SECONDS = 30.0
 class Answers:
     """What the connections of one path saw."""
 
+    began: float
     seconds: list[float] = field(default_factory=list)
     codes: Counter[int] = field(default_factory=Counter)
+    last: float = 0.0
+    """When the last answer came."""
 
     async def note(self, answer: Awaitable[int], began: float) -> None:
         """Wait for an answer and count it; one that is not waited for any longer counts as a failure."""
@@ -40,10 +43,12 @@ class Answers:
             code = await answer
         finally:
             self.codes[code] += 1
-            self.seconds.append(perf_counter() - began)
+            self.last = perf_counter()
+            self.seconds.append(self.last - began)
 
-    def figures(self, duration: float) -> Figures:
-        """Rate, median, 99th percentile and the count of answers that were no success."""
+    def figures(self) -> Figures:
+        """Rate until the last answer, median, 99th percentile and the count of answers that were no success."""
+        duration = max(self.last - self.began, 1e-9)
         failed = sum(count for code, count in self.codes.items() if code != 200)
         return Figures(
             rate=len(self.seconds) / duration,
@@ -124,8 +129,8 @@ async def load(port: int, paths: Sequence[Asked], seconds: float) -> dict[str, F
     """Load each path with so many connections for so long; figures by path, `/health` among them."""
     began = perf_counter()
     ends = began + seconds
-    seen = {each.path: Answers() for each in paths}
-    health = Answers()
+    seen = {each.path: Answers(began) for each in paths}
+    health = Answers(began)
     clients = [client(port, each, ends, seen[each.path]) for each in paths for _ in range(each.connections)]
     try:
         async with asyncio.timeout(seconds + GRACE_SECONDS), asyncio.TaskGroup() as group:
@@ -133,8 +138,7 @@ async def load(port: int, paths: Sequence[Asked], seconds: float) -> dict[str, F
                 group.create_task(each)
     except TimeoutError:
         pass
-    took = perf_counter() - began
-    return {path: answers.figures(took) for path, answers in (seen | {HEALTH: health}).items()}
+    return {path: answers.figures() for path, answers in (seen | {HEALTH: health}).items()}
 
 
 def main() -> None:

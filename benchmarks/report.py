@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +140,32 @@ def _plot(results: Results, path: Path) -> bool:
     figure = Figure(figsize=(9, 1 + 0.7 * len(rows_shown)), layout="constrained")
     axes = figure.subplots()
     height = 0.85 / len(systems)
-    for index, system in enumerate(systems):
+    for system, colour, index in zip(systems, _colours(systems), range(len(systems)), strict=True):
         speeds = [_speed(results, row.name, system) for row in rows_shown]
-        axes.barh([y + index * height for y in range(len(rows_shown))], speeds, height, label=system)
-    axes.set_yticks([y + 0.4 for y in range(len(rows_shown))], [row.title for row in rows_shown])
-    axes.invert_yaxis()
+        places = [y + (index + 0.5) * height for y in range(len(rows_shown))]
+        axes.barh(places, speeds, height, color=colour, label=system)
+    axes.set_yticks([y + 0.425 for y in range(len(rows_shown))], [row.title.replace("`", "") for row in rows_shown])
+    axes.set_ylim(len(rows_shown), -0.15)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times as fast as NumPy")
     axes.legend(fontsize="small")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=110)
     return True
+
+
+def _colours(systems: list[str]) -> list[str]:
+    """Greens for eagerloop, and for each other system a colour of its own, of which there are enough."""
+    ours, others = iter(_GREENS), cycle(_OTHERS)
+    return [next(ours, _GREENS[-1]) if system.startswith("eagerloop") else next(others) for system in systems]
+
+
+_GREENS = ("#1b7a4b", "#5fb58a", "#a9d8bf")
+_OTHERS = (
+    *("#3a3732", "#8d8a84", "#bdbab4", "#b4552d", "#e39a5c", "#7b4fa3", "#b79ad1", "#2b6cb0"),
+    *("#7fb2e5", "#c23b72", "#e58fb3", "#8a7a3c", "#d1bf6b"),
+)
 
 
 def _speed(results: Results, name: str, system: str) -> float:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -389,7 +390,7 @@ def main() -> int:
         try:
             status = process.wait(LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(signal.SIGABRT)  # shows where its threads are
             status = None
     found = violations(rows, seen)
     if status != 0:

@@ -25,6 +25,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no page loads anything from elsewhere
 
 html_theme = "furo"
 html_title = f"eagerloop {__version__}"

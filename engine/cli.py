@@ -15,6 +15,7 @@ import numpy as np
 
 import engine
 from engine.demo import main as demo
+from engine.fusion.native.kept import DEFAULT, VARIABLE, kept
 from engine.observe.extras import needed
 from engine.threads.blas import core_count
 
@@ -127,6 +128,17 @@ def run_dashboard(options: argparse.Namespace) -> int:
     return server.run(settings, sys.stderr)
 
 
+def _cache_facts() -> str:
+    """Say where compiled code is kept, and how much."""
+    store = kept()
+    if store.disk is None:
+        return f"off; {VARIABLE}={DEFAULT} keeps compiled code for the next process"
+    usage = store.usage()
+    if usage is None:
+        return f"{store.disk.folder}, which cannot be used"
+    return f"{store.disk.folder}, {usage.files} files, {usage.nbytes / 1e6:.1f} MB"
+
+
 def info() -> int:
     """Print what the engine is and how it is set up in this process."""
     mode, policy, config = engine.get_execution_mode(), engine.get_device_policy(), engine.get_config()
@@ -147,6 +159,7 @@ def info() -> int:
         if engine.fusion_statistics().available
         else "off; pip install 'eagerloop[native]' for a known machine (x86-64, AArch64)"
     )
+    facts["native cache"] = _cache_facts()
     facts |= {f"config.{field.name}": str(getattr(shown, field.name)) for field in fields(shown)}
     facts["config.device_count"] = str(dict(shown.device_count))
     width = max(map(len, facts))

@@ -107,7 +107,7 @@ class Handle(Facts, Operators, Methods, Scalars, Export, Memory):
                 "allowed), to code that takes numbers"
             )
         if len(shape) == 1:
-            return iter(self._sync("iterating over the elements (np.roots and np.poly do it, too)"))
+            return iter(self._sync("iterating over the elements (`for`, `list`; np.roots and np.poly do it, too)"))
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: Index) -> Handle:

@@ -16,12 +16,23 @@ SWEEP_SEED = os.environ.setdefault("SWEEP_SEED", str(random.randrange(1_000_000)
 """Chooses the samples; all processes of a run inherit it."""
 
 
-def sampled(cases: Sequence[T], count: int) -> list[T]:
-    """Choose so many cases of a slow sweep; all of them where the environment says SWEEP=all."""
-    if os.environ.get("SWEEP") == "all":
+WHOLE_SWEEPS = os.environ.get("SWEEP") == "all"
+
+
+def sampled(cases: Sequence[T], count: int, of: str = "") -> list[T]:
+    """Choose so many cases of a slow sweep; all of them where the environment says SWEEP=all.
+
+    Sweeps of several functions have another sample for each, which is named by `of`.
+    """
+    if WHOLE_SWEEPS:
         return list(cases)
-    chosen = random.Random(SWEEP_SEED).sample(range(len(cases)), count)
+    chosen = random.Random(f"{SWEEP_SEED}{of}").sample(range(len(cases)), count)
     return [cases[index] for index in sorted(chosen)]
+
+
+def examples(whole: int, sample: int) -> int:
+    """Say how many examples Hypothesis draws for a slow sweep: all that it is worth, or a sample of them."""
+    return whole if WHOLE_SWEEPS else sample
 
 
 @engine.op

@@ -1,11 +1,14 @@
 """Every test starts from a fresh process state; async tests run on each event loop, behaviour tests in each mode."""
 
 import asyncio
+import asyncio.constants
 import gc
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import uvloop
@@ -29,9 +32,49 @@ ended: weakref.WeakSet[DeviceQueue] = weakref.WeakSet()
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # a test asserts no time, and machines are slow at times
 
+
+class GuardedUvloop(uvloop.Loop):
+    """A loop of uvloop as programs use it: not in debug mode, yet refusing calls from threads that are not its own.
+
+    The loop of asyncio runs each test in debug mode, in which every future and callback keeps a traceback.
+    """
+
+    owner: int | None = None
+    """The thread that runs it."""
+
+    def set_debug(self, enabled: bool) -> None:
+        pass
+
+    def run_forever(self) -> None:
+        self.owner = threading.get_ident()
+        try:
+            super().run_forever()
+        finally:
+            self.owner = None
+
+    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:  # type: ignore[override]
+        self._check_caller()
+        return super().call_soon(*args, **kwargs)
+
+    def call_later(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        self._check_caller()
+        return super().call_later(*args, **kwargs)
+
+    def call_at(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        self._check_caller()
+        return super().call_at(*args, **kwargs)
+
+    def _check_caller(self) -> None:
+        if self.owner not in (None, threading.get_ident()):
+            raise RuntimeError("a loop was called from a thread that is not its own, and not thread-safely")
+
+
+# A callback remembers the frame that scheduled it: ten frames take longer than most tests.
+asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
+
 EVENT_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
-    "uvloop": uvloop.new_event_loop,
+    "uvloop": GuardedUvloop,
 }
 
 
@@ -45,8 +88,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"slow sweeps were sampled with SWEEP_SEED={SWEEP_SEED}; SWEEP=all runs all of them")
 
 
-def pytest_collection_finish() -> None:
-    """Take what was collected out of the collector's sight: tests of leaks collect often."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Hypothesis draw by the seed of the sweeps, which is printed: a run can be had again."""
+    if config.getoption("hypothesis_seed") is None:
+        config.option.hypothesis_seed = SWEEP_SEED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled_heap() -> None:
+    """Take what lives already out of the collector's sight: tests of leaks collect often, and pytest keeps much."""
     gc.collect()
     gc.freeze()
 

@@ -78,7 +78,8 @@ LOCAL_IMPORTS: frozenset[tuple[str, str]] = frozenset(
         ("engine.devices.cuda.backend", "engine.devices.cuda.unit"),
         ("engine.remote.pulse", "ssl"),
         ("engine.remote.pulse", "tempfile"),
-        ("engine.testing.gpu.__main__", "engine.testing.gpu.by_hand"),
+        ("engine.testing.gpu.child", "engine.testing.gpu.by_hand"),
+        ("engine.testing.gpu.ends", "cupy"),
     }
 )
 

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import engine
 import engine.testing
-from tests.common import sampled
+from tests.common import examples, sampled
 from tests.programs.maker import make_program
 from tests.programs.model import Program, quiet
 from tests.programs.player import Player
 from tests.programs.reading import Awaiting, Blocking, run_blocking
 
 STEPS = 10_000
-SEEDS = sampled(range(5), 2)
+SEEDS = sampled(range(5), 1)
 
 CONFIGS = {
     "several ops of a device at once": {"inter_op_parallelism_threads": 3},
@@ -115,7 +115,7 @@ async def test_programs_of_several_threads_and_a_loop_at_once_are_numpy(mode: en
     assert player.read > 50
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(100, 50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     source=st.randoms(use_true_random=False),
     steps=st.integers(1, 25),

@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 from engine.asgi.messages import Application, Message, Receive, Scope, Send, path_of, refusal
 from engine.asgi.newcomers import Newcomers
 from engine.asgi.request import End, Request
-from engine.base.errors import QueueFullError
 from engine.base.loops import AbstractEventLoop, asyncio_loop, report
 from engine.base.modes import ExecutionMode
 from engine.dispatch.executor import Core
@@ -72,6 +71,17 @@ def statistics() -> RequestStatistics:
     return _counted(all_requests())
 
 
+class _OnLoop:
+    """What a middleware has on one loop."""
+
+    __slots__ = ("executor", "newcomers")
+
+    def __init__(self) -> None:
+        self.newcomers = Newcomers()
+        self.executor: Executor | None = None
+        """Its own, opened by the lifespan."""
+
+
 class ScopeMiddleware:
     """ASGI middleware that runs each request, and each websocket, in a scope of an executor.
 
@@ -115,11 +125,9 @@ class ScopeMiddleware:
         self.exclude = tuple(path.rstrip("/") or "/" for path in exclude)
         self._below = tuple(f"{path.rstrip('/')}/" for path in self.exclude)
         self._requests = requests_of(self)
-        self._opened: WeakKeyDictionary[AbstractEventLoop, Executor] = WeakKeyDictionary()
-        """Its own executors, each opened by the lifespan on one loop."""
+        self._loops: WeakKeyDictionary[AbstractEventLoop, _OnLoop] = WeakKeyDictionary()
         self._unopened = Executors()
-        """Those of loops without a lifespan."""
-        self._newcomers: WeakKeyDictionary[AbstractEventLoop, Newcomers] = WeakKeyDictionary()
+        """Its own executors of loops without a lifespan."""
         self._without_lifespan: Options | None = None
         """Their options, once one was needed."""
 
@@ -145,16 +153,14 @@ class ScopeMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio_loop()
         priority = self.priority if isinstance(self.priority, int) else _checked_priority(self.priority(scope))
-        options = self._options(loop)
+        here = self._on(loop)
+        options = self._options(here.executor)
         core: Core = options["executor"]
-        try:
-            if options["mode"] is ExecutionMode.ASYNC:
-                await core.admit(priority, wait=False)
-        except QueueFullError:
+        if options["mode"] is ExecutionMode.ASYNC and not core.admission.is_open():
             self._requests.refuse(End.REFUSED)
             await _refuse(scope, receive, send)
             return
-        request = Request(scope, receive, send, loop, self._newcomers_on(loop), self.timeout)
+        request = Request(scope, receive, send, loop, here.newcomers, self.timeout)
         options["group"], options["priority"] = request.work, priority
         block = Block(**options)
         self._requests.begin()
@@ -166,14 +172,14 @@ class ScopeMiddleware:
             block.leave()
             self._requests.end(end or request.end, perf_counter() - began, request.work.dropped)
 
-    def _newcomers_on(self, loop: AbstractEventLoop) -> Newcomers:
-        known = self._newcomers.get(loop)
+    def _on(self, loop: AbstractEventLoop) -> _OnLoop:
+        known = self._loops.get(loop)
         if known is None:
-            known = self._newcomers[loop] = Newcomers()
+            known = self._loops[loop] = _OnLoop()
         return known
 
-    def _options(self, loop: AbstractEventLoop) -> dict[str, Any]:
-        executor = self.executor or self._opened.get(loop)
+    def _options(self, opened: Executor | None) -> dict[str, Any]:
+        executor = self.executor or opened
         if executor is not None:
             return in_force(executor)
         if self._without_lifespan is None:
@@ -186,13 +192,14 @@ class ScopeMiddleware:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application's lifespan inside an executor, which is closed before the server hears of the end."""
         loop = asyncio_loop()
+        here = self._on(loop)
         executor = self._make()
         if isinstance(scope.get("state"), dict):
             scope["state"].setdefault("executor", executor)
 
         async def close() -> None:
-            if self._opened.get(loop) is executor:
-                del self._opened[loop]
+            if here.executor is executor:
+                here.executor = None
             if executor.state == "open":
                 try:
                     await executor.__aexit__(None, None, None)
@@ -205,7 +212,7 @@ class ScopeMiddleware:
             await send(message)
 
         await executor.__aenter__()
-        self._opened[loop] = executor
+        here.executor = executor
         try:
             await self.app(scope, receive, send_closing)
         finally:

@@ -90,7 +90,7 @@ class Request:
     ) -> None:
         self.scope = scope
         self.work = Work(loop)
-        self.inbox = Inbox(receive, loop, self._gone)
+        self.inbox = Inbox(receive, loop, self._gone, newcomers)
         self._send = send
         self._loop = loop
         self._timeout = timeout
@@ -159,10 +159,12 @@ class Request:
         """Pass a message of the application on; after the answer that the time is up, nothing more."""
         if self._answering is not None:
             return
-        if begins(message):
+        if not self._began and begins(message):
             self._began = True
             self._trailers = bool(message.get("trailers", False))
-        last = is_last(message, trailers=self._trailers)
+            last = message["type"] == "websocket.close"
+        else:
+            last = is_last(message, trailers=self._trailers)
         self._ends = None
         if last:
             self._complete = True  # before it is sent: a server may say at once that the client has what it wanted

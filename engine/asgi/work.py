@@ -94,9 +94,10 @@ class Work:
 
     def end(self) -> None:
         """The application has returned: once all has ended, tell the loop's handler of failures that were not read."""
+        if not self._over:
+            self.release()
         with self._lock:
-            self._over = self._ended = True
-            self._records.clear()
+            self._ended = True
             last = self._in_flight == 0 and self._failures is not None
         if last:
             self._report()

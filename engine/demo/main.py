@@ -97,7 +97,7 @@ def check(settings: Settings) -> tuple[Path, Terrain]:
 
 
 def title(path: Path, terrain: Terrain) -> str:
-    """The parts of the picture."""
+    """What the picture shows, as its title."""
     name = "The Jacksboro fault, Tennessee" if path.name == picture.SAMPLE else path.stem
     height, width = terrain.elevation.shape
     return f"{name}: {width * terrain.dx / 1000:.0f} by {height * terrain.dy / 1000:.0f} km"
@@ -143,7 +143,7 @@ def progress(label: str, err: TextIO) -> Callable[[int], None]:
 
     def elsewhere(done: int) -> None:
         if done in {0, STEPS // 2, STEPS}:
-            err.write(f"  {label}: {done} of {STEPS} parts done\n")
+            err.write(f"  {label}: {done} of {STEPS} pictures done\n")
             err.flush()
 
     return on_terminal if err.isatty() else elsewhere

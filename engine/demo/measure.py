@@ -6,6 +6,7 @@ Writes one JSON object per line to stdout: `{"done": n}` for progress, a `Report
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import math
@@ -133,6 +134,7 @@ async def timed(way: Way, job: Job) -> Measured:
         done += 1
         tell({"done": done})
 
+    gc.collect()  # of what the imports have left: it would come in the midst of a run, and stop all threads
     pulse = get_running_loop().create_task(heartbeat(lags))
     await asyncio.sleep(10 * BEAT)
     lags.clear()

@@ -109,8 +109,15 @@ def shade(xp: Any, east: Any, north: Any, steep: Any, azimuth: float) -> Any:
     return xp.maximum(towards_sun / steep, 0.0)
 
 
-def blend(xp: Any, shades: list[Any]) -> Any:
+def shades(xp: Any, job: Job) -> list[Any]:
+    """All eight shaded reliefs; nothing keeps what they were computed from."""
+    east, north = slope_east(xp, job), slope_north(xp, job)
+    steep = steepness(xp, east, north)
+    return [shade(xp, east, north, steep, azimuth) for azimuth in AZIMUTHS]
+
+
+def blend(xp: Any, pictures: list[Any]) -> Any:
     """One picture of all eight: mostly the key light, the others fill its shadows."""
     weights = [(1 + math.cos(math.radians(azimuth - KEY_LIGHT))) ** 2 for azimuth in AZIMUTHS]
     total = math.fsum(weights)
-    return _total(picture * (weight / total) for picture, weight in zip(shades, weights, strict=True))
+    return _total(picture * (weight / total) for picture, weight in zip(pictures, weights, strict=True))

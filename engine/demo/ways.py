@@ -16,7 +16,7 @@ from engine.demo.relief import AZIMUTHS, Job
 from engine.demo.terrain import Array
 
 Step = Callable[[], None]
-"""Called when one more part of the work is done."""
+"""Called when one more picture is done."""
 Tiny = Callable[[Array], Awaitable[float]]
 """Answers a tiny request: the sum of the square roots of a few numbers."""
 Visitors = Callable[[Tiny], AbstractAsyncContextManager[None]]
@@ -24,8 +24,8 @@ Visitors = Callable[[Tiny], AbstractAsyncContextManager[None]]
 Way = Callable[[Job, Step, Visitors], Awaitable[list[Array]]]
 """Gives the eight shaded reliefs, their blend, and the resampled elevation."""
 
-STEPS = 3 + 1 + len(AZIMUTHS) + 1
 PICTURES = (*(f"sun at {azimuth}°" for azimuth in AZIMUTHS), "blend", "elevation")
+STEPS = len(PICTURES)
 
 
 def tiny(numbers: Array) -> float:
@@ -38,8 +38,12 @@ async def with_numpy(job: Job, step: Step, visitors: Visitors) -> list[Array]:
 
     async def run(function: Callable[..., Array], *args: Any) -> Array:
         result = function(np, *args)
-        step()
         await asyncio.sleep(0)
+        return result
+
+    async def picture(function: Callable[..., Array], *args: Any) -> Array:
+        result = await run(function, *args)
+        step()
         return result
 
     async def answer(numbers: Array) -> float:
@@ -47,17 +51,20 @@ async def with_numpy(job: Job, step: Step, visitors: Visitors) -> list[Array]:
 
     async with visitors(answer):
         east, north = await run(relief.slope_east, job), await run(relief.slope_north, job)
-        high = await run(relief.height, job)
+        high = await picture(relief.height, job)
         steep = await run(relief.steepness, east, north)
-        shades = [await run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS]
-        return [*shades, await run(relief.blend, shades), high]
+        shades = [await picture(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS]
+        return [*shades, await picture(relief.blend, shades), high]
 
 
 async def with_threads(job: Job, step: Step, visitors: Visitors) -> list[Array]:
     """Each part in `asyncio.to_thread`, all parts that can run at once at once."""
 
     async def run(function: Callable[..., Array], *args: Any) -> Array:
-        result = await asyncio.to_thread(function, np, *args)
+        return await asyncio.to_thread(function, np, *args)
+
+    async def picture(function: Callable[..., Array], *args: Any) -> Array:
+        result = await run(function, *args)
         step()
         return result
 
@@ -66,33 +73,22 @@ async def with_threads(job: Job, step: Step, visitors: Visitors) -> list[Array]:
 
     async with visitors(answer):
         east, north, high = await asyncio.gather(
-            run(relief.slope_east, job), run(relief.slope_north, job), run(relief.height, job)
+            run(relief.slope_east, job), run(relief.slope_north, job), picture(relief.height, job)
         )
         steep = await run(relief.steepness, east, north)
-        shades = await asyncio.gather(*(run(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS))
-        return [*shades, await run(relief.blend, shades), high]
+        shades = await asyncio.gather(*(picture(relief.shade, east, north, steep, azimuth) for azimuth in AZIMUTHS))
+        return [*shades, await picture(relief.blend, shades), high]
 
 
 async def with_engine(job: Job, step: Step, visitors: Visitors) -> list[Array]:
-    """All pictures dispatched at once, on two logical devices; the data flow says what waits for what."""
-    config = engine.Config(device_count={"CPU": 2})
+    """All pictures dispatched at once; the data flow says what waits for what, and what does not runs side by side."""
 
     async def answer(numbers: Array) -> float:
         return float(await ops.sum(ops.sqrt(numbers)))
 
-    async with engine.Executor(config, execution_mode=engine.ASYNC), visitors(answer):
-        with engine.device("CPU:0"):
-            east = relief.slope_east(ops, job)
-        with engine.device("CPU:1"):
-            north = relief.slope_north(ops, job)
-            high = relief.height(ops, job)
-        with engine.device("CPU:0"):
-            steep = relief.steepness(ops, east, north)
-        shades = []
-        for index, azimuth in enumerate(AZIMUTHS):
-            with engine.device(f"CPU:{index % 2}"):
-                shades.append(relief.shade(ops, east, north, steep, azimuth))
-        async for _ in engine.as_completed([east, north, high, steep, *shades]):
+    async with engine.Executor(execution_mode=engine.ASYNC), visitors(answer):
+        shades, high = relief.shades(ops, job), relief.height(ops, job)
+        async for _ in engine.as_completed([*shades, high]):
             step()
         blended = await relief.blend(ops, shades)
         step()

@@ -11,7 +11,7 @@ import numpy as np
 from engine.devices.base import Array, Backend, Device, Record
 from engine.memory.buffers import Lease
 from engine.memory.layout import forwards
-from engine.memory.references import HELD_BY_ADOPTERS, HELD_BY_CELL, others
+from engine.memory.references import HELD_BY_VIEW, others
 from engine.memory.snapshots import SHARED, snapshots
 from engine.threads.pool import workers
 from handles.operands import MASKED
@@ -45,12 +45,13 @@ class CpuBackend(Backend[Array]):
             value.setflags(False)  # type: ignore[call-arg]  # by position, and unasked: both are faster
         return value.view()
 
-    def adopt(self, result: Any, *, sole: bool = True) -> Array:
-        """The result as an exact ndarray that only the engine can write to; copied where other code may.
+    def adopt(self, box: list[Any], known: int | None = 0) -> Array:
+        """The result, which is all that `box` holds, as an exact ndarray that only the engine can write to.
 
-        `sole` says that the result is passed on by its callers as `references` measured it; without, it is copied
-        unless it cannot be written to.
+        It is copied where other code may: where anything refers to it but the box and `known` places; None says that
+        others do. It comes in a box, since how many names of callers count depends on the interpreter.
         """
+        result = box.pop()
         if result is None:
             return NOTHING
         if result.__class__ is not np.ndarray:
@@ -59,14 +60,8 @@ class CpuBackend(Backend[Array]):
             return checked(result)
         if is_frozen(result):
             return result
-        owner: Any = result
-        known = HELD_BY_ADOPTERS
-        while sole and not others(owner, known):
-            if owner.base is None:
-                return result
-            if not isinstance(owner.base, np.ndarray):
-                break
-            owner, known = owner.base, HELD_BY_CELL  # the view refers to it
+        if known is not None and not others(result, known) and _is_sole_owner(result):
+            return result
         return _copied(result)
 
 
@@ -88,6 +83,16 @@ def checked(array: Array) -> Array:
     if holds_objects(array.dtype):
         raise TypeError("arrays of Python objects are not supported: use a numeric, bool, string or datetime dtype")
     return array
+
+
+def _is_sole_owner(array: Array) -> bool:
+    """Tell whether nothing refers to what an array is a view of but that view, down to the owner of the memory."""
+    base: Any = array.base
+    while base is not None:
+        if not isinstance(base, np.ndarray) or others(base, HELD_BY_VIEW):
+            return False
+        base = base.base
+    return True
 
 
 def is_frozen(array: Array) -> bool:

@@ -184,7 +184,7 @@ class Core:
         for queue in self.queues.values():
             queue.room = -1
         self._holdings.close_backends()
-        self._holdings.release_workers(busy=self._running() > 0)
+        self._holdings.release_workers(self._running)
 
     def detach(self) -> None:
         """The loop shuts down: what is pending stays, and is computed when a thread asks for it."""
@@ -193,7 +193,7 @@ class Core:
         self.loop = None
         if not self.in_flight():  # else backends may be asked for what is pending
             self._holdings.close_backends()
-        self._holdings.release_workers(busy=self._running() > 0)
+        self._holdings.release_workers(self._running)
 
     def start_over(self) -> None:
         """In a forked child: no thread holds a lock."""

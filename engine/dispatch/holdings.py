@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from engine.base.config import Config
@@ -70,7 +71,7 @@ class Holdings:
         for backend in backends:
             workers.submit(backend.close)
 
-    def release_workers(self, *, busy: bool) -> None:
-        """Give the workers back; wait for their threads to end unless some are `busy` with ops that were abandoned."""
+    def release_workers(self, running: Callable[[], int]) -> None:
+        """Give the workers back; wait for their threads to end unless some are `running` ops that were abandoned."""
         if self._release.detach() is not None:
-            workers.release(wait=not busy and self._on_host)
+            workers.release(wait=running() == 0 and self._on_host, is_busy=lambda: running() > 0)

@@ -82,6 +82,10 @@ def coalesce(shape: Shape, operands: Sequence[Strides]) -> tuple[Shape, list[Str
     return joined, [tuple(axis[1 + index] for axis in axes) for index in range(len(operands))]
 
 
+VECTOR = 64
+"""Elements of any vector, or of several: blocks end where vectors end."""
+
+
 def tile(shape: Shape, operands: Sequence[Strides], elements: int) -> Shape:
     """The shape of a block of about `elements` elements: whole inner axes where every operand is fastest on the last.
 
@@ -98,7 +102,8 @@ def tile(shape: Shape, operands: Sequence[Strides], elements: int) -> Shape:
     for axis in range(last + 1):
         block[axis] = max(1, min(block[axis], elements // math.prod(block[axis + 1 :])))
     while shape[last] % block[last] == 1 and block[last] > 2:
-        block[last] -= 1  # NumPy computes one element with other instructions than many
+        # NumPy computes one element with other instructions than many, and what follows the last whole vector.
+        block[last] -= VECTOR if block[last] > VECTOR and block[last] % VECTOR == 0 else 1
     return tuple(block)
 
 

@@ -18,6 +18,12 @@ HELD_BY_INPUTS = 1
 """The list of the inputs of a group, or of the operands that a worker was given."""
 HELD_BY_CELL = 1
 """The cell of a value, or the tuple of operands of a record."""
+HELD_BY_VIEW = 1
+"""The view of what an array is a view of."""
+HELD_BY_RESULT = 1
+"""The sequence in which a kernel returned it."""
+HELD_BY_TASK = 1
+"""The task of a coroutine, to the result of it."""
 
 
 def others(thing: object, known: int) -> bool:
@@ -41,21 +47,6 @@ def _of_own_name() -> int:
     return getrefcount(thing)
 
 
-def _of_a_result() -> int:
-    """How many references `others` counts, in the function that adopts a kernel's result, to one that is sole."""
-    result = object()
-    return _passed_on(result)
-
-
-def _passed_on(result: object) -> int:
-    return _adopted(result)
-
-
-def _adopted(result: object) -> int:
-    owner = result
-    return _count(owner)
-
-
 def _counts_each() -> bool:
     """Tell whether each reference more counts as one more, and each one less as one less."""
     thing = object()
@@ -68,18 +59,16 @@ def _counts_each() -> bool:
     return (once - alone, twice - alone, _count(thing) - alone) == (1, 2, 0)
 
 
-def _calibrated() -> tuple[int, int]:
-    """Measure what one name counts, and what adopters hold besides; numbers that nothing is below where that fails."""
-    own, result = _of_one_name(), _of_a_result()
-    if 0 < own <= result < _MOST and _counts_each():
-        return own, result - own
-    return _REFUSED, 0
+def _calibrated() -> int:
+    """Measure what one name counts; a number that nothing is below where that fails."""
+    own = _of_one_name()
+    return own if 0 < own < _MOST and _counts_each() else _REFUSED
 
 
 _MOST = 100
 """References that a call could count to a thing of one name; more is no count."""
 _REFUSED = -(1 << 30)
-_OWN, HELD_BY_ADOPTERS = _calibrated()
-"""References of the one name; and to a sole result inside `adopt` apart from it: another name, two callers' names."""
+_OWN = _calibrated()
+"""References that a call of `others` counts to a thing that the caller's one name refers to."""
 HELD_BY_NAME = _of_own_name() if _OWN > 0 else _REFUSED
 """What `getrefcount` counts of the one name, where code that is written for it calls that instead of `others`."""

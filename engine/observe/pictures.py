@@ -20,6 +20,8 @@ WIDTH, LABELS, ROW, AXIS, LEGEND = 960, 190, 22, 26, 22
 MOST_LANES = 40
 NARROWEST = 1500
 """Which part of matplotlib's axes a bar covers at least."""
+LEGEND_WIDTH = 100
+"""Characters of a row of matplotlib's legend, which may not be wider than the picture."""
 FAILED = "#d00000"
 """The colour of the edge of a bar with an op that has failed."""
 FONT = "font-family:system-ui,sans-serif;font-size:11px"
@@ -92,14 +94,14 @@ def _rectangle(picture: Timeline, bar: Bar, x: float, top: int, scale: float) ->
 
 def _legend(picture: Timeline) -> Iterator[str]:
     x = float(LABELS)
-    names = [*picture.colours.items()]
-    for name, colour in names:
+    end = WIDTH - 60 if picture.has_others else WIDTH
+    for name, colour in picture.colours.items():
         shown = name if len(name) <= 24 else name[:23] + "…"
+        if x + 14 + 7 * len(shown) > end:
+            break
         yield f'<rect x="{x:.0f}" y="5" width="10" height="10" fill="{colour}"/>'
         yield f'<text x="{x + 14:.0f}" y="14" fill="currentColor">{escape(shown)}</text>'
         x += 7 * len(shown) + 26
-        if x > WIDTH - 110:
-            break
     if picture.has_others:
         yield f'<rect x="{x:.0f}" y="5" width="10" height="10" fill="{OTHER}"/>'
         yield f'<text x="{x + 14:.0f}" y="14" fill="currentColor">others</text>'
@@ -162,8 +164,16 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
 
     picture = timeline(ops, span, 2000)
     lanes = picture.lanes
+    patches = [Patch(color=colour, label=_shortened(name)) for name, colour in picture.colours.items()]
+    if picture.has_others:
+        patches.append(Patch(color=OTHER, label="others"))
+    if any(has_failed(bar) for lane in lanes for bar in lane.bars):
+        patches.append(Patch(facecolor="none", edgecolor=FAILED, label="failed"))
+    longest = max((len(str(patch.get_label())) for patch in patches), default=0)
+    columns = max(1, min(5, LEGEND_WIDTH // (longest + 5)))
     if ax is None:
-        _, ax = pyplot.subplots(figsize=(10, 1.4 + 0.35 * max(1, min(len(lanes), MOST_LANES))), layout="constrained")
+        height = 1.2 + 0.2 * math.ceil(len(patches) / columns) + 0.35 * max(1, min(len(lanes), MOST_LANES))
+        _, ax = pyplot.subplots(figsize=(10, height), layout="constrained")
     step, _ = ticks(picture.end - picture.begin)
     factor, unit = next((f, u) for f, u in ((1.0, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns")) if step * f >= 0.1)
     for index, lane in enumerate(lanes):
@@ -183,12 +193,15 @@ def plot(ops: Sequence[OpRecord], span: tuple[float, float], ax: Axes | None) ->
     ax.set_xlabel(f"time, {unit}")
     ax.grid(axis="x", alpha=0.25)
     ax.set_axisbelow(True)
-    patches = [Patch(color=colour, label=name) for name, colour in picture.colours.items()]
-    if picture.has_others:
-        patches.append(Patch(color=OTHER, label="others"))
-    if any(has_failed(bar) for lane in lanes for bar in lane.bars):
-        patches.append(Patch(facecolor="none", edgecolor=FAILED, label="failed"))
     if patches:
         above = (0.0, 1.0)
-        ax.legend(handles=patches, loc="lower left", bbox_to_anchor=above, ncols=5, frameon=False, fontsize="small")
+        ax.legend(
+            handles=patches, loc="lower left", bbox_to_anchor=above, ncols=columns, frameon=False, fontsize="small"
+        )
     return ax
+
+
+def _shortened(name: str) -> str:
+    """The name of a bar, as long as the legend can show it."""
+    most = LEGEND_WIDTH // 2
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -31,6 +31,11 @@ def _one(value: object) -> Any:
     return value if value is None or value.__class__ is int or isinstance(value, np.integer | Handle) else UNFIT
 
 
+def _integer(value: object) -> object:
+    """An integer, where some versions of NumPy refuse None and others do not."""
+    return UNFIT if value is None else _one(value)
+
+
 def _axes(value: object) -> object:
     """An integer, a tuple of them, or None."""
     return _of_several(value) if value.__class__ is tuple else _one(value)
@@ -101,6 +106,7 @@ _KINDS: dict[str, Kind] = {
     "axes": _axes,
     "flag_or_none": _flag_or_none,
     "given": _given,
+    "integer": _integer,
     "list": _list,
     "number": _number,
     "only_sequence": _only_sequence,

@@ -44,9 +44,13 @@ class Admission:
         self._numbers = count()
         self._lock = threading.Lock()
 
+    def is_open(self) -> bool:
+        """Tell whether a task that comes now need not wait."""
+        return not self.waiting and self._has_room()
+
     async def enter(self, priority: int, wait: bool) -> None:
         """Wait until there is room; without `wait`, raise `QueueFullError` where there is none."""
-        if not self.waiting and self._has_room():
+        if self.is_open():
             return
         if not wait:
             raise QueueFullError(

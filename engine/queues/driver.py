@@ -189,10 +189,12 @@ class Driver:
         self._drive_until_idle()
 
     def _drive_on_worker(self) -> None:
-        self._drive_until_idle()
-        self._worker_scheduled = False
-        if self._guests or self._queue.starting.wanted:
-            self._schedule_worker()
+        try:
+            self._drive_until_idle()
+        finally:  # also after a defect: else no worker would ever be sent again
+            self._worker_scheduled = False
+            if self._guests or self._queue.starting.wanted:
+                self._schedule_worker()
 
     def _drive_until_idle(self) -> None:
         while self._queue.runnable() and self.drive(SLICE, patient=True):

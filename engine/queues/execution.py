@@ -14,13 +14,14 @@ import numpy as np
 from engine.base.errors import OpCancelledError
 from engine.base.loops import CancelledError, done_elsewhere, run_apart
 from engine.base.modes import ExecutionMode
+from engine.base.op import Op
 from engine.base.warned import REFUSES, call_at, forget_refusal, is_refusal
 from engine.devices.base import Array, Backend, Device
 from engine.devices.cpu import HOST, checked
 from engine.failures import failed
 from engine.fusion.liveness import is_whole
 from engine.memory.buffers import unlocked
-from engine.memory.references import HELD_BY_CELL, HELD_BY_INPUTS, others
+from engine.memory.references import HELD_BY_CELL, HELD_BY_INPUTS, HELD_BY_RESULT, others
 from engine.parallel.lanes import place_for
 from engine.queues.reading import MOVE, checked_value, is_elsewhere
 from engine.settings.scope import scope_var
@@ -37,7 +38,9 @@ def execute(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[
     try:
         if not backend.on_host:
             return _through_host(cell, values, device, backend)
-        return _results(cell, _call(cell, values))
+        if cell.op.known:
+            return _checked(cell.op, _call(cell, values))
+        return adopt_results(cell, [_call(cell, values)])
     except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
         return failed(cell, error)
 
@@ -61,8 +64,8 @@ def run_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: Ba
     context.run(enter_kernel, cell)
     try:
         coroutine = context.run(start_coroutine, cell, values, device, backend)
-        result = run_apart(coroutine, context)
-        return adopt_results(cell, result) if backend.on_host else result
+        box = [run_apart(coroutine, context)]
+        return adopt_results(cell, box) if backend.on_host else box[0]
     except Exception as error:  # noqa: BLE001
         return failed(cell, error)
 
@@ -174,29 +177,31 @@ def _enter_and_call(cell: Cell, kernel: Any, values: list[Any], params: dict[str
     return call_at(cell.code, cell.lasti, kernel, values, params)
 
 
-def _results(cell: Cell, result: Any) -> Any:
-    op = cell.op
-    if op.known and op.outputs == 1:
+def _checked(op: Op, result: Any) -> Any:
+    """What a known op returned, as arrays."""
+    if op.outputs == 1:
         return result if result.__class__ is np.ndarray else checked(np.asarray(result))
-    if op.known:
-        return tuple(np.asarray(each) for each in result)
-    return adopt_results(cell, result)
+    return tuple(np.asarray(each) for each in result)
 
 
-def adopt_results(cell: Cell, result: Any) -> Any:
-    """Adopt what unknown code returned, which the caller refers to once: values that only the engine can write to."""
+def adopt_results(cell: Cell, box: list[Any], known: int = 0) -> Any:
+    """Adopt what unknown code returned, which is all that `box` holds: values that only the engine can write to.
+
+    `known` places refer to it besides. The caller has no name for it, and keeps none (see `CpuBackend.adopt`).
+    """
     op = cell.op
     if op.outputs == 1:
-        if isinstance(result, Handle):
-            return _value_of(result)
-        return HOST.adopt(result)
+        return _value_of(box[0]) if isinstance(box[0], Handle) else HOST.adopt(box, known)
+    result = box.pop()
     if not isinstance(result, tuple | list) or len(result) != op.outputs:
         got = f"{len(result)} of them" if isinstance(result, tuple | list) else f"{type(result).__name__}"
         raise TypeError(
             f"{op.name!r} was declared with num_outputs={op.outputs} and must return a tuple, but gave {got}"
         )
-    sole = not others(result, 1)  # a list that its function keeps gives its arrays away, too
-    return tuple(_value_of(each) if isinstance(each, Handle) else HOST.adopt(each, sole=sole) for each in result)
+    # A list that its function keeps gives its arrays away, too.
+    held = None if others(result, known) else HELD_BY_RESULT
+    boxes = [[each] for each in result]
+    return tuple(_value_of(box[0]) if isinstance(box[0], Handle) else HOST.adopt(box, held) for box in boxes)
 
 
 def _value_of(handle: Handle) -> Any:
@@ -233,7 +238,9 @@ def call_elsewhere(
     cell: Cell, kernel: Any, arrays: Sequence[Any], params: dict[str, Any], context: Context | None
 ) -> Array | tuple[Array, ...]:
     """Call a kernel on arrays that are no operands of the host: an ndarray, or a tuple of them."""
-    return _results(cell, _call_plainly(cell, kernel, arrays, params, context))  # type: ignore[no-any-return]
+    if cell.op.known:
+        return _checked(cell.op, _call_plainly(cell, kernel, arrays, params, context))  # type: ignore[no-any-return]
+    return adopt_results(cell, [_call_plainly(cell, kernel, arrays, params, context)])  # type: ignore[no-any-return]
 
 
 def _call_plainly(cell: Cell, kernel: Any, arrays: Sequence[Any], params: dict[str, Any], context: Any) -> Any:
@@ -259,7 +266,7 @@ def start_coroutine(cell: Cell, values: Sequence[Any], device: Device, backend: 
 async def _coroutine_through_host(cell: Cell, values: Sequence[Any], device: Device, backend: Backend[Any]) -> Any:
     kernel, params = cell.op.kernel, cell.params or {}
     arrays = await done_elsewhere(offload.submit, partial(_on_host, values, backend))
-    results = adopt_results(cell, await kernel(*arrays, **params))
+    results = adopt_results(cell, [await kernel(*arrays, **params)])
     return await done_elsewhere(offload.submit, partial(_on_device, cell, results, device, backend))
 
 

@@ -11,6 +11,7 @@ records that are left still have operands, and are computed op by op.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -138,8 +139,14 @@ class InPlaceChains:
         return fewest <= size <= most
 
     def _found(self) -> Found:
-        found = found_among(islice(self._pending, LENGTH))
+        found = found_among(self._first())
         return found if found.is_whole() else found_among(found.first_part())
+
+    def _first(self) -> list[Cell]:
+        """The first records on the queue, which other threads may add to."""
+        while True:
+            with suppress(RuntimeError):  # one has, between the two calls
+                return list(islice(self._pending, LENGTH))
 
     def _compute(self, chain: Chain, arrays: Sequence[Any], scalars: Sequence[Any]) -> list[Any] | None:
         return chain.compute(arrays, scalars) if chain.may_hold_loop() else None

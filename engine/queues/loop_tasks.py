@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine.base.errors import BlockingSyncError
 from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
+from engine.memory.references import HELD_BY_TASK
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
 from engine.queues.hooks import hooks
 from engine.queues.states import Entry
@@ -107,7 +108,7 @@ class LoopTasks:
             outcome: Any = cancellation(cell, "its task was cancelled")
         elif error is None:
             try:
-                outcome = adopt_results(cell, task.result()) if self._queue.on_host else task.result()
+                outcome = adopt_results(cell, [task.result()], HELD_BY_TASK) if self._queue.on_host else task.result()
             except Exception as problem:  # noqa: BLE001 - the op's failure
                 outcome = failed(cell, problem)
         else:

@@ -113,15 +113,26 @@ def _check_same(
     if config is not None:
         names = [entry.name for entry in fields(config)]
         pairs += [(f"config.{name}", getattr(options.config, name), getattr(config, name)) for name in names]
-    conflicts = [
-        f"{name} is {in_force!r} and cannot be changed to {asked!r}"
+    conflicts = {
+        name: f"{name} is {in_force!r} and cannot be changed to {asked!r}"
         for name, in_force, asked in pairs
         if asked is not None and asked != in_force
-    ]
+    }
     if conflicts:
+        ways = dict.fromkeys(_OTHERWISE[name.partition(".")[0]] for name in conflicts)
         raise ValueError(
-            f"enable_eager_execution was called before, and what it was given is in force: {'; '.join(conflicts)}"
+            "enable_eager_execution was called before, and what it was given is in force: "
+            f"{'; '.join(conflicts.values())}. For a part of the program use {' and '.join(ways)}; to choose anew for "
+            "all of it, call engine.disable_eager_execution() first"
         )
+
+
+_OTHERWISE = {
+    "device_policy": "`with engine.device_policy(...):`",
+    "execution_mode": "`with engine.execution_mode(...):`",
+    "config": "`async with engine.Executor(config):`",
+}
+"""How options are set for a part of the program."""
 
 
 _FROZEN = ("device_count", "intra_op_parallelism_threads", "inter_op_parallelism_threads")

@@ -37,6 +37,9 @@ as late. Called between blocks it costs a fraction of a microsecond.
 _HANDED_OVER = 20e-6
 """Seconds that a thread sleeps for to hand the interpreter lock over; the system makes some 70 µs of them."""
 
+_LOOKS = 0.02
+"""Seconds between looks whether a thread that is to end has taken up something after all."""
+
 
 def hand_over() -> None:
     """Let the interpreter lock go for long enough that a thread that waits for it, a loop's maybe, gets it.
@@ -81,10 +84,11 @@ class Workers:
         with self._lock:
             self._users += 1
 
-    def release(self, *, wait: bool) -> None:
+    def release(self, *, wait: bool, is_busy: Callable[[], bool] = lambda: False) -> None:
         """That executor is done. `wait` says that none of its jobs runs, and to wait for the threads if it is the last.
 
-        Threads that are busy with what another executor has abandoned are not waited for.
+        Threads that are busy with what another executor has abandoned are not waited for; nor are those that have taken
+        up something since, as `is_busy` tells: a worker that has ended one op may have begun the next.
         """
         with self._lock:
             if not wait:
@@ -99,8 +103,13 @@ class Workers:
         for worker in idle:
             worker.inbox.put(None)
         for worker in workers:
-            if worker.thread is not threading.current_thread():
-                worker.thread.join()
+            thread = worker.thread
+            while thread is not threading.current_thread() and thread.is_alive():
+                thread.join(_LOOKS)
+                if thread.is_alive() and is_busy():
+                    with self._lock:
+                        self._abandoned |= self._all.intersection(workers)
+                    return
 
     def submit(self, job: Job) -> None:
         """Run `job` on a worker."""

@@ -127,6 +127,9 @@ def test_enabling_again_names_the_fields_that_differ_and_no_others() -> None:
     assert "config.device_count" in said
     assert "execution_mode" in said
     assert "max_pending_bytes" not in said
+    assert "`with engine.execution_mode(...):` and `async with engine.Executor(config):`" in said
+    assert "engine.device_policy" not in said
+    assert "engine.disable_eager_execution() first" in said
     engine.enable_eager_execution(engine.Config(max_pending_ops=5))
 
 

@@ -355,7 +355,7 @@ class Terminal(io.StringIO):
     ("stream", "expected"),
     [
         (Terminal(), f"\r  NumPy [{' ' * 24}]  0 of {STEPS}\r  NumPy [{'#' * 24}] {STEPS} of {STEPS}\n"),
-        (io.StringIO(), f"  NumPy: 0 of {STEPS} parts done\n  NumPy: {STEPS} of {STEPS} parts done\n"),
+        (io.StringIO(), f"  NumPy: 0 of {STEPS} pictures done\n  NumPy: {STEPS} of {STEPS} pictures done\n"),
     ],
     ids=["terminal", "file"],
 )
@@ -384,7 +384,7 @@ def test_the_demo_runs_from_a_file_to_a_picture(model: Path, tmp_path: Path) -> 
     assert completed.returncode == 0, completed.stderr
     for label, _ in WAYS.values():
         assert label in completed.stdout
-        assert f"{label}: {STEPS} of {STEPS} parts done" in completed.stderr
+        assert f"{label}: {STEPS} of {STEPS} pictures done" in completed.stderr
     assert f"All {len(PICTURES)} pictures are equal bit for bit" in completed.stdout
     assert "The shaded relief is in relief.png" in completed.stdout
     assert (tmp_path / "relief.png").read_bytes().startswith(PNG_SIGNATURE)

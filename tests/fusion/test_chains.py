@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import engine
 from engine import ops
 from engine.base.op import op_of
-from engine.fusion.chains import chains as module
+from engine.fusion.chains import chains as module, matching
 from engine.fusion.chains.chain import Chain
 from engine.fusion.chains.chains import Chains, State
 from engine.fusion.chains.key import kinds_of, steps_of
@@ -142,6 +144,33 @@ async def test_a_chain_in_place_has_numpys_bits(watched: Watched, chain: Callabl
         assert result.tobytes() == expected.tobytes()
     assert len(watched.computed) >= 3
     assert [keep for _, keep in watched.computed[-1]].count(True) <= 1
+
+
+async def test_records_that_another_thread_adds_meanwhile_are_no_error(
+    monkeypatch: pytest.MonkeyPatch, watched: Watched
+) -> None:
+    cut_in: list[str] = []
+
+    def raced(where: str) -> Callable[..., Any]:
+        def after(records: Any, count: int) -> Any:
+            found = islice(records, count)
+            if isinstance(records, deque) and cut_in.count(where) < 2:
+                cut_in.append(where)
+                records.append(records[-1])
+                records.pop()
+            return found
+
+        return after
+
+    monkeypatch.setattr(in_place, "islice", raced("looked up"))
+    monkeypatch.setattr(matching, "islice", raced("matched"))
+    enable()
+    x, y = values("f8"), values("f8", seed=1)
+    left, right = ops.asarray(x), ops.asarray(y)
+    for _ in range(8):
+        assert (await floats(left, right, ops)).tobytes() == floats(x, y, np).tobytes()
+    assert sorted(cut_in) == ["looked up"] * 2 + ["matched"] * 2
+    assert watched.computed
 
 
 @pytest.mark.parametrize("code", ["f8", "f4"])
@@ -511,7 +540,7 @@ async def test_a_chain_that_is_refused_is_not_looked_for_each_time(
         return found_among(records)
 
     monkeypatch.setattr(in_place, "found_among", counted)
-    array = values("f8") * 1j
+    array = values("f8").astype(">f8")
     x = ops.asarray(array)
     await x
     for _ in range(60):

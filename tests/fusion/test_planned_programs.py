@@ -1,5 +1,6 @@
 """Random programs give NumPy's bits with planning forced on or off, in blocks of any size, on any number of threads."""
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ def enable(devices: int = 1, **options: Any) -> None:
     engine.enable_eager_execution(engine.Config(device_count={"CPU": devices}, **options), execution_mode=engine.ASYNC)
 
 
+@functools.cache
 def program_of(seed: int) -> Program:
     return make_program(random.Random(1_000 + seed), STEPS)
 

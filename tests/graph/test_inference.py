@@ -13,6 +13,7 @@ import engine
 from engine import ops
 from engine.testing import GateOp
 from handles import Handle
+from tests.common import examples
 
 Array = np.ndarray[Any, Any]
 
@@ -22,7 +23,9 @@ pytestmark = [
 ]
 
 DTYPES = [bool, "i1", "u1", "i2", "i4", "u4", "i8", "u8", "f4", "f8", "c8", "c16"]
-quick = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=examples(15, 8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(autouse=True)

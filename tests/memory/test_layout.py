@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from engine.fusion.groups import strides_of
 from engine.memory.buffers import BufferCache
 from engine.memory.layout import blocks, broadcast_strides, coalesce, copy_order, iteration_order, tile
+from tests.common import examples
 
 Array = np.ndarray[Any, Any]
 
@@ -48,21 +49,21 @@ def given_by_numpy(result: Array) -> tuple[int, ...]:
     return tuple(0 if length == 1 else stride // result.itemsize for length, stride in strides)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500, 100), deadline=None)
 @given(drawn=operands(1))
 def test_a_result_of_one_operand_is_laid_out_as_numpys(drawn: tuple[tuple[int, ...], list[Array]]) -> None:
     shape, arrays = drawn
     assert planned(shape, arrays) == given_by_numpy(np.negative(*arrays))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500, 100), deadline=None)
 @given(drawn=operands(2))
 def test_a_result_of_two_operands_is_laid_out_as_numpys(drawn: tuple[tuple[int, ...], list[Array]]) -> None:
     shape, arrays = drawn
     assert planned(shape, arrays) == given_by_numpy(np.add(*arrays))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500, 100), deadline=None)
 @given(drawn=operands(3))
 def test_a_result_of_where_is_laid_out_as_numpys(drawn: tuple[tuple[int, ...], list[Array]]) -> None:
     shape, (condition, x1, x2) = drawn
@@ -70,7 +71,7 @@ def test_a_result_of_where_is_laid_out_as_numpys(drawn: tuple[tuple[int, ...], l
     assert planned(shape, [condition, x1, x2]) == given_by_numpy(np.where(condition, x1, x2))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500, 100), deadline=None)
 @given(drawn=operands(1))
 def test_a_cast_is_laid_out_as_numpys(drawn: tuple[tuple[int, ...], list[Array]]) -> None:
     shape, (array,) = drawn
@@ -128,3 +129,11 @@ def test_blocks_are_nearly_square_where_an_operand_is_transposed() -> None:
     rows, columns = tile(shape, [strides_of(shape, (0, 1)), strides_of(shape, (1, 0))], 65_536)
     assert rows * 2 >= columns > 64
     assert rows * columns <= 65_536
+
+
+@pytest.mark.parametrize("length", [8_193, 3 * 8_192 + 1, 8_192 * 127 + 1])
+def test_blocks_of_a_row_end_where_vectors_end(length: int) -> None:
+    """NumPy computes what follows the last whole vector with other instructions, and so a single element."""
+    (size,) = tile((length,), [(1,)], 8_192)
+    assert size % 64 == 0
+    assert length % size != 1

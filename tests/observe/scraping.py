@@ -1,7 +1,7 @@
 """A registry of metrics that is scraped as Prometheus does it: over HTTP, and read by prometheus-client's parser."""
 
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import prometheus_client
@@ -11,32 +11,35 @@ from prometheus_client.parser import text_string_to_metric_families
 Samples = dict[str, Metric]
 
 
-class Scraped:
-    """A registry that is served."""
+class Scraped(prometheus_client.CollectorRegistry):
+    """What a server serves: the registry of the test at hand. A server takes half a second to end."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.registry = prometheus_client.CollectorRegistry()
-        self._server, self._thread = prometheus_client.start_http_server(0, "127.0.0.1", self.registry)
+        self.port = 0
+
+    def collect(self) -> Iterable[Metric]:
+        return self.registry.collect()
 
     def scrape(self) -> Samples:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._server.server_port}/metrics") as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
             text = answer.read().decode()
         return {family.name: family for family in text_string_to_metric_families(text)}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @contextmanager
 def serving() -> Iterator[Scraped]:
-    """A registry that is served until the end of the block."""
+    """Serve until the end of the block."""
     served = Scraped()
+    server, thread = prometheus_client.start_http_server(0, "127.0.0.1", served)
+    served.port = server.server_port
     try:
         yield served
     finally:
-        served.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def value(found: Samples, family: str, sample: str, **labels: str) -> float:

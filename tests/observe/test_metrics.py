@@ -16,10 +16,17 @@ from engine.testing import GateOp
 from tests.observe.scraping import Scraped, serving, value
 
 
-@pytest.fixture
-def scraped() -> Iterator[Scraped]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[Scraped]:
     with serving() as served:
         yield served
+
+
+@pytest.fixture
+def scraped(served: Scraped) -> Scraped:
+    """A registry of the test's own, which is served."""
+    served.registry = prometheus_client.CollectorRegistry()
+    return served
 
 
 @engine.op

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import prometheus_client
 import pytest
 
 import engine
@@ -20,11 +21,18 @@ from tests.service.exchange import Exchange, answer
 Array = np.ndarray[Any, Any]
 
 
-@pytest.fixture
-def scraped() -> Iterator[Scraped]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[Scraped]:
     with serving() as served:
-        engine.observe.prometheus(served.registry)
         yield served
+
+
+@pytest.fixture
+def scraped(served: Scraped) -> Scraped:
+    """A registry of the test's own, which is served."""
+    served.registry = prometheus_client.CollectorRegistry()
+    engine.observe.prometheus(served.registry)
+    return served
 
 
 OUTCOMES = ("completed", "failed", "disconnected", "expired", "refused")

@@ -237,6 +237,17 @@ def test_the_legend_has_what_is_drawn_and_nothing_else() -> None:
     pyplot.close("all")
 
 
+@pytest.mark.parametrize("length", [2, 10, 30, 90])
+def test_the_legend_is_no_wider_than_the_picture(length: int) -> None:
+    ops_ = [record(number, number, number + 1.0, name=f"{number}" + "m" * (length - 1)) for number in range(8)]
+    figure = plot(ops_, (0.0, 8.0), None).figure
+    figure.canvas.draw()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    pyplot.close("all")
+
+
 def test_a_picture_of_many_ops_is_no_larger() -> None:
     ops_ = [record(number, number / 1e5, (number + 0.9) / 1e5, name=f"op{number % 20}") for number in range(100_000)]
     found = timeline(ops_, (0.0, 1.0), 800)

@@ -12,11 +12,14 @@ from hypothesis.extra import numpy as hnp
 import engine
 from engine import ops
 from handles import Handle
+from tests.common import examples
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "c8", "c16"]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25, 10),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -322,7 +325,7 @@ def test_joining(name: str, mode: engine.ExecutionMode, data: st.DataObject) -> 
 
 
 @given(data=st.data())
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=examples(200, 80))
 def test_indexing(mode: engine.ExecutionMode, data: st.DataObject) -> None:
     x = data.draw(arrays(["i4", "f8"], hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
     entries = (

@@ -12,6 +12,7 @@ import engine.testing
 from engine import ops
 from engine.fusion.fused import execute_group
 from engine.parallel import composed, joins, lanes, moves
+from tests.common import examples
 from tests.planning import force_threads
 
 Array = np.ndarray[Any, Any]
@@ -160,7 +161,7 @@ async def test_a_difference_that_overflows_warns_once_as_numpys(shared: list[boo
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150, 50), deadline=None)
 @given(data=st.data(), shape=SHAPES, name=st.sampled_from(["roll", "tile", "repeat", "take", "diff"]))
 def test_any_move_of_any_shape_is_numpys(data: st.DataObject, shape: tuple[int, ...], name: str) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:

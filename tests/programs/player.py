@@ -149,7 +149,7 @@ class Player:
         for value in values:
             if self.handles[value].cancel() is not engine.CancelOutcome.TOO_LATE:
                 self.cancelled.update(self.program.made_with(value))
-                self._spread()
+        self._spread()
 
     def _spread(self) -> None:
         """Count the dependents of cancelled values as cancelled, those made already as well."""

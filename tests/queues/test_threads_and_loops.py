@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 import engine
 from engine import ops
+from engine.queues.driver import Driver
 from engine.testing import GateOp
 from handles import AsyncHandle, EagerHandle, Handle
 
@@ -432,6 +434,16 @@ def test_async_ops_run_without_a_loop() -> None:
     assert (fetch(np.ones(2)) + 1).result().tolist() == [3.0, 3.0]
 
 
+@pytest.mark.parametrize("call", ["call_soon", "call_later", "call_at"])
+async def test_the_loops_of_these_tests_refuse_calls_from_other_threads(call: str) -> None:
+    """What the engine does to a loop from a thread that is not the loop's is thread-safe, or fails its test."""
+    loop = asyncio.get_running_loop()
+    arguments = (print,) if call == "call_soon" else (0.0, print)
+    with pytest.raises(RuntimeError, match="thread"):
+        await asyncio.to_thread(getattr(loop, call), *arguments)
+    getattr(loop, call)(*arguments).cancel()
+
+
 # Fork
 
 
@@ -538,3 +550,29 @@ def test_a_child_forked_while_threads_compute_is_not_stuck() -> None:
             stop.set()
         for each in running:
             each.result()
+
+
+def test_after_a_defect_of_the_engine_on_a_worker_another_worker_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waits for a loop that is blocked needs one."""
+    shown: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: shown.append(kind))
+    idle = Driver._drive_until_idle
+    defects = [RuntimeError]
+
+    def with_a_defect(driver: Driver) -> None:
+        if defects:
+            raise defects.pop()("a defect")
+        idle(driver)
+
+    monkeypatch.setattr(Driver, "_drive_until_idle", with_a_defect)
+
+    async def main() -> list[int]:
+        handle = chain(ops.asarray(0))
+        found: list[int] = []
+        thread = threading.Thread(target=lambda: found.append(asyncio.run(read(handle))))
+        thread.start()
+        thread.join()  # the loop is blocked meanwhile
+        return found
+
+    assert asyncio.run(main()) == [MANY]
+    assert shown == [RuntimeError]

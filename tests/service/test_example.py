@@ -72,6 +72,7 @@ def test_the_answers_are_those_of_numpy_byte_for_byte(
         ("/search?item=99999999", None, 404),
         ("/search?item=-1", None, 422),
         ("/image", b"no image", 422),
+        ("/image", b"", 422),
         ("/image", npy(np.zeros(3)), 422),
         ("/predict", b"[1.0]", 422),
     ],

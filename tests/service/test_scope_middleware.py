@@ -255,6 +255,31 @@ async def test_a_body_that_is_not_read_is_not_held_in_memory(executor: engine.Ex
     await task
 
 
+@pytest.mark.parametrize("stays", [False, True], ids=["takes the next one", "takes its time"])
+async def test_between_pieces_of_a_body_the_server_is_asked_ahead_only_after_a_moment(
+    executor: engine.Executor, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    pieces = [{"type": "http.request", "body": b"x" * HELD_BYTES, "more_body": more} for more in (True, True, False)]
+    exchange = Exchange(*pieces)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await until(lambda: exchange.asked == 1)
+        monkeypatch.setattr(newcomers, "MOMENT", 0.0 if stays else 3600.0)
+        await receive()
+        if stays:
+            await until(lambda: exchange.asked == 2)
+        await turns()
+        assert exchange.asked == 1 + stays
+        await receive()
+        await turns()
+        assert exchange.asked == 2 + stays
+        assert not (await receive())["more_body"]
+        await answer(send)
+
+    monkeypatch.setattr(newcomers, "MOMENT", 0.0)
+    assert (await exchange.run(ScopeMiddleware(app, executor))).status == 200
+
+
 async def test_a_client_that_waits_to_be_asked_for_its_body_is_not_asked(
     executor: engine.Executor, gate: GateOp
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_deadline_is_answered_504(tmp_path: Path) -> None:
 def test_a_full_service_answers_503_and_its_health(tmp_path: Path) -> None:
     need("uvicorn", "starlette")
     port = free_port()
-    with serving(uvicorn(APP, port=port), tmp_path, port, FRAMEWORK="starlette", PENDING_OPS="100") as server:
+    with serving(uvicorn(APP, port=port), tmp_path, port, FRAMEWORK="starlette", PENDING_OPS="400") as server:
         with socket.create_connection((HOST, port)) as connection:
             connection.sendall(get_request("/slow"))
             wait_until(lambda: server.json("/health")["active"] >= 1)
@@ -185,6 +185,16 @@ def test_gunicorn_with_the_application_loaded_before_the_fork(tmp_path: Path) ->
         assert len(processes(server, 2)) == 2
         for _ in range(10):
             assert server.json("/add") == 55.0
+
+
+def test_under_gunicorns_own_worker(tmp_path: Path) -> None:
+    need("gunicorn", "starlette")
+    if not is_importable("gunicorn.workers.gasgi"):
+        pytest.skip("this gunicorn has no worker class of its own for ASGI")
+    port = free_port()
+    with serving(gunicorn(APP, "-k", "asgi", port=port), tmp_path, port, FRAMEWORK="starlette") as server:
+        check_answers(server)
+        check_disconnection(server)
 
 
 def test_a_websocket_over_a_socket(tmp_path: Path) -> None:

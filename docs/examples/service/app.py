@@ -8,13 +8,12 @@ at the same time read the catalogue once, predictions call the model once. `engi
 import json
 import os
 from collections.abc import AsyncIterator
-from io import BytesIO
 from typing import Annotated, Any
 
 import numpy as np
 import prometheus_client
-from compute import LONGEST, best, payments, present_value, profile, step, toned
-from data import FEATURES, ROWS, Data, read_only
+from compute import LONGEST, best, payments, present_value, profile, step, toned_file
+from data import FEATURES, ROWS, Data
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -24,6 +23,7 @@ from engine import observe, ops
 data = Data(int(os.environ.get("SERVICE_ROWS", ROWS)))
 config = engine.Config(
     intra_op_parallelism_threads=1,  # the requests themselves keep the cores busy
+    inter_op_parallelism_threads=max(2, os.cpu_count() or 1),  # more would keep the loop's thread from its core
     max_pending_ops=int(os.environ.get("SERVICE_PENDING_OPS", "4096")),
 )
 timeout = float(os.environ.get("SERVICE_TIMEOUT", "10"))
@@ -82,23 +82,19 @@ async def search(item: Annotated[int, Query(ge=0)], top: Annotated[int, Query(ge
 
 
 @engine.op
-def tones(pixels: Any) -> Any:
-    """An image with its tones mapped: one op, which needs the interpreter a dozen times while requests keep it busy."""
-    return toned(pixels)
+def tones(content: bytes) -> Any:
+    """A .npy file of an image with its tones mapped, as an array of bytes: read, computed and written on a worker."""
+    return np.frombuffer(toned_file(content), np.uint8)
 
 
 @app.post("/image")
 async def image(request: Request) -> Response:
     """An image with its tones mapped: .npy of uint8 (height, width, 3) in, and out."""
     try:
-        pixels = np.load(BytesIO(await request.body()), allow_pickle=False)
+        content = await tones(await request.body())
     except ValueError as error:
         raise HTTPException(422, str(error)) from None
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0 or pixels.dtype != np.uint8:
-        raise HTTPException(422, f"expected uint8 of (height, width, 3), but got {pixels.dtype} of {pixels.shape}")
-    buffer = BytesIO()
-    np.save(buffer, await tones(read_only(pixels)))
-    return Response(buffer.getvalue(), media_type="application/octet-stream")
+    return Response(content.tobytes(), media_type="application/octet-stream")
 
 
 worth = engine.function(present_value)

@@ -8,11 +8,10 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from io import BytesIO
 from typing import Annotated, Any
 
 import numpy as np
-from compute import payments, present_value, profile, similar, step, toned
+from compute import payments, present_value, profile, similar, step, toned_file
 from data import FEATURES, ROWS, Data
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -42,10 +41,8 @@ async def search(item: int, top: int = 10) -> dict[str, Any]:
 
 @app.post("/image")
 async def image(request: Request) -> Response:
-    pixels = np.load(BytesIO(await request.body()), allow_pickle=False)
-    buffer = BytesIO()
-    np.save(buffer, await compute(toned, pixels))
-    return Response(buffer.getvalue(), media_type="application/octet-stream")
+    content = await compute(toned_file, await request.body())
+    return Response(content, media_type="application/octet-stream")
 
 
 @app.get("/value")

@@ -1,5 +1,6 @@
 """What the service computes: plain NumPy functions. Given a handle they dispatch ops, given an array they compute."""
 
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,19 @@ def toned(image: Any, exposure: float = 4.0) -> Any:
     low, high = np.min(mapped), np.max(mapped)
     shown = np.sqrt((mapped - low) / np.maximum(high - low, 1e-6))
     return np.astype(np.round(255.0 * shown), np.uint8)
+
+
+def toned_file(content: bytes) -> bytes:
+    """An image as a .npy file, toned, and written as one again. Raises `ValueError` for what is no such image."""
+    try:
+        image = np.load(BytesIO(content), allow_pickle=False)
+    except EOFError:
+        raise ValueError("expected an image as a .npy file, but got nothing") from None
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
+        raise ValueError(f"expected uint8 of (height, width, 3), but got {image.dtype} of {image.shape}")
+    buffer = BytesIO()
+    np.save(buffer, toned(image))
+    return buffer.getvalue()
 
 
 LONGEST = 100

@@ -1,10 +1,11 @@
 """Loads the service, and the same service without the engine, and prints a table: `python load.py --seconds 30`.
 
-Each server runs in a process of its own, in turn. Connections ask again as soon as they are answered (a closed loop);
-beside them a probe asks `/health` every 10 ms, and its time counts from when the question was due. Raw asyncio, so that
-the load costs little beside what it measures. Each server is loaded for some seconds before it is measured: it starts
-threads, fills caches, and compiles what it computes often. What a request costs the processor tells more than rates do
-where other programs run on the machine.
+Each server runs in a process of its own, in turn. Connections ask again as soon as they are answered (a closed loop),
+which loads any server as far as it goes; with `--pause MS` each waits for so long on average before it asks again, as
+users do. Beside them a probe, in a process of its own, asks `/health` every 10 ms, and its time counts from when the
+question was due. Raw asyncio, so that the load costs little beside what it measures. Each server is loaded for some
+seconds before it is measured: it starts threads, fills caches, and compiles what it computes often. What a request
+costs the processor tells more than rates do where other programs run on the machine.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count, pairwise
@@ -28,7 +29,6 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
-PROBE_SECONDS = 0.01
 WARM_SECONDS = 4.0
 SERVERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "eagerloop": ("app:app", {}),
@@ -104,11 +104,16 @@ class Answers:
         return 1e3 * times[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
 
 
-async def client(port: int, requests: Sequence[bytes], first: int, ends: float, answers: Answers) -> None:
-    """Ask until it is time."""
+async def client(
+    port: int, requests: Sequence[bytes], first: int, ends: float, answers: Answers, pause: float = 0.0
+) -> None:
+    """Ask until it is time, with pauses of so many seconds on average."""
     reader, writer = await asyncio.open_connection(HOST, port)
+    random = np.random.default_rng(first)
     try:
         for number in count(first):
+            if pause:
+                await asyncio.sleep(random.exponential(pause))
             began = time.perf_counter()
             if began >= ends:
                 return
@@ -118,31 +123,31 @@ async def client(port: int, requests: Sequence[bytes], first: int, ends: float, 
         writer.close()
 
 
-async def probe(port: int, ends: float, answers: Answers) -> None:
-    """Ask for the health every 10 ms."""
-    reader, writer = await asyncio.open_connection(HOST, port)
-    due = time.perf_counter()
-    try:
-        while due < ends:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            code, _ = await ask(reader, writer, get("/health"))
-            now = time.perf_counter()
-            answers.note(now - due, code)
-            due = max(due + PROBE_SECONDS, now)
-    finally:
-        writer.close()
+@asynccontextmanager
+async def probing(port: int, health: Answers, late: Answers) -> AsyncIterator[None]:
+    """Have the health asked for inside the block, by a process of its own."""
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, str(HERE / "probe.py"), str(port)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 24)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process.stdin.write(b"\n")
+    yield
+    told = json.loads((await process.communicate())[0])
+    health.seconds, health.failed, late.seconds = told["seconds"], told["failed"], told["late"]
 
 
-async def load(port: int, mix: Mapping[str, int], seconds: float) -> dict[str, Answers]:
+async def load(port: int, mix: Mapping[str, int], seconds: float, pause: float = 0.0) -> dict[str, Answers]:
     """Load a server with so many connections of each kind, and the probe."""
-    ends = time.perf_counter() + seconds
-    seen = {name: Answers() for name in (*mix, "health")}
-    async with asyncio.TaskGroup() as group:
-        group.create_task(probe(port, ends, seen["health"]))
-        for name, connections in mix.items():
-            requests = requests_of(name)
-            for number in range(connections):
-                group.create_task(client(port, requests, 7 * number, ends, seen[name]))
+    kinds = {name: requests_of(name) for name in mix}
+    seen = {name: Answers() for name in (*mix, "health", "late")}
+    async with probing(port, seen["health"], seen["late"]):
+        ends = time.perf_counter() + seconds
+        async with asyncio.TaskGroup() as group:
+            for name, connections in mix.items():
+                for number in range(connections):
+                    group.create_task(client(port, kinds[name], 7 * number, ends, seen[name], pause))
     return seen
 
 
@@ -216,7 +221,7 @@ def peak_megabytes(process: subprocess.Popen[bytes]) -> float:
 
 def figures(seen: Mapping[str, Answers], seconds: float) -> dict[str, float]:
     """What one load gave: rates, and times in milliseconds."""
-    kinds = {name: answers for name, answers in seen.items() if name != "health"}
+    kinds = {name: answers for name, answers in seen.items() if name not in ("health", "late")}
     rates = {f"{name} /s": len(answers.seconds) / seconds for name, answers in kinds.items()}
     together = Answers([seconds for answers in kinds.values() for seconds in answers.seconds])
     return {
@@ -226,6 +231,7 @@ def figures(seen: Mapping[str, Answers], seconds: float) -> dict[str, float]:
         "all p99 ms": together.percentile(0.99),
         "health p50 ms": seen["health"].percentile(0.5),
         "health p99 ms": seen["health"].percentile(0.99),
+        "probe late p99 ms": seen["late"].percentile(0.99),
         "failed": float(sum(answers.failed for answers in seen.values())),
     }
 
@@ -248,16 +254,18 @@ def mixture(text: str) -> tuple[str, int]:
     return name, int(connections)
 
 
-def measure(names: Sequence[str], mix: Mapping[str, int], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+def measure(
+    names: Sequence[str], mix: Mapping[str, int], seconds: float, rounds: int, pause: float
+) -> dict[str, dict[str, float]]:
     """Medians of the figures of each server, from rounds taken in turn."""
     each = seconds / (len(names) * rounds)
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
             with serving(name) as (port, process):
-                asyncio.run(load(port, mix, min(WARM_SECONDS, each / 2)))
+                asyncio.run(load(port, mix, min(WARM_SECONDS, each / 2), pause))
                 before = processor_seconds(process)
-                found = figures(asyncio.run(load(port, mix, each)), each)
+                found = figures(asyncio.run(load(port, mix, each, pause)), each)
                 computed = processor_seconds(process) - before
                 found["CPU ms a request"] = 1e3 * computed / max(1.0, each * found["all /s"])
                 taken[name].append(found | {"peak MB": peak_megabytes(process)})
@@ -306,6 +314,7 @@ def main(say: Callable[[str], object] = print) -> None:
     parser.add_argument("mix", nargs="*", type=mixture, metavar="KIND:CONNECTIONS", help=f"default: {' '.join(MIX)}")
     parser.add_argument("--seconds", type=float, default=30.0, help="of load, all servers together")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--pause", type=float, default=0.0, help="milliseconds of each connection between two requests")
     parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=list(SERVERS))
     parser.add_argument(
         "--equal-median",
@@ -318,7 +327,7 @@ def main(say: Callable[[str], object] = print) -> None:
         say(table(compare_at_median(options.servers, *options.equal_median, options.seconds)))
         return
     mix = dict(options.mix or map(mixture, MIX))
-    say(table(measure(options.servers, mix, options.seconds, options.rounds)))
+    say(table(measure(options.servers, mix, options.seconds, options.rounds, options.pause / 1e3)))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from engine.base.errors import UnknownDeviceError
 from engine.devices.base import Array, Backend, Device, Record
+from engine.devices.cuda.errors import no_gpu
 from engine.devices.cuda.runtime import Runtime
 from engine.devices.cuda.values import CudaValue
 
@@ -100,11 +100,3 @@ def _cupy_runtime() -> Runtime:
     except ImportError as error:
         raise no_gpu(f"CuPy cannot be imported: {error}") from error
     return module.CupyRuntime()  # type: ignore[no-any-return]
-
-
-def no_gpu(why: str) -> UnknownDeviceError:
-    """Make the error of a configuration that asks for a GPU where there is none."""
-    return UnknownDeviceError(
-        f"Config.device_count asks for GPU devices, but this machine has no GPU that can be used: {why} "
-        "(engine.devices.register_backend adds one of your own)"
-    )

@@ -1,35 +1,44 @@
 """GPUs driven with CuPy: the one module that imports it.
 
-Everything here is a call or two of CuPy's. Three things are not as one would write them first:
+Everything here is a call or two of CuPy's. These are not as one would write them first:
 
 * `cupy.cuda.Event.done` takes an error for "not yet", and would be asked for ever when the context is lost: the
-  status is asked for itself.
+  status is asked for itself. "Not yet" stays behind in the thread as the last error of CUDA, where a library that is
+  called next would take it for its own, so it is cleared.
+* Events are destroyed by this module: CuPy's raise where CUDA is lost or was forked, which nothing can catch.
 * The memory pool keeps what was freed for the stream that it was allocated on; which stream that is, is the current
-  one of the thread, so all work is done inside of `active()`.
+  one of the thread, so all work is done inside of `active()`. A current stream is that of one device of one thread.
 * Memory that is allocated during a capture comes from a pool that lives as long as the graph.
+* What a solver says of a matrix is asked for: CuPy would give numbers that mean nothing for one that is singular.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, cast
 
 import cupy
+import cupyx
 import numpy as np
 from cupy.cuda import runtime as cuda
 
 from engine.devices.base import Array
-from engine.devices.cuda.errors import fate_of
-from engine.devices.cuda.runtime import Argument, Event, Fate, GpuArray, Graph, Rule
+from engine.devices.cuda.errors import fate_of, no_gpu
+from engine.devices.cuda.runtime import Argument, Event, Fate, GpuArray, Graph, Rule, Sharing
 
 _eagerloop_internal = True  # its frames are not the user's
 
 SUCCESS, NOT_READY = 0, 600
 """`cudaSuccess` and `cudaErrorNotReady`."""
-_ERRORS = (cuda.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
+_EVENT_FLAGS = cuda.eventBlockingSync | cuda.eventDisableTiming
+_NO_DEVICE = 100
+"""`cudaErrorNoDevice`."""
 
 
 class CupyRuntime:
@@ -37,14 +46,23 @@ class CupyRuntime:
 
     def describe(self) -> str:
         """CuPy's version, and those of CUDA."""
-        return f"CuPy {cupy.__version__}, CUDA {cuda.runtimeGetVersion()}, driver {cuda.driverGetVersion()}"
+        compiler = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
+        return (
+            f"CuPy {cupy.__version__}, CUDA {cuda.runtimeGetVersion()}, driver {cuda.driverGetVersion()}, "
+            f"NVRTC {compiler}"
+        )
 
     def count(self) -> int:
-        """How many GPUs there are; none where there is no driver."""
+        """How many GPUs there are. Raises `UnknownDeviceError` where they cannot be used, and says why."""
         try:
-            return int(cuda.getDeviceCount())
-        except cuda.CUDARuntimeError:
-            return 0
+            count = int(cuda.getDeviceCount())
+        except cuda.CUDARuntimeError as error:
+            if error.status == _NO_DEVICE:
+                return 0
+            raise no_gpu(f"CUDA finds no device: {error}") from error
+        if count:
+            _check_compiler()
+        return count
 
     def gpu(self, index: int) -> CupyGpu:
         """One of them."""
@@ -52,8 +70,40 @@ class CupyRuntime:
 
     def fate(self, error: BaseException) -> Fate:
         """Tell what an error means, by its class and its status."""
-        status = getattr(error, "status", None) if isinstance(error, _ERRORS) else None
-        return fate_of(status, is_memory=isinstance(error, MemoryError))
+        if isinstance(error, cuda.CUDARuntimeError | cupy.cuda.driver.CUDADriverError):
+            return fate_of(error.status)
+        if type(error).__name__ in _LIBRARY_ERRORS:  # their numbers are their own
+            return Fate.MEMORY if str(error).endswith("ALLOC_FAILED") else _fate_of_context()
+        if isinstance(error, RuntimeError) and "cudaError" in str(error):  # what sorts and scans raise: a text
+            return _fate_of_context()
+        return fate_of(None, is_memory=isinstance(error, MemoryError))
+
+
+_LIBRARY_ERRORS = frozenset({"CUBLASError", "CUSOLVERError", "CuFFTError", "CUSPARSEError"})
+"""Errors of CUDA's libraries. They tell of a failed launch, and not of the lost context that was the cause of it."""
+
+
+def _fate_of_context() -> Fate:
+    """The fate of an op whose error has no status of CUDA's: a lost context says so to any call."""
+    try:
+        cuda.memGetInfo()
+    except cuda.CUDARuntimeError as error:
+        return fate_of(error.status)
+    return Fate.OP
+
+
+def _check_compiler() -> None:
+    """Raise `UnknownDeviceError` where CUDA's compiler, which every function needs, is not installed."""
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        raise no_gpu(
+            f"CUDA's own libraries are not found: pip install 'eagerloop[cuda]' brings them ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 _idle: defaultdict[int, list[Any]] = defaultdict(list)
@@ -85,29 +135,35 @@ class CupyGpu:
 
 
 class CupyEvent:
-    """An event of CUDA, whose waiters sleep."""
+    """An event of CUDA, whose waiters sleep. `address` is that of CUDA's event."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("address",)
 
     def __init__(self, stream: Any) -> None:
-        self._event = cupy.cuda.Event(block=True, disable_timing=True)
-        self._event.record(stream)
-
-    @property
-    def raw(self) -> Any:
-        """CuPy's."""
-        return self._event
+        self.address = 0
+        self.address = cuda.eventCreateWithFlags(_EVENT_FLAGS)
+        cuda.eventRecord(self.address, stream.ptr)
 
     def passed(self) -> bool:
         """Ask for the status of the event, and raise what it says."""
-        status = cuda.eventQuery(self._event.ptr)
-        if status not in (SUCCESS, NOT_READY):
-            raise cuda.CUDARuntimeError(status)
-        return bool(status == SUCCESS)
+        status = cuda.eventQuery(self.address)
+        if status == SUCCESS:
+            return True
+        try:
+            cuda.check_status(status)  # which clears it in this thread
+        except cuda.CUDARuntimeError:
+            if status != NOT_READY:
+                raise
+        return False
 
     def wait(self) -> None:
         """Sleep until the event has passed."""
-        self._event.synchronize()
+        cuda.eventSynchronize(self.address)
+
+    def __del__(self, destroy: Callable[[int], None] = cuda.eventDestroy, process: int = os.getpid()) -> None:
+        if self.address and os is not None and os.getpid() == process and not sys.is_finalizing():
+            with suppress(cuda.CUDARuntimeError):
+                destroy(self.address)
 
 
 class CupyGraph:
@@ -118,6 +174,10 @@ class CupyGraph:
     def __init__(self, raw: Any, pool: Any) -> None:
         self.raw = raw
         self.pool = pool
+
+
+_shared = threading.local()
+"""For each GPU, by its index, the event behind the last call of this thread that used memory of the thread's."""
 
 
 class CupyStream:
@@ -133,12 +193,20 @@ class CupyStream:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        with cupy.cuda.Device(self._index), self._stream:
+        with cupy.cuda.Device(self._index), self._stream, cupyx.errstate(linalg="raise"):
             yield
 
     def call(self, rule: Rule, arguments: Sequence[Argument], params: Mapping[str, Any]) -> Any:
         """Call the rule with CuPy."""
-        return rule(cupy, *arguments, **params)
+        if not isinstance(rule, Sharing):
+            return rule(cupy, *arguments, **params)
+        before: CupyEvent | None = _shared.__dict__.get(self._index)
+        if before is not None:
+            self.follow(before)
+        try:
+            return rule(cupy, *arguments, **params)
+        finally:
+            _shared.__dict__[self._index] = self.record()
 
     def record(self) -> CupyEvent:
         """A new event."""
@@ -146,7 +214,7 @@ class CupyStream:
 
     def follow(self, event: Event) -> None:
         """Wait for an event, on the GPU."""
-        self._stream.wait_event(cast(CupyEvent, event).raw)
+        cuda.streamWaitEvent(self._stream.ptr, cast(CupyEvent, event).address)
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> GpuArray:
         """An array of undefined contents."""
@@ -182,10 +250,8 @@ class CupyStream:
 
     def _drop_capture(self) -> None:
         """End a capture that failed; that it did is said already."""
-        try:
+        with suppress(cuda.CUDARuntimeError):
             self._stream.end_capture()
-        except cuda.CUDARuntimeError:
-            pass
 
     def replay(self, graph: Graph) -> None:
         """Launch a graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.base.errors import UnknownDeviceError
 from engine.devices.base import Device
 from engine.devices.cuda.runtime import Fate
 
@@ -52,3 +53,11 @@ FORKED = (
     "the process was forked, and CUDA does not survive that: start processes that use a GPU with "
     "multiprocessing.get_context('spawn')"
 )
+
+
+def no_gpu(why: str) -> UnknownDeviceError:
+    """Make the error of a configuration that asks for a GPU where there is none."""
+    return UnknownDeviceError(
+        f"Config.device_count asks for GPU devices, but this machine has no GPU that can be used: {why} "
+        "(engine.devices.register_backend adds one of your own)"
+    )

@@ -72,12 +72,21 @@ class Flights:
     def land(self) -> None:
         """Complete all whose events have passed. Raises what an event raises; that flight and later ones stay."""
         while True:
-            with self._lock:
-                flight = self._waiting[0] if self._waiting else None
+            flight = self._first()
             if flight is None or flight.event is None or not flight.event.passed():
                 return
             if self._take(flight):
                 flight.land()
+
+    def land_at(self, event: Event) -> None:
+        """Complete the oldest flight, whose event is this one and has passed; none where another thread did."""
+        flight = self._first()
+        if flight is not None and flight.event is event and self._take(flight):
+            flight.land()
+
+    def _first(self) -> Flight | None:
+        with self._lock:
+            return self._waiting[0] if self._waiting else None
 
     def crash(self, error: BaseException) -> None:
         """Fail the records of the oldest flight."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from engine.base.traced import Traced, TracedStep
 from engine.devices.cuda.kernels import rule_of
-from engine.devices.cuda.runtime import Fate, GpuArray, Graph, Runtime, Stream
+from engine.devices.cuda.runtime import Fate, GpuArray, Graph, Runtime, Sharing, Stream
 
 _eagerloop_internal = True  # its frames are not the user's
 
@@ -92,6 +92,8 @@ class Graphs:
         self._recent: OrderedDict[int, _Shaped] = OrderedDict()
         self.launches = 0
         """How often a graph was launched."""
+        self.refused: str | None = None
+        """Why the last function that could not be captured could not be."""
 
     def compute(self, traced: Traced, operands: Sequence[Any], stream: Stream) -> Any:
         """Launch a call on a stream: its result, or a tuple of results. Raises what its steps raise."""
@@ -155,6 +157,10 @@ class Graphs:
 
     def _capture(self, traced: Traced, shaped: _Shaped, operands: Sequence[GpuArray], stream: Stream) -> None:
         """Capture the steps; where that cannot be done, they are launched one by one from now on."""
+        sharing = next((step.name for step in traced.steps if self._shares(step)), None)
+        if sharing is not None:
+            shaped.captured, self.refused = False, f"{traced.name}: {sharing!r} keeps memory that a graph must not use"
+            return
         if self._capturing is None:
             self._capturing = self._apart()
         self._constants_of(traced)  # which are brought there outside of the capture
@@ -171,12 +177,16 @@ class Graphs:
         except Exception as error:
             if self._runtime.fate(error) is Fate.LOST:
                 raise
-            shaped.captured = False
+            shaped.captured, self.refused = False, f"{traced.name}: {error!r}"
             return
         shaped.inputs, shaped.captured = inputs, True
         self._recent[id(shaped)] = shaped
         while len(self._recent) > GRAPHS:
             self._recent.popitem(last=False)[1].forget()
+
+    @staticmethod
+    def _shares(step: TracedStep) -> bool:
+        return isinstance(rule_of(step.name, step.kernel), Sharing)
 
     def _replay(self, shaped: _Shaped, operands: Sequence[GpuArray], stream: Stream) -> Any:
         assert shaped.graph is not None

@@ -18,9 +18,10 @@ import numpy as np
 from engine.base.op import Type, loop_dtypes
 from engine.base.pytree import fill
 from engine.base.traced import Traced
+from engine.devices.cuda.bounds import check_exponents
 from engine.devices.cuda.rules import RULES
 from engine.devices.cuda.rules_views import rules as rules_of_views
-from engine.devices.cuda.runtime import Namespace, Rule, Term
+from engine.devices.cuda.runtime import Namespace, Rule, Sharing, Term
 
 _eagerloop_internal = True  # its frames are not the user's
 
@@ -107,7 +108,13 @@ def named_rule(path: str) -> Rule:
     def rule(xp: Namespace, *arguments: Term, **params: Term) -> Term:
         return found(xp, path)(*arguments, **params)
 
-    return rule
+    return _in_turn(path, rule)
+
+
+def _in_turn(path: str, rule: Rule) -> Rule:
+    """The rule, as one that shares memory where its function makes transforms."""
+    transforms = path.startswith("fft.") or path in ("convolve", "correlate")
+    return Sharing(rule) if transforms else rule
 
 
 def called_rule(path: str) -> Rule:
@@ -119,7 +126,7 @@ def called_rule(path: str) -> Rule:
         parts = list(_leaves(xp, _called(xp, path, tuple(map(_plain, args)), given)))
         return tuple(parts) if len(parts) != 1 else parts[0]
 
-    return rule
+    return _in_turn(path, rule)
 
 
 def _called(xp: Namespace, path: str, args: Sequence[Term], kwargs: dict[str, Term]) -> Term:
@@ -198,6 +205,11 @@ def into(xp: Namespace, ufunc: np.ufunc, result: Term, target: Term) -> Term:
 # Ufuncs
 
 _COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"})
+_LOGICAL = frozenset({"logical_and", "logical_not", "logical_or", "logical_xor"})
+"""Functions that CuPy has not for complex numbers: it is asked for them of what is not zero."""
+_NARROWER = frozenset({"float_power"})
+"""Functions that CuPy computes in the dtype of the operands, and NumPy in a wider one."""
+_PREPARED = _LOGICAL | _NARROWER | {"power"}
 
 
 class Elementwise:
@@ -224,10 +236,25 @@ class Elementwise:
             wide = _too_wide(self._ufunc, types, operands)
             if wide is not None:
                 return self._constant(xp, wide, operands, expected)
+        if self._name in _PREPARED:
+            operands = self._prepared(xp, operands, types)
         result = function(*operands, **params)
         if isinstance(result, tuple):
             return tuple(_of(each, dtype) for each, dtype in zip(result, expected, strict=True))
         return _of(result, expected[-1])
+
+    def _prepared(self, xp: Namespace, operands: Sequence[Term], types: tuple[Type, ...]) -> tuple[Term, ...]:
+        """The operands of functions that CuPy has for other dtypes than NumPy, or for values that NumPy refuses."""
+        if self._name == "power":
+            check_exponents(xp, _dtypes(self._ufunc, types)[-1], operands[1])
+            return tuple(operands)
+        if self._name in _LOGICAL:
+            return tuple(each != 0 if _is_complex(kind) else each for each, kind in zip(operands, types, strict=True))
+        wide = self._ufunc.resolve_dtypes((*types, *(None,) * self._ufunc.nout))
+        return tuple(
+            each.astype(dtype, copy=False) if hasattr(each, "astype") else each
+            for each, dtype in zip(operands, wide, strict=False)
+        )
 
     def _constant(self, xp: Namespace, wide: int, operands: Sequence[Term], dtypes: Sequence[np.dtype[Term]]) -> Term:
         """A comparison with a number that no element can be: the answer is the same for all."""
@@ -267,6 +294,10 @@ def _too_wide(ufunc: np.ufunc, types: Sequence[Type], operands: Sequence[Term]) 
         return None
     bounds = np.iinfo(np.result_type(*dtypes))
     return next((each for each in operands if each.__class__ is int and not bounds.min <= each <= bounds.max), None)
+
+
+def _is_complex(kind: Type) -> bool:
+    return kind is complex or (isinstance(kind, np.dtype) and kind.kind == "c")
 
 
 def _of(result: Term, dtype: np.dtype[Term]) -> Term:

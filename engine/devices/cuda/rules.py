@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from engine.base.pytree import Slot, fill
+from engine.devices.cuda.bounds import check_exponents, check_indices, check_key
 from engine.devices.cuda.rules_linalg import LINALG
 from engine.devices.cuda.rules_statistics import STATISTICS, array_of, shape_of
 from engine.devices.cuda.runtime import Namespace, Rule, Term
@@ -124,6 +125,8 @@ def _broadcast_arrays(xp: Xp, *arrays: Term) -> Term:
 
 
 def _concatenate(xp: Xp, *arrays: Term, axis: int | None) -> Term:
+    if axis is not None and not all(map(shape_of, arrays)):
+        raise ValueError("zero-dimensional arrays cannot be concatenated")
     return xp.concatenate([array_of(xp, each) for each in arrays], axis=axis)
 
 
@@ -190,21 +193,35 @@ def _key(key: Term, operands: tuple[Term, ...]) -> Term:
 
 
 def _getitem(xp: Xp, x: Term, *operands: Term, key: Term) -> Term:
-    return array_of(xp, x)[_key(key, operands)]
+    x, key = array_of(xp, x), _key(key, operands)
+    check_key(xp, x.shape, key)
+    return x[key]
 
 
 def _setitem(xp: Xp, x: Term, value: Term, *operands: Term, key: Term) -> Term:
+    key = _key(key, operands)
+    check_key(xp, x.shape, key)
     result = x.copy()
-    result[_key(key, operands)] = value
+    result[key] = value
     return result
 
 
 def _take(xp: Xp, x: Term, indices: Term, *, axis: int | None) -> Term:
-    return xp.take(array_of(xp, x), indices, axis=axis)
+    x = array_of(xp, x)
+    check_indices(xp, indices, *_indexed(x, axis))
+    return xp.take(x, indices, axis=axis)
 
 
 def _take_along_axis(xp: Xp, x: Term, indices: Term, *, axis: int | None) -> Term:
+    check_indices(xp, indices, *_indexed(x, axis))
     return xp.take_along_axis(x, indices, axis)
+
+
+def _indexed(x: Term, axis: int | None) -> tuple[int, int]:
+    """The length of an axis, and its number; None is the only axis of the array in one row."""
+    if axis is None or not x.ndim:
+        return x.size, 0
+    return x.shape[axis], axis % x.ndim
 
 
 def _where(xp: Xp, condition: Term, x1: Term, x2: Term) -> Term:
@@ -223,11 +240,20 @@ def _clip(xp: Xp, x: Term, *bounds: Term, given: tuple[bool, bool]) -> Term:
     dtype = np.result_type(*types)
     if dtype != x.dtype:
         x = x.astype(dtype)
+    low, high = _bound(low, dtype, lower=True), _bound(high, dtype, lower=False)
     if low is not None:
         x = xp.maximum(x, low)
     if high is not None:
         x = xp.minimum(x, high)
-    return x.copy() if not bounds else x
+    return x.copy() if low is high is None else x
+
+
+def _bound(bound: Term, dtype: np.dtype[Term], *, lower: bool) -> Term:
+    """A bound; None for an integer that is beyond all integers of the dtype, which NumPy takes for no bound."""
+    if bound.__class__ is not int or dtype.kind not in "iu":
+        return bound
+    known = np.iinfo(dtype)
+    return None if (bound <= known.min if lower else bound >= known.max) else bound
 
 
 def _round(xp: Xp, x: Term) -> Term:
@@ -254,11 +280,20 @@ def _operator(name: str) -> Rule:
 
 
 def _pow(xp: Xp, x1: Term, x2: Term) -> Term:
-    return array_of(xp, x1) ** x2
+    """A power, in the dtype that NumPy's operator gives: some exponents have functions of their own there."""
+    x1 = array_of(xp, x1)
+    dtype = (_sample(x1) ** _sample(x2)).dtype
+    check_exponents(xp, dtype, x2)
+    return (x1**x2).astype(dtype, copy=False)
+
+
+def _sample(x: Term) -> Term:
+    """A scalar as it is, and one element of the host for an array: what NumPy says of the two is known from it."""
+    return np.ones(1, x.dtype) if hasattr(x, "shape") and not isinstance(x, np.generic) else x
 
 
 def _powered(xp: Xp, x1: Term, x2: Term) -> Term:
-    result = x1**x2
+    result = _pow(xp, x1, x2)
     if result.shape != x1.shape:
         raise ValueError(
             f"non-broadcastable output operand with shape {x1.shape} doesn't match the broadcast shape {result.shape}"

@@ -74,6 +74,10 @@ def _solve(xp: Xp, x1: Term, x2: Term) -> Term:
     _square(x1)
     dtype = np.result_type(_inexact(x1).dtype, _inexact(x2).dtype)
     left, right = x1.astype(dtype, copy=False), x2.astype(dtype, copy=False)
+    if right.ndim > 1 and left.shape[:-2] != right.shape[:-2]:  # which CuPy does not broadcast
+        stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        left = xp.broadcast_to(left, stack + left.shape[-2:])
+        right = xp.broadcast_to(right, stack + right.shape[-2:])
     return xp.linalg.solve(left, right)
 
 

@@ -27,16 +27,23 @@ def shape_of(x: Term) -> tuple[int, ...]:
 # Statistics, sorting, searching
 
 
+def axis_of(x: Term, axis: Term) -> Term:
+    """The axis of a reduction: NumPy takes 0 and -1 for an array that has none."""
+    return None if not x.ndim and axis.__class__ is int and axis in (0, -1) else axis
+
+
 def _reduction(name: str) -> Rule:
     def rule(xp: Xp, x: Term, *, axis: Term = None, keepdims: bool = False, **params: Term) -> Term:
-        return getattr(xp, name)(array_of(xp, x), axis=axis, keepdims=keepdims, **params)
+        x = array_of(xp, x)
+        return getattr(xp, name)(x, axis=axis_of(x, axis), keepdims=keepdims, **params)
 
     return rule
 
 
 def _spread(name: str) -> Rule:
     def rule(xp: Xp, x: Term, *, axis: Term, correction: float, keepdims: bool) -> Term:
-        return getattr(xp, name)(array_of(xp, x), axis=axis, ddof=correction, keepdims=keepdims)
+        x = array_of(xp, x)
+        return getattr(xp, name)(x, axis=axis_of(x, axis), ddof=correction, keepdims=keepdims)
 
     return rule
 
@@ -45,6 +52,8 @@ def _running(name: str, empty: int) -> Rule:
     def rule(xp: Xp, x: Term, *, axis: int | None, dtype: Term, include_initial: bool) -> Term:
         x = array_of(xp, x)
         x = x.reshape((1,)) if x.ndim == 0 else x
+        if axis is None and x.ndim > 1:
+            raise ValueError("For arrays which have more than one dimension ``axis`` argument is required.")
         axis = 0 if axis is None else axis
         result = getattr(xp, name)(x, axis=axis, dtype=dtype)
         if not include_initial:
@@ -61,12 +70,14 @@ def _diff(xp: Xp, x: Term, *ends: Term, axis: int, n: int, given: tuple[str, ...
 
 
 def _count_nonzero(xp: Xp, x: Term, *, axis: Term, keepdims: bool) -> Term:
-    return xp.sum(array_of(xp, x) != 0, axis=axis, keepdims=keepdims, dtype=INTP)
+    x = array_of(xp, x)
+    return xp.sum(x != 0, axis=axis_of(x, axis), keepdims=keepdims, dtype=INTP)
 
 
 def _search(name: str) -> Rule:
     def rule(xp: Xp, x: Term, *, axis: int | None, keepdims: bool) -> Term:
-        return getattr(xp, name)(array_of(xp, x), axis=axis, keepdims=keepdims).astype(INTP, copy=False)
+        x = array_of(xp, x)
+        return getattr(xp, name)(x, axis=axis_of(x, axis), keepdims=keepdims).astype(INTP, copy=False)
 
     return rule
 

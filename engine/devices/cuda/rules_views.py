@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from engine.devices.cuda.bounds import check_key
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 from handles.views import Call, Key
 
@@ -26,7 +27,9 @@ def _part(xp: Xp, array: Term, steps: Sequence[Term], operands: Sequence[Term], 
         elif step.__class__ is Key:
             used, left = left[: len(step.operands)], left[len(step.operands) :]
             # A handle of no dimensions stands for the integer that NumPy would have there, and gives a view.
-            part = array[step.fill(step.template, [int(each) if each.ndim == 0 else each for each in used])]
+            key = step.fill(step.template, [int(each) if each.ndim == 0 else each for each in used])
+            check_key(xp, array.shape, key)
+            part = array[key]
         else:
             part = array[step]
         shared = shared and (part is array or getattr(part, "base", None) is not None)

@@ -59,6 +59,22 @@ Rule: TypeAlias = Callable[..., Term]
 """`rule(namespace, *arguments, **params)` gives the result of an op, or a tuple of results."""
 
 
+class Sharing:
+    """A rule whose function keeps memory from call to call of a thread, and so has to be run in turn.
+
+    A transform's plan has a place to work in: two streams must not use it at once, and a graph must not use it at all,
+    since it may be let go of before the graph is.
+    """
+
+    __slots__ = ("_rule",)
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def __call__(self, xp: Namespace, *arguments: Term, **params: Term) -> Term:
+        return self._rule(xp, *arguments, **params)
+
+
 class Fate(Enum):
     """The meaning of an error for what comes after it."""
 
@@ -88,7 +104,10 @@ class Stream(Protocol):
         """A block, of one thread, in which work goes to this stream."""
 
     def call(self, rule: Rule, arguments: Sequence[Argument], params: Mapping[str, Any]) -> Any:
-        """Have a rule computed; its results are allocated on this stream. Raises what can be told at once."""
+        """Have a rule computed; its results are allocated on this stream. Raises what can be told at once.
+
+        A rule that is `Sharing` runs after those of other streams that this thread called before.
+        """
 
     def record(self) -> Event:
         """Mark this place."""

@@ -34,7 +34,12 @@ from engine.threads.pool import workers
 _eagerloop_internal = True  # its frames are not the user's
 
 GLANCES = 20
-"""Looks at an event before the watcher sleeps: what takes microseconds is seen without a switch of threads."""
+"""Looks at an event before the watcher sleeps: what takes microseconds is seen without a switch of threads.
+
+CuPy looks with the interpreter lock held, and CUDA may make a look wait for another call, such as a launch that waits
+for room in a full queue, or a kernel that is being loaded. So none is taken while the unit launches; sleeping needs no
+lock.
+"""
 KINDS = "biufc"
 """The kinds of dtypes that a GPU has."""
 WIDEST = {"f": 8, "c": 16}
@@ -71,6 +76,8 @@ class Unit:
         """Tells whether the GPU can be used, and what errors mean."""
         self._gpu: Gpu = runtime.gpu(device.index)
         self._launching = threading.RLock()
+        self._launches = False
+        """True while a thread launches a batch."""
         self._compute: Stream | None = None
         self._flights = Flights()
         self._up, self._down = Line(self._gpu), Line(self._gpu)
@@ -87,9 +94,13 @@ class Unit:
 
     def _launch_all(self, records: Sequence[Record]) -> None:
         with self._launching, self._opened().active():
-            batch = Batch(self, records)
-            for number in range(len(records)):
-                batch.launch(number)
+            self._launches = True
+            try:
+                batch = Batch(self, records)
+                for number in range(len(records)):
+                    batch.launch(number)
+            finally:
+                self._launches = False
             batch.depart()
 
     def launch(self, record: Record, batch: Batch) -> tuple[Any, list[Any]]:
@@ -164,8 +175,8 @@ class Unit:
         """Complete what has been computed, as long as anything is on its way: on a worker."""
         while (event := self._flights.next()) is not None:
             try:
-                _await(event)
-                self._flights.land()
+                self._await(event)
+                self._flights.land_at(event)
             except Exception as error:  # noqa: BLE001 - the records end with any error of the runtime
                 met = self.health.met(error, "what was launched")
                 if self.health.is_lost:
@@ -173,6 +184,16 @@ class Unit:
                 else:
                     self._flights.crash(met)
             del event
+
+    def _await(self, event: Event) -> None:
+        """Wait for an event: with some looks first, then asleep."""
+        for _ in range(GLANCES):
+            if self._launches:
+                break
+            if event.passed():
+                return
+            time.sleep(0)  # the loop's thread may have the interpreter meanwhile
+        event.wait()
 
     def close(self) -> None:
         """No record will come: let go of captured functions."""
@@ -210,15 +231,6 @@ class Unit:
         if self._compute is None:
             self._compute = self._gpu.stream()
         return self._compute
-
-
-def _await(event: Event) -> None:
-    """Wait for an event: with some looks first, then asleep."""
-    for _ in range(GLANCES):
-        if event.passed():
-            return
-        time.sleep(0)  # the loop's thread may have the interpreter meanwhile
-    event.wait()
 
 
 class Batch:

@@ -17,7 +17,7 @@ from engine.base.op import Op, ShapeDtype
 from engine.fusion.chains.key import ChainKey, Kind, Step, kinds_of, steps_of
 from engine.fusion.groups import FusionGroup, collect
 from engine.fusion.native.describe import Description, described
-from engine.fusion.native.structure import UnsupportedError
+from engine.fusion.native.structure import UnsupportedError, is_computed
 from engine.fusion.walks import Walk
 from engine.memory.buffers import buffers, strides_of
 from engine.memory.layout import Shape, Strides
@@ -25,7 +25,7 @@ from handles.cell import Cell, pending_cell
 
 Array = np.ndarray[Any, Any]
 
-_FORMATS = {"f4": "f4x", "f8": "d", "u8": "Q"}
+_FORMATS = {"f2": "e6x", "f4": "f4x", "f8": "d", "u8": "Q", "c8": "f4x", "c16": "d8x"}
 """How a scalar is written to a frame; integers up to 64 bits begin with their lowest byte."""
 
 Output = tuple[int, Shape, np.dtype[Any], tuple[int, ...] | None]
@@ -74,6 +74,9 @@ def _estimated(steps: Sequence[Step], group: FusionGroup, description: Descripti
     whole = _stand_in(np.dtype(np.float64), group.shape, (0,) * len(group.shape))
     others = [step.op for step in steps if not _is_arithmetic(step.op)]
     inline = width * (0.03 * (len(steps) - len(others)) + 0.1 * len(description.arrays))
+    instructions = description.structure.instructions
+    inline += width * 0.6 * sum(not is_computed(each) for each in instructions)
+    inline += 0.3 * sum("f2" in each.loop for each in instructions)  # converted to 32 bits, and back
     return 2_000 + elements * inline + sum(op.cost.estimate([whole], {}) for op in others)
 
 

@@ -58,7 +58,8 @@ class _Writer:
         count = len(self._steps)
         cells = _tuple("c", count)
         lines = ["def match(records):", f"    if len(records) < {count}: return None"]
-        lines += [f"    {cells} = islice(records, {count})"]
+        lines += [f"    try: {cells} = islice(records, {count})"]
+        lines += ["    except RuntimeError: return None"]  # another thread has just added to them
         lines += [f"    {line}" for line in self._lines]
         lines += [f"    return {cells}, {_tuple('x', len(self._kinds))}, {_tuple('s', self._scalars)}", ""]
         exec(compile("\n".join(lines), "<chain>", "exec"), self._names)

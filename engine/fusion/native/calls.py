@@ -11,7 +11,7 @@ from engine.fusion.native.compiler import Code
 from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import BYTES
 from engine.fusion.native.machine import address_of, flags, math_library
-from engine.fusion.native.structure import Frame
+from engine.fusion.native.structure import Frame, words_of
 from engine.fusion.walks import Walk
 
 Array = np.ndarray[Any, Any]
@@ -44,7 +44,8 @@ class NativeCall:
         for index, array in enumerate(description.arrays):
             frame[layout.array(index)] = address_of(array)
         for index, scalar in enumerate(description.scalars):
-            frame[layout.scalar(index) :].view(scalar.dtype)[0] = scalar
+            place = layout.scalar(index)
+            frame[place : place + words_of(description.structure.scalars[index])].view(scalar.dtype)[0] = scalar
         for number, results in enumerate(self._results):
             frame[layout.reduction(number)] = address_of(results)
         return frame

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.base.facts import facts_of
+from engine.fusion.native.casts import castable
 from engine.fusion.native.emit import bytes_of
-from engine.fusion.native.llvm import compiled, loaded
+from engine.fusion.native.kept import kept
+from engine.fusion.native.llvm import Function, compiled, converts_halves, loaded
 from engine.fusion.native.loops import StridedLoop, strided_loop
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.structure import (
@@ -55,6 +57,8 @@ class Code:
     stages: Stages
     loops: tuple[StridedLoop, ...]
     owner: object
+    from_disk: bool = False
+    """True if it was compiled by an earlier process, and kept."""
 
 
 def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | None = None) -> Code:
@@ -63,8 +67,7 @@ def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | N
     def inline(each: Instruction | Reduction) -> bool:
         if isinstance(each, Reduction):
             return usable(each)
-        compiled = each.op in (CAST, WHERE) or primitive(each.op, each.loop) is not None
-        return compiled and usable(each)
+        return _is_written(each) and usable(each)
 
     stages = staged(structure, inline)
     called = [stage.instructions[0] for stage in stages.stages if stage.called]
@@ -72,8 +75,31 @@ def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | N
     loops += [_reducer(structure.reductions[number]) for number in stages.called_reductions]
     frame = Frame(structure, len(loops))
     text = written(structure, stages, frame, [loop.silent for loop in loops], minds_nans)
-    function = loaded(compiled(text, NAME), NAME)
-    return Code(_WALK(function.address), _DIRECT(function.address), frame, stages, tuple(loops), function.owner)
+    function, from_disk = _function_of(text)
+    walk, direct = _WALK(function.address), _DIRECT(function.address)
+    return Code(walk, direct, frame, stages, tuple(loops), function.owner, from_disk)
+
+
+def _function_of(text: str) -> tuple[Function, bool]:
+    """The function of a module, and whether it was compiled by an earlier process."""
+    store = kept()
+    image = store.image(text)
+    if image is not None:
+        return loaded(image, NAME), True
+    image = compiled(text, NAME)
+    function = loaded(image, NAME)
+    store.keep_image(text, image)
+    return function, False
+
+
+def _is_written(instruction: Instruction) -> bool:
+    """Tell whether an instruction is compiled, on this machine, if it is found to have NumPy's bits."""
+    op, loop = instruction.op, instruction.loop
+    if op == WHERE:
+        return True
+    if "f2" in loop and not converts_halves():
+        return False
+    return castable(*loop) if op == CAST else primitive(op, loop) is not None
 
 
 def _loop_of(structure: Structure, stages: Stages, index: int) -> StridedLoop:

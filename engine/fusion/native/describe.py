@@ -146,7 +146,7 @@ class _Describer:
                     value = np.asarray(operand).astype(dtype)
             except (FloatingPointError, TypeError, ValueError) as error:
                 raise UnsupportedError from error
-        if not isinstance(value, np.ndarray) or value.ndim:
+        if not isinstance(value, np.ndarray) or value.ndim or (value.dtype.char == "e" and np.isnan(value)):
             raise UnsupportedError
         self._scalars.append(value)
         return Ref("scalar", len(self._scalars) - 1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.fusion.native.arguments import Arguments, as_register
 from engine.fusion.native.blueprint import Blueprint
+from engine.fusion.native.casts import doubt_signalling
 from engine.fusion.native.emit import FLOATS, Lanes, bytes_of, stored_type_of
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import STREAMED
@@ -35,6 +36,8 @@ class Elements:
         if code == "b1":
             lanes.doubt(lanes.compare("ugt", "i8", value, lanes.constant("i8", 1)))
         value = as_register(lanes, code, value)
+        if code == "f2":
+            doubt_signalling(lanes, code, value)
         self.check(lanes, code, value)
         return value
 

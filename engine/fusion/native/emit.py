@@ -8,6 +8,7 @@ that NumPy's loops would have raised on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from struct import pack
 
 import numpy as np
@@ -15,19 +16,27 @@ import numpy as np
 BYTES = 64
 """Bytes of a vector of the widest dtype: one register of AVX-512, two of AVX2, four of NEON."""
 
-FLOATS = {"f4": "float", "f8": "double"}
+FLOATS = {"f2": "half", "f4": "float", "f8": "double"}
+"""The floats that are computed with. Those of 16 bits are in registers as integers: they are computed with as NumPy
+does it, as wider ones, and each result is rounded."""
 CODES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", *FLOATS})
-"""The dtypes that are compiled, as kind and bytes."""
+"""The dtypes that are computed with, as kind and bytes."""
+MOVED = "fcmM"
+"""The kinds of dtypes that are read, chosen and written as integers of their width, and computed by NumPy's loops."""
+
+HALVES = 8
+"""Floats of 16 bits that are converted at once: no vector of another length is certain to have an instruction."""
 
 
 def code_of(dtype: np.dtype[np.generic]) -> str | None:
-    """The kind and bytes of a dtype; None where it is not compiled."""
+    """The kind and bytes of a dtype, and its unit where it has one; None where it is not compiled."""
     code = dtype.str[1:]
-    return code if dtype.isnative and code in CODES else None
+    return code if dtype.isnative and (code in CODES or dtype.kind in MOVED) else None
 
 
+@cache
 def bytes_of(code: str) -> int:
-    return int(code[1])
+    return np.dtype(code).itemsize
 
 
 def bits_of(code: str) -> str:
@@ -36,8 +45,10 @@ def bits_of(code: str) -> str:
 
 
 def type_of(code: str) -> str:
-    """The type that one element has in registers: a bool is one bit there."""
-    return "i1" if code == "b1" else FLOATS.get(code) or bits_of(code)
+    """The type that one element has in registers: a bool is one bit there, a float of 16 bits an integer."""
+    if code == "b1":
+        return "i1"
+    return FLOATS[code] if code in ("f4", "f8") else bits_of(code)
 
 
 def stored_type_of(code: str) -> str:
@@ -97,6 +108,8 @@ class Lanes:
 
     def constant(self, scalar: str, value: float) -> str:
         """A number in each lane: a whole one, or one that each float can be."""
+        if scalar == "half":
+            scalar, value = "i16", int.from_bytes(pack(">e", value))
         text = f"{value:d}" if scalar.startswith("i") else "0x" + pack(">d", value).hex()
         return f"<{', '.join([f'{scalar} {text}'] * self.lanes)}>" if self.lanes > 1 else text
 
@@ -118,13 +131,33 @@ class Lanes:
 
     def select(self, code: str, condition: str, yes: str, no: str) -> str:
         kind = self.type(code)
+        if bytes_of(code) > 8:
+            return self._select_words(kind, bytes_of(code) // 8, condition, yes, no)
         return self.op(f"select {self.vector('i1')} {condition}, {kind} {yes}, {kind} {no}")
+
+    def _select_words(self, kind: str, words: int, condition: str, yes: str, no: str) -> str:
+        """Choose elements of several words: no register has one of those, but of their words."""
+        parts = self.of(words * self.lanes)
+        mask, places = parts.vector("i1"), [f"i32 {lane}" for lane in range(self.lanes) for _ in range(words)]
+        if self.lanes == 1:
+            condition = self.op(f"insertelement <1 x i1> poison, i1 {condition}, i64 0")
+        each = f"<{self.lanes} x i1>"
+        condition = self.op(
+            f"shufflevector {each} {condition}, {each} poison, <{len(places)} x i32> <{', '.join(places)}>"
+        )
+        first, second = (self.op(f"bitcast {kind} {value} to {parts.vector('i64')}") for value in (yes, no))
+        chosen = self.op(f"select {mask} {condition}, {parts.vector('i64')} {first}, {parts.vector('i64')} {second}")
+        return self.op(f"bitcast {parts.vector('i64')} {chosen} to {kind}")
 
     def bits(self, code: str, value: str) -> str:
         """The bits of floats, as integers."""
+        if code == "f2":
+            return value
         return self.op(f"bitcast {self.type(code)} {value} to {self.vector(bits_of(code))}")
 
     def from_bits(self, code: str, value: str) -> str:
+        if code == "f2":
+            return value
         return self.op(f"bitcast {self.vector(bits_of(code))} {value} to {self.type(code)}")
 
     def convert(self, name: str, value: str, source: str, target: str) -> str:
@@ -135,6 +168,8 @@ class Lanes:
 
     def strict(self, name: str, code: str, values: Sequence[str]) -> str:
         """Arithmetic that rounds."""
+        if code == "f2":
+            return self.resize(self.strict(name, "f4", [self.resize(each, "f2", "f4") for each in values]), "f4", "f2")
         kind, rounded = self.type(code), "" if name in ("floor", "ceil", "trunc") else ", metadata"
         arguments = ", ".join(f"{kind} {value}" for value in values)
         rounding = ', metadata !"round.tonearest"' if rounded else ""
@@ -145,6 +180,9 @@ class Lanes:
 
     def float_compare(self, predicate: str, code: str, left: str, right: str) -> str:
         """A comparison that raises no flag for a quiet NaN, as NumPy's warns of none."""
+        if code == "f2":
+            left, right = (self.resize(each, "f2", "f4") for each in (left, right))
+            code = "f4"
         kind, result = self.type(code), self.vector("i1")
         function = f"@llvm.experimental.constrained.fcmp.{self._suffix(code)}"
         self._declare(function, result, f"{kind}, {kind}, metadata, metadata")
@@ -154,14 +192,47 @@ class Lanes:
         )
 
     def resize(self, value: str, source: str, target: str) -> str:
-        """A float of another width."""
+        """A float of another width: from one of 16 bits, or to one, only by way of one of 32."""
+        if "f2" in (source, target):
+            return self._resized_half(value, source, target)
+        return self._resized(value, source, target)
+
+    def _resized_half(self, value: str, source: str, target: str) -> str:
+        """Floats that become wider than 16 bits, or that wide: as many at once as there is an instruction for."""
+        before, after = type_of(source), type_of(target)
+        if self.lanes == 1:
+            return self._resized(value, source, target)
+        group, pieces = self.of(HALVES), []
+        for first in range(0, self.lanes, HALVES):
+            piece = self.op(f"shufflevector {self._pair(before, value)}, {_mask(first, HALVES, self.lanes)}")
+            pieces.append(group._resized(piece, source, target))
+        lanes, joined = HALVES, pieces
+        while len(joined) > 1:
+            two = self.of(lanes)
+            joined = [
+                self.op(f"shufflevector {two.vector(after)} {a}, {two.vector(after)} {b}, {_mask(0, 2 * lanes)}")
+                for a, b in zip(joined[::2], joined[1::2], strict=True)
+            ]
+            lanes *= 2
+        if self.lanes < HALVES:
+            return self.op(f"shufflevector {group._pair(after, joined[0])}, {_mask(0, self.lanes)}")
+        return joined[0]
+
+    def _pair(self, scalar: str, value: str) -> str:
+        """A vector and nothing, the operands of a shuffle."""
+        return f"{self.vector(scalar)} {value}, {self.vector(scalar)} poison"
+
+    def _resized(self, value: str, source: str, target: str) -> str:
         wider = bytes_of(target) > bytes_of(source)
         name, rounded = ("fpext", "") if wider else ("fptrunc", ", metadata")
         rounding = "" if wider else ', metadata !"round.tonearest"'
-        kind, result = self.type(source), self.type(target)
+        kind, result = self.vector(FLOATS[source]), self.vector(FLOATS[target])
+        if source == "f2":
+            value = self.convert("bitcast", value, "i16", "half")
         function = f"@llvm.experimental.constrained.{name}.{self._suffix(target)}.{self._suffix(source)}"
         self._declare(function, result, f"{kind}{rounded}, metadata")
-        return self.op(f'call {result} {function}({kind} {value}{rounding}, metadata !"fpexcept.strict") strictfp')
+        value = self.op(f'call {result} {function}({kind} {value}{rounding}, metadata !"fpexcept.strict") strictfp')
+        return self.convert("bitcast", value, "half", "i16") if target == "f2" else value
 
     def is_nan(self, code: str, value: str) -> str:
         scalar = bits_of(code)
@@ -186,13 +257,19 @@ class Lanes:
         self.source.line(f"store {kind} {after}, ptr {self._doubt}")
 
 
+def _mask(first: int, count: int, of: int = 0) -> str:
+    """So many lanes in a row; the last one again and again, where there are fewer."""
+    places = (min(first + lane, of - 1) if of else first + lane for lane in range(count))
+    return f"<{count} x i32> <{', '.join(f'i32 {lane}' for lane in places)}>"
+
+
 def _magnitude(code: str) -> int:
     return (1 << (8 * bytes_of(code) - 1)) - 1
 
 
 def infinity(code: str) -> int:
     """The bits of infinity."""
-    return 0x7FF << 52 if code == "f8" else 0xFF << 23
+    return {"f2": 0x1F << 10, "f4": 0xFF << 23, "f8": 0x7FF << 52}[code]
 
 
 def sign_bit(code: str) -> int:

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.threads.pool import hand_over
@@ -52,12 +55,36 @@ def is_ending() -> bool:
 
 def compiled(text: str, name: str) -> bytes:
     """The object file of a module with one function. Raises what LLVM raises, and `EndingError`."""
-    from llvmlite import binding as llvm
-
+    llvm = _binding()
     if is_ending():  # while llvmlite was imported
         raise EndingError
     work = partial(_compiled, llvm, text, name)
     return _at_low_priority(work) if current.is_patient else work()
+
+
+@cache
+def _binding() -> Any:
+    """The part of llvmlite that calls LLVM."""
+    breathe()
+    _load_library()
+    breathe()
+    from llvmlite import binding
+
+    return binding
+
+
+def _load_library() -> None:
+    """Have the system load LLVM's library, which takes it many milliseconds, without the interpreter lock.
+
+    llvmlite, which loads it when it is imported, would keep the lock for as long; it finds the library loaded.
+    """
+    spec = find_spec("llvmlite")
+    with suppress(OSError, AttributeError, TypeError):  # where there is no such function; llvmlite says what is wrong
+        load = ctypes.CDLL(None).dlopen
+        load.restype = ctypes.c_void_p
+        for folder in [] if spec is None else spec.submodule_search_locations or []:
+            for library in sorted(Path(folder, "binding").glob("libllvmlite.*")):
+                load(os.fsencode(library), ctypes.c_int(os.RTLD_NOW | os.RTLD_LOCAL))
 
 
 class _Current(threading.local):
@@ -112,8 +139,7 @@ def _compiled(llvm: Any, text: str, name: str) -> bytes:
 
 def loaded(image: bytes, name: str) -> Function:
     """The function of an object file. Raises `RuntimeError` where the file has none, or is none."""
-    from llvmlite import binding as llvm
-
+    llvm = _binding()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_target())
     _alive.add(engine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(image))
@@ -150,10 +176,10 @@ def dispose() -> None:
 
 def machine_name() -> str:
     """The processor, its features and the versions that an object file was made for."""
-    from llvmlite import binding as llvm
-
+    llvm = _binding()
     version = ".".join(map(str, llvm.llvm_version_info))
-    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version}"
+    binding = sys.modules["llvmlite"].__version__
+    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {_features()} LLVM {version} llvmlite {binding}"
 
 
 @cache
@@ -166,8 +192,7 @@ def _target() -> Any:
 
 def _new_target() -> Any:
     """A target machine; what loads a function takes over one of its own."""
-    from llvmlite import binding as llvm
-
+    llvm = _binding()
     _initialize()
     return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, jit=True
@@ -176,14 +201,22 @@ def _new_target() -> Any:
 
 @cache
 def _features() -> str:
+    features: str = _binding().get_host_cpu_features().flatten()
+    return features
+
+
+@cache
+def converts_halves() -> bool:
+    """Tell whether the processor has instructions that make floats of 16 bits of wider ones, and the other way."""
     from llvmlite import binding as llvm
 
-    return llvm.get_host_cpu_features().flatten()  # type: ignore[no-any-return]
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return True
+    return bool(llvm.get_host_cpu_features().get("f16c"))
 
 
 @cache
 def _initialize() -> None:
-    from llvmlite import binding as llvm
-
+    llvm = _binding()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -36,6 +36,9 @@ EXIT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
+_COUNTED = ("compiled", "evicted", "unsupported", "failed", "misses", "blocks_repeated", "from_disk")
+
+
 class Entry:
     """The code of one structure, as long as the cache keeps it."""
 
@@ -63,7 +66,7 @@ class Natives:
         self.background = Background()
         self._lock = threading.Lock()
         self._entries: OrderedDict[Structure, Entry] = OrderedDict()
-        self._counts = dict.fromkeys(("compiled", "evicted", "unsupported", "failed", "misses", "blocks_repeated"), 0)
+        self._counts = dict.fromkeys(_COUNTED, 0)
         self.hits = 0
         """Groups that were executed as compiled code. Counted without the lock, by threads that may meet."""
         self._seconds = 0.0
@@ -127,6 +130,7 @@ class Natives:
             with llvm.at_work:
                 entry.code = compile_structure(structure, self._check.agrees)
             outcome = "compiled"
+            self.count("from_disk", int(entry.code.from_disk))
         except (UnsupportedError, llvm.EndingError):
             outcome = "unsupported"
         except BaseException as error:  # noqa: BLE001 - the group is computed without it

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from engine.fusion.native.arguments import Arguments, loaded, spread
 from engine.fusion.native.blueprint import Blueprint
+from engine.fusion.native.casts import cast
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import Lanes, bits_of, stored_type_of
 from engine.fusion.native.llvm import breathe
-from engine.fusion.native.primitives import cast, primitive
+from engine.fusion.native.primitives import primitive
 from engine.fusion.native.reducing import Reducing
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import CAST, REPEATED, WHERE, Instruction, Ref, Stage

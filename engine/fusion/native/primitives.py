@@ -10,7 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.fusion.native.emit import FLOATS, Lanes, bits_of, bytes_of, infinity, magnitude_bits, sign_bit, type_of
+from engine.fusion.native.emit import (
+    CODES,
+    FLOATS,
+    Lanes,
+    bits_of,
+    bytes_of,
+    infinity,
+    magnitude_bits,
+    sign_bit,
+    type_of,
+)
 
 Loop = tuple[str, ...]
 """The codes of the operands and of the result of a ufunc's loop."""
@@ -25,9 +35,14 @@ def primitive(ufunc: object, loop: Loop) -> Emit | None:
     operand, result = loop[0], loop[-1]
     if result not in (operand, "b1"):
         return None
+    kind = _kind(operand)
     if ufunc in _TRUTHS:
-        return _TRUTHS[ufunc].get(_kind(operand)) if result == "b1" else None
-    return _ARITHMETIC.get(ufunc, {}).get(_kind(operand)) if result == operand else None
+        return _TRUTHS[ufunc].get("f" if kind == "h" else kind) if result == "b1" else None
+    if kind == "h":
+        kind = "f"
+        if ufunc in _EXTREMES_OF_HALVES:
+            return _EXTREMES_OF_HALVES[ufunc]
+    return _ARITHMETIC.get(ufunc, {}).get(kind) if result == operand else None
 
 
 def meets_nans(ufunc: object) -> bool:
@@ -36,7 +51,8 @@ def meets_nans(ufunc: object) -> bool:
 
 
 def _kind(code: str) -> str:
-    return code[0]
+    """The kind of a dtype that is computed with; `h` for floats of 16 bits."""
+    return "" if code not in CODES else "h" if code == "f2" else code[0]
 
 
 def _float(name: str) -> Emit:
@@ -167,6 +183,9 @@ def truth(lanes: Lanes, code: str, value: str) -> str:
     """Tell whether each element is not zero; a NaN is not."""
     if code == "b1":
         return value
+    if code == "f2":
+        magnitude = lanes.binary("and", "i16", value, lanes.constant("i16", magnitude_bits(code)))
+        return lanes.compare("ne", "i16", magnitude, lanes.constant("i16", 0))
     if code in FLOATS:
         return lanes.float_compare("une", code, value, lanes.constant(FLOATS[code], 0))
     return lanes.compare("ne", type_of(code), value, lanes.constant(type_of(code), 0))
@@ -242,42 +261,6 @@ _TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
     np.isfinite: {"f": _against_infinity("slt")},
     np.signbit: {"f": _signbit},
 }
+_EXTREMES_OF_HALVES: dict[np.ufunc, Emit] = {np.maximum: _extreme("oge"), np.minimum: _extreme("ole")}
+"""The first operand where both are equal: NumPy's loops for floats of 16 bits are others."""
 _MEETING = frozenset({np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum})
-
-
-# Casts
-
-
-def cast(lanes: Lanes, source: str, target: str, value: str) -> str:
-    """A value of one dtype as another, as NumPy casts it; what does not fit into an integer is in doubt."""
-    if source == target:
-        return value
-    if target == "b1":
-        return truth(lanes, source, value)
-    if target in FLOATS:
-        if source in FLOATS:
-            return lanes.resize(value, source, target)
-        name = "sitofp" if source[0] == "i" else "uitofp"
-        return lanes.convert(name, value, type_of(source), type_of(target))
-    if source in FLOATS:
-        return _to_integer(lanes, source, target, value)
-    if source == "b1" or bytes_of(source) < bytes_of(target):
-        return lanes.convert("sext" if source[0] == "i" else "zext", value, type_of(source), type_of(target))
-    if bytes_of(source) == bytes_of(target):
-        return value
-    return lanes.convert("trunc", value, type_of(source), type_of(target))
-
-
-def _to_integer(lanes: Lanes, source: str, target: str, value: str) -> str:
-    """C leaves open what becomes of what does not fit; NumPy's own loop decides then."""
-    width, signed = 8 * bytes_of(target), target[0] == "i"
-    least = -(1 << (width - 1)) if signed else 0
-    exact = width < (53 if source == "f8" else 24)
-    kind = FLOATS[source]
-    low = lanes.constant(kind, least - 1) if exact or not signed else lanes.constant(kind, least)
-    above = lanes.float_compare("ogt" if exact or not signed else "oge", source, value, low)
-    high = lanes.constant(kind, 1 << (width - 1 if signed else width))
-    below = lanes.float_compare("olt", source, value, high)
-    fits = lanes.binary("and", "i1", above, below)
-    lanes.doubt(lanes.negated(fits))
-    return lanes.convert("fptosi" if signed else "fptoui", value, kind, type_of(target))

@@ -7,7 +7,6 @@ and in whole vectors. What it does not mark to be computed again has to have Num
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.compiler import Code, compile_structure
 from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import FLOATS
+from engine.fusion.native.kept import kept
 from engine.fusion.native.structure import (
     CAST,
     CONTIGUOUS,
@@ -49,17 +49,30 @@ class SelfCheck:
         if key not in self._known:
             self._known[key] = True  # its own code is compiled now
             try:
-                self._known[key] = has_numpys_bits(each) if isinstance(each, Instruction) else reduces_as_numpy(each)
+                self._known[key] = self._found(_said_of(*key), each)
             except BaseException:
                 del self._known[key]
                 raise
         return self._known[key]
 
+    def _found(self, said: str, each: Instruction | Reduction) -> bool:
+        """What an earlier process found, or this one does now."""
+        store = kept()
+        agrees = store.verdict(said)
+        if agrees is None:
+            agrees = has_numpys_bits(each) if isinstance(each, Instruction) else reduces_as_numpy(each)
+            store.keep_verdict(said, agrees)
+        return agrees
+
     @property
     def differing(self) -> tuple[str, ...]:
         """The instructions that do not agree."""
         differing = [key for key, agrees in list(self._known.items()) if not agrees]
-        return tuple(f"{getattr(op, '__name__', op)} {' '.join(loop)}" for op, loop in differing)
+        return tuple(_said_of(*key) for key in differing)
+
+
+def _said_of(op: object, loop: Sequence[str]) -> str:
+    return f"{getattr(op, '__name__', op)} {' '.join(loop)}"
 
 
 def has_numpys_bits(instruction: Instruction) -> bool:
@@ -153,10 +166,13 @@ def _numpys(instruction: Instruction, operands: list[Array]) -> Array:
 
 
 def _columns(codes: Sequence[str]) -> list[Array]:
-    """All combinations of special values of the dtypes."""
+    """All combinations of special values of the dtypes.
+
+    As arrays throughout: with some thousand tuples, Python may look for garbage, and hold up all threads meanwhile.
+    """
     values = [special_values(code) for code in codes]
-    places = list(itertools.product(*(range(len(each)) for each in values)))
-    return [each[list(column)] for each, column in zip(values, zip(*places, strict=True), strict=True)]
+    places = np.indices([len(each) for each in values]).reshape(len(values), -1)
+    return [each[place] for each, place in zip(values, places, strict=True)]
 
 
 def special_values(code: str) -> Array:
@@ -164,8 +180,13 @@ def special_values(code: str) -> Array:
     dtype = np.dtype(code)
     if code == "b1":
         return np.array([False, True])
-    if code in FLOATS:
+    if dtype.kind == "f":
         return _special_floats(dtype)
+    if dtype.kind == "c":
+        parts = special_values(dtype.char.lower())
+        return np.column_stack([parts, np.roll(parts, 7)]).ravel().view(dtype)
+    if dtype.kind in "mM":
+        return special_values("i8").view(dtype)
     info = np.iinfo(dtype)
     width = 8 * dtype.itemsize
     numbers = {0, 1, 2, 3, 7, 100, width - 1, width, info.max, info.max - 1, info.min, info.min + 1, info.max // 2}
@@ -174,10 +195,11 @@ def special_values(code: str) -> Array:
 
 def _special_floats(dtype: np.dtype[Any]) -> Array:
     info = np.finfo(dtype)
-    numbers = [*_NUMBERS, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf]
-    positive = np.array(numbers, dtype)
-    bits = {4: np.uint32, 8: np.uint64}[dtype.itemsize]
-    quiet = np.array([np.nan], dtype).view(bits)
-    payloads = np.array([quiet[0], quiet[0] | bits(5)], bits).view(dtype)
+    ordinary = [each for each in _NUMBERS if each <= float(info.max)]
+    positive = np.array([*ordinary, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf], dtype)
+    payloads = np.array([np.nan, np.nan], dtype)
+    payloads.view(np.uint8).reshape(2, -1)[1, 0] |= 5
+    if dtype.itemsize == 2:
+        payloads = np.append(payloads, np.array([0x7C01], np.uint16).view(dtype))  # one that signals
     values = np.concatenate([positive, payloads])
     return np.concatenate([values, np.negative(values)])

@@ -41,6 +41,8 @@ class FusionStatistics:
     """Blocks that were computed once more by NumPy's ufuncs, for a warning or for bits that were not certain."""
     differing: tuple[str, ...]
     """Ops whose compiled form did not have NumPy's bits on this machine, with their dtypes: NumPy's are called."""
+    from_disk: int = 0
+    """Structures, of those compiled, whose code an earlier process had kept on disk (`EAGERLOOP_CACHE_DIR`)."""
 
     def _repr_html_(self) -> str:
         return statistics_html(self)

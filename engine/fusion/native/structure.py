@@ -7,11 +7,12 @@ the values of scalars do not. A structure is a key, and what the code is written
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.fusion.native.emit import FLOATS, bytes_of
+from engine.fusion.native.emit import CODES, FLOATS, bytes_of
 from engine.fusion.native.primitives import Loop, meets_nans
 
 CONTIGUOUS, STREAMED, REPEATED, STRIDED = "contiguous", "streamed", "repeated", "strided"
@@ -46,6 +47,11 @@ class Instruction(NamedTuple):
     @property
     def code(self) -> str:
         return self.loop[-1]
+
+
+def is_computed(instruction: Instruction) -> bool:
+    """Tell whether the dtypes of an instruction are such that it may be compiled, and not only called."""
+    return instruction.op in (WHERE, CAST) or CODES.issuperset(instruction.loop)
 
 
 class Reduction(NamedTuple):
@@ -219,6 +225,11 @@ def _last_reads(structure: Structure, born: dict[int, int], stages: Sequence[Sta
     return dies
 
 
+def words_of(code: str) -> int:
+    """The numbers of a frame that one element takes."""
+    return -(-bytes_of(code) // 8)
+
+
 class Frame:
     """Where the numbers and addresses of a call stand in the memory that the compiled function is given.
 
@@ -233,8 +244,9 @@ class Frame:
 
     def __init__(self, structure: Structure, calls: int) -> None:
         self._ndim, self._arrays = structure.ndim, len(structure.arrays)
-        self._scalars = self._arrays + len(structure.reductions)
-        self._header = self._scalars + len(structure.scalars)
+        words = (words_of(code) for code in structure.scalars)
+        self._scalars = list(accumulate(words, initial=self._arrays + len(structure.reductions)))
+        self._header = self._scalars[-1]
         self._strides = self._header + len(self.HEADER)
         self._loops = self._strides + self._arrays * self._ndim
         self._initials = self._loops + 3 * calls
@@ -262,7 +274,7 @@ class Frame:
         return self._initials + number
 
     def scalar(self, index: int) -> int:
-        return self._scalars + index
+        return self._scalars[index]
 
     def header(self, number: int) -> int:
         """One of the numbers that each frame has."""

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from engine.base.config import Config
-from engine.base.errors import DevicePlacementError, OpCancelledError
+from engine.base.errors import DeviceLostError, DevicePlacementError, OpCancelledError
 from engine.base.modes import DevicePolicy, ExecutionMode
 from engine.devices.base import Array
 from engine.runtime.executor import Executor
 from engine.settings.scope import device, device_policy
 from engine.testing.gpu.cases import Case, op
+from engine.testing.gpu.journal import Report
 from handles.base import Handle
 
 RELATIVE = {"e": 5e-3, "f": 2e-5, "d": 1e-11, "F": 2e-5, "D": 1e-11}
 """How far results may be from NumPy's, by their dtype: CUDA's functions are exact to some units in the last place, and
 sums are added up in another order."""
-
-
-@dataclass
-class Report:
-    """The outcome of some checks."""
-
-    checked: int = 0
-    failures: list[str] = field(default_factory=list)
-    lacking: list[str] = field(default_factory=list)
-    """Cases that CuPy has no function for, as the error says."""
-    seconds: float = 0.0
-
-    def add(self, name: str, problem: str | None) -> None:
-        """A check was made; None says that it was passed."""
-        self.checked += 1
-        if problem is not None:
-            self.failures.append(f"{name}: {problem}")
 
 
 def config() -> Config:
@@ -111,11 +94,14 @@ def check_cases(report: Report, cases: Iterable[Case], *, until: float = float("
             if perf_counter() > until:
                 report.add(case.name, "not run: there was no time left")
                 break
+            report.begin(case.name)
             theirs, mine = computed(case, "CPU:0"), computed(case, "GPU:0")
             if isinstance(mine, NotImplementedError) and "to_device('CPU:0')" in str(mine):
-                report.lacking.append(case.name)
-                report.checked += 1
+                report.lack(case.name)
                 continue
+            if isinstance(mine, DeviceLostError):
+                report.add(case.name, f"the GPU was lost: {mine}")
+                raise mine
             report.add(case.name, judged(case, mine, theirs))
     report.seconds += perf_counter() - begun
 
@@ -153,8 +139,9 @@ def check_programs(report: Report, seeds: Iterable[int], *, until: float = float
     with Executor(config(), execution_mode=ExecutionMode.ASYNC):
         for seed in seeds:
             if perf_counter() > until:
-                report.failures.append(f"programs from {seed} on were not run: there was no time left")
+                report.add(f"programs from {seed} on", "not run: there was no time left")
                 break
+            report.begin(f"program {seed}")
             rng = random.Random(seed)
             start = np.random.default_rng(seed).uniform(0.5, 1.5, (4, 4))
             values = [(op("asarray")(start + number), start + number) for number in range(2)]
@@ -169,7 +156,8 @@ def check_programs(report: Report, seeds: Iterable[int], *, until: float = float
 # Errors, policies, cancellation
 
 
-def _raises(error: type[BaseException], text: str, call: Callable[[], Any]) -> str | None:
+def raises(error: type[BaseException], text: str, call: Callable[[], Any]) -> str | None:
+    """Say what is wrong with a call that is to raise an error that says some text; None where it does."""
     try:
         result = call()
         if isinstance(result, Handle):
@@ -189,19 +177,19 @@ def _behaviour(side: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
     def poisoned() -> str | None:
         bad = here([1.0, 2.0]) + here([1.0, 2.0, 3.0])
         dependent, other = bad * 2, here([1.0]) + 1
-        return _raises(ValueError, "on GPU:0", lambda: dependent) or compared(other.result(), np.array([2.0]), True)
+        return raises(ValueError, "on GPU:0", lambda: dependent) or compared(other.result(), np.array([2.0]), True)
 
     def explicit() -> str | None:
         x = here([1.0])
         with device_policy(DevicePolicy.EXPLICIT), device("CPU:0"):
-            return _raises(DevicePlacementError, "actually on GPU:0", lambda: x + 1) or compared(
+            return raises(DevicePlacementError, "actually on GPU:0", lambda: x + 1) or compared(
                 (x.to_device("CPU:0") + 1).result(), np.array([2.0]), True
             )
 
     def integers() -> str | None:
         with device_policy(DevicePolicy.SILENT_FOR_INT32), device("CPU:0"):
             moved = (here(np.array([1], np.int32)) + 1).result()
-            return compared(moved, np.array([2], np.int32), True) or _raises(
+            return compared(moved, np.array([2], np.int32), True) or raises(
                 DevicePlacementError, "GPU:0", lambda: here([1.0]) + 1
             )
 
@@ -216,7 +204,7 @@ def _behaviour(side: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
         for _ in range(100):
             chain.append(op("matmul")(chain[-1], x) / side)
         chain[-1].cancel()
-        return _raises(OpCancelledError, "", lambda: chain[-1]) or compared(
+        return raises(OpCancelledError, "", lambda: chain[-1]) or compared(
             (x + 1).result()[0, 0], np.float64(2.0), True
         )
 
@@ -230,11 +218,11 @@ def _behaviour(side: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
     yield "SILENT copies", silent
     yield "what is cancelled is dropped", cancelled
     yield "more than one piece is copied", whole
-    yield "not enough memory", lambda: _raises(MemoryError, "GPU:0", lambda: op("zeros")((1 << 42,), device="GPU:0"))
-    yield "no strings", lambda: _raises(TypeError, "CPU:0", lambda: here(["a"]) == "a")
+    yield "not enough memory", lambda: raises(MemoryError, "GPU:0", lambda: op("zeros")((1 << 42,), device="GPU:0"))
+    yield "no strings", lambda: raises(TypeError, "CPU:0", lambda: here(["a"]) == "a")
     yield (
         "a function that is lacking",
-        lambda: _raises(NotImplementedError, "to_device('CPU:0')", lambda: here([1.0]).byteswap()),
+        lambda: raises(NotImplementedError, "to_device('CPU:0')", lambda: here([1.0]).byteswap()),
     )
 
 
@@ -242,39 +230,16 @@ def check_behaviour(report: Report, *, side: int = 256) -> None:
     """Check errors, policies, cancellation (of products of matrices with this side) and copies."""
     begun = perf_counter()
     with Executor(config(), execution_mode=ExecutionMode.ASYNC):
-        for name, check in _behaviour(side):
-            report.add(name, check())
+        check_each(report, _behaviour(side))
     report.seconds += perf_counter() - begun
 
 
-def check_all(
-    report: Report,
-    cases: Sequence[Case],
-    *,
-    programs: int = 1_000,
-    seconds: float = 150.0,
-    threads: int = 8,
-    side: int = 256,
-) -> None:
-    """Check everything, in so many seconds at most; what there is no time for is reported.
-
-    Cases are shared out to threads, each with an executor and a stream of its own: a GPU's first call of a function
-    compiles it, which takes long, and can be done side by side. They are in random order, so that what there is no time
-    for is not one chapter.
-    """
-    begun = perf_counter()
-    check_behaviour(report, side=side)
-    mixed = random.Random(0).sample(list(cases), len(cases))
-    shares = [Report() for _ in range(threads)]
-
-    def check_share(number: int) -> None:
-        check_cases(shares[number], mixed[number::threads], until=begun + 0.7 * seconds)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(check_share, range(threads)))
-    for share in shares:
-        report.checked += share.checked
-        report.failures += share.failures
-        report.lacking += share.lacking
-    check_programs(report, range(programs), until=begun + seconds)
-    report.seconds = perf_counter() - begun
+def check_each(report: Report, checks: Iterable[tuple[str, Callable[[], str | None]]]) -> None:
+    """Make some checks, each of which may raise anything."""
+    for name, check in checks:
+        report.begin(name)
+        try:
+            problem = check()
+        except Exception:  # noqa: BLE001 - what is found after it is worth as much
+            problem = traceback.format_exc()
+        report.add(name, problem)

@@ -7,7 +7,7 @@ The other way is `Raw`: the functions of CuPy on a stream, called by hand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from time import perf_counter
@@ -90,13 +90,12 @@ def _ready(handle: Handle) -> None:
     block_until(handle._cell, None)
 
 
-def measure(raw: Raw, *, rounds: int = 5, scale: float = 1.0) -> list[Figure]:
-    """Measure all figures; `scale` makes sizes smaller."""
-    figures: list[Figure] = []
+def measured(raw: Raw, *, rounds: int = 5, scale: float = 1.0, until: float = float("inf")) -> Iterator[Figure]:
+    """Measure one figure after the other, as long as there is time; `scale` makes sizes smaller."""
     with Executor(config(), execution_mode=ExecutionMode.ASYNC), device("GPU:0"):
         for make in (_stream_of_small_ops, _traced, _chain_of_large_ops, _copy_beside_compute):
-            figures += make(raw, rounds, scale)
-    return figures
+            if perf_counter() < until:
+                yield from make(raw, rounds, scale)
 
 
 def _stream_of_small_ops(raw: Raw, rounds: int, scale: float) -> Sequence[Figure]:

@@ -15,7 +15,7 @@ FILE = Path(__file__).with_name("cupy_names.txt")
 
 
 def described(cupy: Any) -> Iterator[str]:
-    """A line for each function: its name, and its parameters as a call has them."""
+    """A line for each function: its name and its parameters as a call has them, or the dtypes that a ufunc takes."""
     yield f"# CuPy {cupy.__version__}"
     for prefix, module in (("", cupy), ("linalg.", cupy.linalg), ("fft.", cupy.fft)):
         for name in sorted(dir(module)):
@@ -23,7 +23,8 @@ def described(cupy: Any) -> Iterator[str]:
             if name.startswith("_") or not callable(value) or isinstance(value, type | ModuleType):
                 continue
             if isinstance(value, cupy.ufunc):
-                yield f"{prefix}{name}: ufunc of {value.nin}"
+                loops = " ".join(dict.fromkeys(each.partition("->")[0] for each in value.types))
+                yield f"{prefix}{name}: ufunc of {value.nin}: {loops}"
                 continue
             try:
                 yield f"{prefix}{name}({_parameters(inspect.signature(value))})"

@@ -7,6 +7,12 @@ from memory.
 
 Memory that is let go of goes back to its stream: what comes next there overwrites it with garbage. So work on another
 stream that still reads it gets garbage, as it would on a GPU, and a test sees a wrong value.
+
+CUDA's rules are enforced. A stream is used by a thread for which it is current, with its GPU: what is asked for outside
+of its block, or inside of the block of a stream of another GPU, is an error. While a stream captures, no copy between
+the host and a GPU and no look at a value can be made on it, nothing of it can be waited for, and an event of another
+stream cannot be waited for by it; any of these ends the capture in an error, whatever is done with the error. What was
+allocated in a capture is the graph's. Once a GPU has failed, every call on it says so, looks and waits included.
 """
 
 from __future__ import annotations
@@ -23,8 +29,8 @@ import numpy as np
 
 from engine.devices.base import Array
 from engine.devices.cuda.errors import fate_of
-from engine.devices.cuda.runtime import Event, Fate, GpuArray, Graph, Rule, Stream
-from tests.devices.cuda.namespace import Names
+from engine.devices.cuda.runtime import Event, Fate, GpuArray, Graph, Rule, Sharing, Stream
+from tests.devices.cuda.namespace import Captured, Names
 
 GARBAGE = 0xA7
 Task = Callable[[], None]
@@ -97,6 +103,14 @@ class HostRuntime:
         self.failures: deque[BaseException] = deque()
         """What the next calls of rules raise."""
         self.names = Names()
+        self._local = threading.local()
+
+    def current(self) -> list[HostStream]:
+        """The streams whose blocks this thread is in, the current one last."""
+        found: list[HostStream] | None = getattr(self._local, "streams", None)
+        if found is None:
+            found = self._local.streams = []
+        return found
 
     def describe(self) -> str:
         return f"NumPy {np.__version__} on threads"
@@ -148,9 +162,10 @@ class HostGpu:
 class HostArray:
     """An array of a GPU."""
 
-    __slots__ = ("__weakref__", "base", "memory", "true")
+    __slots__ = ("__weakref__", "base", "gpu", "memory", "true")
 
-    def __init__(self, memory: Array, true: Array, base: HostArray | None = None) -> None:
+    def __init__(self, gpu: HostGpu, memory: Array, true: Array, base: HostArray | None = None) -> None:
+        self.gpu = gpu
         self.memory = memory
         self.true = true
         self.base = base
@@ -172,8 +187,9 @@ class HostArray:
 class HostEvent:
     """A place in a stream."""
 
-    def __init__(self, gpu: HostGpu) -> None:
+    def __init__(self, gpu: HostGpu, stream: HostStream | None = None) -> None:
         self._gpu = gpu
+        self.stream = stream
         self._there = threading.Event()
 
     def set(self) -> None:
@@ -182,11 +198,21 @@ class HostEvent:
     def passed(self) -> bool:
         if self._gpu.error is not None:
             raise self._gpu.error
+        self._check()
         return self._there.is_set()
 
     def wait(self) -> None:
+        self._check()
         self._there.wait()
         self.passed()
+
+    def reached(self) -> None:
+        """Wait on the thread of another stream."""
+        self._there.wait()
+
+    def _check(self) -> None:
+        if self.stream is None:
+            raise GpuError(907)  # cudaErrorCapturedEvent
 
 
 class HostGraph:
@@ -195,6 +221,8 @@ class HostGraph:
     def __init__(self) -> None:
         self.now: list[Task] = []
         self.later: list[Task] = []
+        self.invalid = False
+        """True once something was asked for that cannot be captured."""
 
 
 class HostStream:
@@ -204,7 +232,6 @@ class HostStream:
         self._gpu = gpu
         self._tasks: deque[Task] = deque()
         self._graph: HostGraph | None = None
-        self._active = threading.local()
         self.done = 0
         """Tasks that it has done."""
         threading.Thread(target=self._work, name="host-stream", daemon=True).start()
@@ -214,12 +241,26 @@ class HostStream:
 
     @contextmanager
     def _block(self) -> Iterator[None]:
-        depth = getattr(self._active, "depth", 0)
-        self._active.depth = depth + 1
+        current: list[HostStream] = self._gpu.runtime.current()
+        current.append(self)
         try:
             yield
         finally:
-            self._active.depth = depth
+            assert current.pop() is self, "blocks of streams were left in another order than they were entered"
+
+    def _check(self) -> None:
+        """Raise what CUDA raises for a call on a stream that is not the thread's, or on a GPU that has failed."""
+        current = self._gpu.runtime.current()
+        assert current, "called outside of the stream's block"
+        assert current[-1] is self, "called while another stream is the thread's current one"
+        if self._gpu.error is not None:
+            raise self._gpu.error
+
+    def _no_capture(self, what: str) -> None:
+        """Raise what CUDA raises for a call that cannot be captured; the capture is of no use then."""
+        if self._graph is not None:
+            self._graph.invalid = True
+            raise RuntimeError(f"the current stream is capturing, so {what} is not allowed")
 
     # Work
 
@@ -241,7 +282,7 @@ class HostStream:
             self.done += 1
 
     def _add(self, later: Task, now: Task | None = None) -> None:
-        assert getattr(self._active, "depth", 0), "called outside of the stream's block"
+        self._check()
         if self._graph is not None:
             self._graph.later.append(later)
             if now is not None:
@@ -260,12 +301,16 @@ class HostStream:
         if runtime.failures:
             raise runtime.failures.popleft()
         names = runtime.names
+        self._check()
+        assert self._graph is None or not isinstance(rule, Sharing), "memory that is not the graph's was captured"
+        for each in arguments:
+            assert not isinstance(each, HostArray) or each.gpu is self._gpu, "an array of another GPU was read"
         trues = [each.true if isinstance(each, HostArray) else each for each in arguments]
         memories = [each.memory if isinstance(each, HostArray) else each for each in arguments]
         with np.errstate(all="ignore"):
-            answer = rule(names, *trues, **params)
+            answer = rule(names, *(self._unseen(each) for each in trues), **params)
         several = isinstance(answer, tuple)
-        results = [np.asarray(each) for each in (answer if several else (answer,))]
+        results = [_plain(each) for each in (answer if several else (answer,))]
         given = [each for each in arguments if isinstance(each, HostArray)]
         arrays = [self._result(each, given) for each in results]
         computed = [index for index, each in enumerate(arrays) if each is None]
@@ -276,7 +321,7 @@ class HostStream:
                     continue
                 known = next((each for each in given if each.true is results[index]), None)
                 source = next(each for each in given if np.may_share_memory(each.true, results[index]))
-                arrays[index] = known or HostArray(view, results[index], source)
+                arrays[index] = known or HostArray(self._gpu, view, results[index], source)
         for index in computed:
             arrays[index] = self.allocate(results[index].shape, results[index].dtype, results[index])
         if computed:
@@ -291,27 +336,37 @@ class HostStream:
             )
         return tuple(arrays) if several else arrays[0]
 
+    def _unseen(self, value: Any) -> Any:
+        """An array whose values cannot be looked at, while this stream captures."""
+        return value.view(Captured) if self._graph is not None and isinstance(value, np.ndarray) else value
+
     def _result(self, result: Array, given: Sequence[HostArray]) -> HostArray | None:
         """Anything but None for a view of an operand."""
         return next((each for each in given if np.may_share_memory(each.true, result)), None)
 
     def record(self) -> Event:
-        event = HostEvent(self._gpu)
+        self._check()
+        if self._graph is not None:
+            return HostEvent(self._gpu)  # a node of the graph: it never passes, and waiting for it is an error
+        event = HostEvent(self._gpu, self)
         self._add(event.set)
         return event
 
     def follow(self, event: Event) -> None:
-        self._add(cast(HostEvent, event).wait)
+        theirs = cast(HostEvent, event)
+        assert theirs.stream is not None, "an event of a capture is of that capture only"
+        self._no_capture("to wait for an event of a stream that is not captured")
+        self._add(theirs.reached)
 
     # Memory
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], true: Array | None = None) -> HostArray:
-        assert getattr(self._active, "depth", 0), "called outside of the stream's block"
+        self._check()
         nbytes = prod(shape) * dtype.itemsize
         self._gpu.take(nbytes)
         buffer = np.full(nbytes, GARBAGE, np.uint8)
         memory = np.ndarray(shape, dtype, buffer)
-        array = HostArray(memory, np.zeros(shape, dtype) if true is None else np.array(true, order="C"))
+        array = HostArray(self._gpu, memory, np.zeros(shape, dtype) if true is None else np.array(true, order="C"))
         captured = self._graph is not None
         weakref.finalize(array, self._free, buffer, captured).atexit = False
         return array
@@ -328,12 +383,16 @@ class HostStream:
         return cast(HostArray, self.call(lambda names, x: np.array(x, order="C"), [mine], {}))
 
     def send(self, staging: Array, target: GpuArray, begin: int, end: int) -> None:
+        self._check()
+        self._no_capture("a copy from the host")
         mine = cast(HostArray, target)
         _bytes(mine.true)[begin:end] = staging[: end - begin]
         memory = _bytes(mine.memory)
         self._add(lambda: _copy(memory[begin:end], staging[: end - begin]))
 
     def fetch(self, source: GpuArray, begin: int, end: int, staging: Array) -> None:
+        self._check()
+        self._no_capture("a copy to the host")
         memory = _bytes(cast(HostArray, source).memory)
         self._add(lambda: _copy(staging[: end - begin], memory[begin:end]))
 
@@ -346,20 +405,30 @@ class HostStream:
     # Graphs
 
     def capture(self, work: Callable[[], Sequence[GpuArray]]) -> tuple[Graph, Sequence[GpuArray]]:
+        self._check()
         graph = self._graph = HostGraph()
         try:
             outputs = work()
         finally:
             self._graph = None
+        if graph.invalid:
+            raise GpuError(901)  # cudaErrorStreamCaptureInvalidated
         if not self._gpu.runtime.captures:
             raise GpuError(900)  # cudaErrorStreamCaptureUnsupported
         return graph, outputs
 
     def replay(self, graph: Graph) -> None:
+        self._check()
+        self._no_capture("a launch of another graph")
         for task in cast(HostGraph, graph).now:
             task()
         for task in cast(HostGraph, graph).later:
             self._enqueue(task)
+
+
+def _plain(value: Any) -> Array:
+    array: Array = np.asarray(value)
+    return array
 
 
 def _fill(

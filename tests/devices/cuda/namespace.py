@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,12 +25,29 @@ def known() -> Mapping[str, inspect.Signature]:
         if line.startswith("#"):
             continue
         if ": ufunc of " in line:
-            name, _, count = line.partition(": ufunc of ")
-            found[name] = _ufunc(int(count))
+            name, _, rest = line.partition(": ufunc of ")
+            found[name] = _ufunc(int(rest.partition(":")[0]))
         else:
             name, _, rest = line.partition("(")
             found[name] = _signature(rest.removesuffix(")"))
     return found
+
+
+@cache
+def loops() -> Mapping[str, Sequence[str]]:
+    """The dtypes that each ufunc of CuPy takes, by their characters."""
+    parts = (line.split(": ") for line in FILE.read_text(encoding="utf-8").splitlines() if ": ufunc of " in line)
+    return {name: types.split() for name, _, types in parts}
+
+
+def _check_dtypes(path: str, args: Sequence[Any]) -> None:
+    """Raise `TypeError` as CuPy does for arrays of dtypes that a ufunc has no loop for."""
+    dtypes = [each.dtype if hasattr(each, "dtype") else None for each in args]
+    for loop in loops()[path]:
+        pairs = zip(dtypes, loop, strict=False)
+        if all(dtype is None or np.can_cast(dtype, np.dtype(char)) for dtype, char in pairs):
+            return
+    raise TypeError(f"Wrong type ({dtypes}) of arguments for cupy_{path}")
 
 
 def _ufunc(count: int) -> inspect.Signature:
@@ -56,6 +73,21 @@ def _signature(text: str) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+class Captured(np.ndarray[Any, Any]):
+    """An array while a stream captures: what it holds is not known, so that a look at it is an error."""
+
+    def _look(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("the current stream is capturing, so a copy to the host is not allowed")
+
+    def __getitem__(self, key: Any) -> Any:
+        parts = key if isinstance(key, tuple) else (key,)
+        if any(isinstance(each, np.ndarray) and each.dtype.kind == "b" for each in parts):
+            self._look()  # how many elements a mask takes
+        return super().__getitem__(key)
+
+    __bool__ = __int__ = __float__ = __index__ = __complex__ = item = tolist = _look
+
+
 class Names:
     """A module of functions that CuPy has."""
 
@@ -79,7 +111,10 @@ def _strict(function: Callable[..., Any], path: str, signature: inspect.Signatur
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"CuPy's {path}{signature} takes no such argument: {error}") from None
-        return _arrays(function(*args, **kwargs))
+        if path in loops():
+            _check_dtypes(path, args)
+        result = _arrays(function(*args, **kwargs))
+        return _captured(result) if any(isinstance(each, Captured) for each in args) else result
 
     if path in ("add", "multiply"):  # it has them for these two only
         for name, parameters in _METHODS.items():
@@ -93,6 +128,12 @@ _METHODS = {
     "outer": "A, B",
 }
 """The methods of ufuncs that CuPy has; the class is compiled and does not say what they take."""
+
+
+def _captured(result: Any) -> Any:
+    if isinstance(result, tuple):
+        return tuple(map(_captured, result))
+    return result.view(Captured) if isinstance(result, np.ndarray) else result
 
 
 def _arrays(result: Any) -> Any:

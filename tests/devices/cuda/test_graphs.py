@@ -120,6 +120,28 @@ def test_what_cannot_be_captured_is_launched_step_by_step(serve: Serve) -> None:
         assert graphs().launches == 0
 
 
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (lambda x: ops.take(x, ops.astype(ops.abs(x) * 0, np.int64)), "capturing"),
+        (lambda x: x[x > -1e9], "capturing"),
+        (lambda x: ops.real(ops.fft.ifft(ops.fft.fft(x))), "'fft.fft' keeps memory"),
+    ],
+    ids=["indices that are looked at", "a mask", "transforms"],
+)
+def test_what_looks_at_values_or_shares_memory_is_launched_step_by_step(
+    gpus: HostRuntime, step: Callable[[Any], Any], why: str
+) -> None:
+    model = engine.function(lambda x: step(chain(x)))
+    with executor():
+        for number in range(4):
+            x = np.arange(8.0) + number
+            theirs = step(chain(ops.asarray(x))).result()
+            assert np.allclose(model(ops.asarray(x, device="GPU:0")).result(), theirs)
+        assert graphs().launches == 0
+        assert why in str(graphs().refused)
+
+
 def test_large_operands_are_not_copied_for_a_graph(gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
     model = engine.function(chain)

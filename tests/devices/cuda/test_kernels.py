@@ -16,7 +16,6 @@ from engine.testing import GateOp
 from engine.testing.gpu.cases import (
     Case,
     algebra,
-    all_cases,
     creation,
     elementwise,
     functions,
@@ -25,7 +24,9 @@ from engine.testing.gpu.cases import (
     sorting,
     transforms,
 )
-from engine.testing.gpu.conformance import Report, check_all, check_behaviour, check_cases, check_programs
+from engine.testing.gpu.conformance import check_behaviour, check_cases, check_programs
+from engine.testing.gpu.edges import EDGES, integers, orders, special_values
+from engine.testing.gpu.journal import Report
 from tests.devices.cuda.host_runtime import HostRuntime
 from tests.devices.cuda.namespace import Names, known
 
@@ -66,14 +67,15 @@ def test_what_is_no_kernel_of_numpy_or_the_engine_is_the_hosts(kernel: Any) -> N
 # ---------------------------------------------------------------------------------------------------------------------
 # The whole conformance of `python -m engine.testing.gpu`, with NumPy's functions cut down to CuPy's
 
-CHAPTERS = (elementwise, reductions, shapes, sorting, algebra, transforms, creation, functions)
+CHAPTERS = (elementwise, reductions, shapes, sorting, algebra, transforms, creation, functions, *EDGES)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.__name__)
 def test_cases_give_what_the_host_gives(gpus: HostRuntime, chapter: Callable[[], Iterator[Case]]) -> None:
     report = Report()
     # Of the long ones each fifth, or third: those are of every op, and of two dtypes or three.
-    check_cases(report, islice(chapter(), None, None, {elementwise: 5, reductions: 3}.get(chapter, 1)))
+    steps = {elementwise: 5, reductions: 3, special_values: 3, integers: 3, orders: 4}
+    check_cases(report, islice(chapter(), None, None, steps.get(chapter, 1)))
     assert report.failures == []
     assert report.checked > 5
     assert report.lacking == []
@@ -92,19 +94,6 @@ def test_random_programs_are_numpys(gpus: HostRuntime) -> None:
     assert (report.failures, report.checked) == ([], 12)
 
 
-def test_all_of_it_on_several_threads(gpus: HostRuntime) -> None:
-    report = Report()
-    check_all(report, list(islice(all_cases(), None, None, 60)), programs=4, seconds=60, threads=3, side=32)
-    assert report.failures == []
-    assert report.checked > 40
-
-
-def test_what_there_is_no_time_for_is_reported(gpus: HostRuntime) -> None:
-    report = Report()
-    check_all(report, list(islice(all_cases(), 20)), programs=4, seconds=0, threads=2, side=32)
-    assert len([each for each in report.failures if "no time left" in each]) == 3
-
-
 def test_a_check_that_fails_is_reported(gpus: HostRuntime) -> None:
     wrong = Case("wrong", lambda x: x + (1 if str(x.device) == "GPU:0" else 2), (np.ones(2),))
     dtype = Case("dtype", lambda x: ops.astype(x, "f4" if x.device.kind == "GPU" else "f8"), (np.ones(2),))
@@ -115,7 +104,11 @@ def test_a_check_that_fails_is_reported(gpus: HostRuntime) -> None:
     assert [failure.partition(":")[0] for failure in report.failures] == ["wrong", "dtype", "silent", "loud"]
     late = Report()
     check_cases(late, [wrong], until=0.0)
-    assert late.failures == ["wrong: not run: there was no time left"]
+    check_programs(late, range(3), until=0.0)
+    assert late.failures == [
+        "wrong: not run: there was no time left",
+        "programs from 0 on: not run: there was no time left",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_a_part_of_an_array_is_packed_on_its_way(small: None, gpu: HostGpu) -> N
     there, event = up.upload(np.arange(2000.0).reshape(40, 50))
     event.wait()
     assert isinstance(there, HostArray)
-    part = HostArray(there.memory[::2, 1:], there.true[::2, 1:], there)
+    part = HostArray(gpu, there.memory[::2, 1:], there.true[::2, 1:], there)
     assert np.array_equal(down.download(part), np.arange(2000.0).reshape(40, 50)[::2, 1:])
 
 

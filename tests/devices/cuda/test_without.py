@@ -18,6 +18,7 @@ from engine.devices.cuda import backend as module
 from engine.devices.cuda.backend import CudaBackend
 from engine.testing.gpu import speed
 from engine.testing.gpu.__main__ import NO_GPU, main
+from engine.testing.gpu.facilities import OnTheRuntime
 from tests.devices.cuda.host_runtime import HostRuntime
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,30 +138,8 @@ def test_the_script_is_a_program(tmp_path: Path) -> None:
     assert "pip install 'eagerloop[cuda]'" in done.stderr
 
 
-class ByHand:
-    """NumPy in place of CuPy."""
-
-    def array(self, size: int) -> Any:
-        return np.ones(size)
-
-    def add(self, x: Any, number: float) -> Any:
-        return x + number
-
-    def sin(self, x: Any) -> Any:
-        return np.sin(x)
-
-    def matmul(self, x: Any, y: Any) -> Any:
-        return x @ y
-
-    def host(self, x: Any) -> np.ndarray[Any, Any]:
-        return np.asarray(x)
-
-    def synchronize(self) -> None:
-        pass
-
-
 def test_what_it_measures_runs(gpus: HostRuntime) -> None:
-    figures = speed.measure(ByHand(), rounds=1, scale=0.001)
+    figures = list(speed.measured(OnTheRuntime(gpus), rounds=1, scale=0.001))
     assert [figure.ratio > 0 for figure in figures] == [True] * 4
     lag = speed.heartbeat(0.05, 16)
     assert lag["beats"] >= 1

@@ -1,0 +1,165 @@
+"""`python -m engine.testing.gpu`: its parts are processes, and what each has found is kept, whatever becomes of it."""
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.testing.gpu import __main__ as script
+from engine.testing.gpu.child import Process, parsed
+from engine.testing.gpu.journal import Found, Journal, read
+from engine.testing.gpu.parts import (
+    LEAST_SECONDS,
+    LIMIT_SECONDS,
+    Part,
+    all_parts,
+    everything,
+    in_order,
+    limit_of,
+    share,
+)
+from tests.devices.cuda.host_runtime import HostRuntime
+
+RUNTIME = "tests.devices.cuda.host_runtime:HostRuntime"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What each part does, on GPUs made of threads
+
+
+@pytest.mark.parametrize("part", ["facilities", "cases", "heartbeat", "programs"])
+def test_a_part_finds_nothing_wrong(gpus: HostRuntime, tmp_path: Path, part: str) -> None:
+    gpus.limit = 1 << 29
+    options = parsed(
+        [part, "--journal", str(tmp_path / "j"), "--seconds", "100", "--scale", "0.01", "--programs", "2", "--of", "4"]
+    )
+    with (tmp_path / "j").open("w", encoding="utf-8") as file:
+        Process(Journal(file), options, gpus).run()
+    found = Found()
+    found.merge(read(tmp_path / "j"))
+    assert found.failures == []
+    assert found.at is None
+    assert found.checked or found.notes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits and order: pure
+
+
+def test_all_parts_end_in_time_and_all_are_begun_where_there_is_time() -> None:
+    parts = all_parts(6)
+    spent = 0.0
+    for number, part in enumerate(parts):  # each needs all that it may have
+        limit = limit_of(part, spent, len(parts) - number - 1)
+        assert limit >= LEAST_SECONDS
+        spent += limit
+    assert spent <= LIMIT_SECONDS < 240
+
+
+def test_a_part_for_which_there_is_no_time_is_not_begun() -> None:
+    assert limit_of(Part("any", 30.0), LIMIT_SECONDS - 1.0, 0) == 0.0
+
+
+def test_cases_begin_with_one_of_each_op() -> None:
+    cases = in_order(everything())
+    names = [case.name.partition("(")[0] for case in cases]
+    assert len(set(names[: len(set(names))])) == len(set(names))
+    assert Counter(case.name for case in cases) == Counter(case.name for case in everything())
+
+
+def test_processes_share_the_cases_and_go_on_after_the_one_that_one_died_of() -> None:
+    cases: list[Any] = list(range(10))
+    assert sorted([*share(cases, 0, 3, 0), *share(cases, 1, 3, 0), *share(cases, 2, 3, 0)]) == cases
+    assert share(cases, 1, 3, 2) == [7]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes that die
+
+
+def test_a_journal_that_was_cut_off_says_where_its_process_was() -> None:
+    found = Found()
+    found.merge(
+        [
+            '{"begun": "a"}',
+            '{"checked": "a", "problem": null}',
+            '{"begun": "b"}',
+            '{"lacking": "b"}',
+            '{"noted": "card", "value": "any"}',
+            '{"begun": "c"}',
+            '{"checked": "c", "prob',
+        ]
+    )
+    assert (found.checked, found.failures, found.lacking) == (2, [], ["b"])
+    assert (found.at, found.begun, found.notes) == ("c", ["a", "b", "c"], {"card": "any"})
+
+
+class Dying:
+    """Processes that die of each second case, until they were started three times."""
+
+    started: list[Sequence[str]]
+
+    def __init__(self) -> None:
+        self.started = []
+
+    def __call__(self, command: Sequence[str], **options: Any) -> Any:
+        self.started.append(command)
+        journal, skip = (command[command.index(name) + 1] for name in ("--journal", "--skip"))
+        with Path(journal).open("a", encoding="utf-8") as file:
+            report = Journal(file)
+            report.begin(f"case {skip}")
+            report.add(f"case {skip}", None)
+            if len(self.started) < 3:
+                report.begin("the one that it dies of")
+        return SimpleNamespace(wait=lambda timeout: -11 if len(self.started) < 3 else 0)
+
+
+def test_a_process_that_dies_of_a_case_is_started_again_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = Dying()
+    monkeypatch.setattr(script, "Popen", dying)
+    found = script.run(Part("cases", 60.0), 60.0, script.parsed([]))
+    assert [command[command.index("--skip") + 1] for command in dying.started] == ["0", "2", "4"]
+    assert found.checked == 3
+    assert found.failures == ["the process ended with -11 while at 'the one that it dies of'"] * 2
+    assert found.notes == {"restarts": 2}
+
+
+def test_a_process_that_hangs_is_ended_and_the_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed: list[str] = []
+
+    class Hanging:
+        def __init__(self, command: Sequence[str], **options: Any) -> None:
+            self.part = command[5]
+            Path(command[command.index("--journal") + 1]).write_text('{"begun": "a copy"}\n', encoding="utf-8")
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is not None:
+                raise subprocess.TimeoutExpired("any", timeout)
+            return -9
+
+        def kill(self) -> None:
+            killed.append(self.part)
+
+    monkeypatch.setattr(script, "Popen", Hanging)
+    file = tmp_path / "gpu.json"
+    assert script.main(["--runtime", RUNTIME, "--json", str(file), "--parts", "facilities", "programs"]) == 1
+    parts = json.loads(file.read_text(encoding="utf-8"))["parts"]
+    assert killed == ["facilities", "programs"]
+    for part in killed:
+        assert parts[part]["failures"] == ["the process was killed at its limit while at 'a copy'"]
+    assert "facilities: 0 checks, 1 failed" in capsys.readouterr().out
+
+
+def test_the_whole_of_it_as_a_program(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "gpu.json"
+    options = ["--runtime", RUNTIME, "--scale", "0.01", "--programs", "2", "--json", str(file)]
+    assert script.main([*options, "--parts", "programs"]) == 0, capfd.readouterr()
+    part = json.loads(file.read_text(encoding="utf-8"))["parts"]["programs"]
+    assert (part["checked"], part["failures"]) == (2, [])
