@@ -28,6 +28,7 @@ from engine.dispatch.flow import FlowControl
 from engine.dispatch.holdings import Devices, Holdings
 from engine.dispatch.spread import Spread
 from engine.failures import Ledger, raise_together
+from engine.fusion.native.helping import helper
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.inline import InlineQueue
 from engine.queues.records import BARRIER
@@ -86,6 +87,8 @@ class Core:
         self.flow = FlowControl(config, self.queues)
         self.admission = self.flow.admission
         width, split = config.inter_op_parallelism_threads, config.intra_op_parallelism_threads or core_count()
+        if split == 1:
+            helper.refuse(self)
         for device, backend in self.devices.items():
             self.queues[device] = DeviceQueue(self, device, backend, loop, width=width, split=split)
         self.inline = {device: InlineQueue(self, device, backend) for device, backend in self.devices.items()}

@@ -9,6 +9,7 @@ to those who asked for it, to be computed in another way; nothing has happened t
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from time import thread_time_ns
 from typing import Any
@@ -22,6 +23,7 @@ from engine.fusion.chains.matching import Matcher, matcher
 from engine.fusion.fused import NATIVE_BLOCK_BYTES, ONE_PASS_BYTES
 from engine.fusion.native.calls import constant_frame, slot_bytes_of
 from engine.fusion.native.compiler import Code
+from engine.fusion.native.helping import helper
 from engine.fusion.native.machine import address_of, data_offset, flags, math_library
 from engine.fusion.native.natives import Entry, Natives
 from engine.fusion.native.structure import Frame, Structure, UnsupportedError
@@ -41,6 +43,12 @@ HANDED_OVER_NS = 4_000_000
 """Nanoseconds of a core from which a worker lets other threads have the interpreter lock before it begins."""
 WATCHED_NS = 20_000
 """Estimated nanoseconds from which a call is timed: below, the clock would cost more than it tells."""
+HELPED_NS = 30_000
+"""Estimated nanoseconds of a core from which a call in place may be shared with the helper."""
+ALONE = 1.5
+"""How much longer a call may take, at least, where the helper is not free."""
+HELPED_BYTES = 64 << 10
+"""Bytes of one operand's block, then, and in what may have a block of its own: the last one is waited for."""
 
 
 class Chain:
@@ -66,6 +74,8 @@ class Chain:
         """Calls in a row that had to be done again."""
         self.ns = self.layout.ns
         """Nanoseconds of a core that a call takes."""
+        if self.ns > HELPED_NS:
+            helper.prepare()
 
     @property
     def structure(self) -> Structure:
@@ -102,7 +112,10 @@ class Chain:
         began = thread_time_ns()
         outcomes = self._called(code, arrays, scalars)
         if outcomes is not None:
-            more = thread_time_ns() - began - self.ns
+            taken: float = thread_time_ns() - began
+            if self._frames is not None and self._frames.was_helped:
+                taken *= ALONE  # another time the helper may not be free
+            more = taken - self.ns
             self.ns += more / (8 if more > 0 else 2)  # what else a machine does makes a call longer, never shorter
         return outcomes
 
@@ -175,12 +188,18 @@ class Frames:
         group, walk = layout.group, layout.walk
         one_pass = len(code.stages.stages) == 1 and not code.stages.slots
         block_bytes = ONE_PASS_BYTES if one_pass else NATIVE_BLOCK_BYTES
+        self._helped = HELPED_NS < layout.ns < HANDED_OVER_NS
+        if self._helped:  # the results of blocks are put together one by one: fewer of them
+            block_bytes = HELPED_BYTES * (2 if layout.description.structure.reductions else 1)
         elements = max(64, block_bytes // max(step.dtype.itemsize for step in group.steps))
         if layout.description.structure.reductions:
             walk.cut_for_sums(elements)
         else:
             walk.cut(elements)
         self._walk, self._direct = code.walk, code.direct
+        self._address = ctypes.cast(code.walk, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+        self.was_helped = False
+        """True if the last call in place was shared with the helper."""
         self.blocks = len(walk)
         """Blocks that the walk is cut into."""
         self.prepare = prepare(layout, arrays, scalars, self.blocks)
@@ -203,6 +222,10 @@ class Frames:
 
     def in_place(self, head: bytes) -> bool:
         """Walk all blocks under the interpreter lock; False where one has to be computed in NumPy's way."""
+        self.was_helped = self._helped and self.blocks > 1 and helper.is_free()
+        if self.was_helped:
+            first, second = _scratch_of(self._scratch_bytes), _scratch_of(self._scratch_bytes, 1)
+            return not helper.walk(self._address, head + self._tail, first.address, second.address)
         if not self._scratch_bytes:
             return not self._direct(head + self._tail, 0, None)
         scratch = _scratch_of(self._scratch_bytes)  # held: another thread may come and take a larger one
@@ -210,6 +233,10 @@ class Frames:
 
     def shared(self, head: bytes, threads: int) -> bool:
         """Walk all blocks on so many threads, which give way between blocks; False as above."""
+        if threads == 2 and self._helped and self.blocks > 1 and helper.is_free(has_slots=True):
+            mine, its = _Scratch(self._scratch_bytes), _Scratch(self._scratch_bytes)
+            whole = head + self._shared_tail
+            return not helper.walk(self._address, whole, mine.address, its.address, locked=False)
         frame, counter = head + self._shared_tail, np.zeros(1, np.int64)
         repeated: list[int] = []
         errors: list[BaseException] = []
@@ -233,13 +260,12 @@ class _Scratch:
         self.address = address_of(self.memory)
 
 
-_latest = _Scratch(0)
+_latest = [_Scratch(0), _Scratch(0)]
 
 
-def _scratch_of(nbytes: int) -> _Scratch:
-    """So much scratch memory, the same for all threads: it is used under the interpreter lock only."""
-    global _latest
-    scratch = _latest
+def _scratch_of(nbytes: int, which: int = 0) -> _Scratch:
+    """So much scratch memory, the same for all threads: it is used under the interpreter lock; 1 is the helper's."""
+    scratch = _latest[which]
     if scratch.memory.nbytes < nbytes:
-        scratch = _latest = _Scratch(nbytes)
+        scratch = _latest[which] = _Scratch(nbytes)
     return scratch

@@ -14,6 +14,10 @@ from engine.fusion.native.structure import STREAMED
 NARROWEST = 16
 """Bytes of a vector that is written past the caches, at least."""
 
+AHEAD = 2048
+"""Bytes that are asked for ahead of what is read, where elements are only reduced: the processor alone asks too late.
+Where as much is written, that is what takes the time, and it would not pay."""
+
 
 class Elements:
     """Writes loads and stores at a position of the row."""
@@ -22,6 +26,8 @@ class Elements:
         self._made, self._given, self._rows = made, given, rows
         self._minds_nans = minds_nans and not made.structure.careful
         """True if a NaN among the operands may meet another one, so that it is not certain which one comes out."""
+        structure = made.structure
+        self._only_reads = bool(structure.reductions) and all(each.output is None for each in structure.instructions)
 
     def read(self, lanes: Lanes, index: int, position: str) -> str:
         """Elements of an array, which may be checked."""
@@ -45,6 +51,8 @@ class Elements:
         code = kind.code
         if kind.is_contiguous:
             pointer = self._side_by_side(index, position)
+            if self._only_reads and lanes.lanes > 1:
+                self._ask_for(lanes, pointer)
             return lanes.op(f"load {lanes.vector(stored_type_of(code))}, ptr {pointer}, align 1")
         scalar = stored_type_of(code)
         value = "poison"
@@ -54,6 +62,12 @@ class Elements:
                 return element
             value = lanes.op(f"insertelement {lanes.vector(scalar)} {value}, {scalar} {element}, i64 {lane}")
         return value
+
+    def _ask_for(self, lanes: Lanes, pointer: str) -> None:
+        """Have what comes some vectors later brought into the cache; beyond the end of memory nothing happens."""
+        function = "@llvm.prefetch.p0"
+        lanes.source.declared[function] = f"declare void {function}(ptr, i32, i32, i32)"
+        lanes.source.line(f"call void {function}(ptr {self._made.at(pointer, AHEAD)}, i32 0, i32 3, i32 1)")
 
     def _side_by_side(self, index: int, position: str) -> str:
         made = self._made
