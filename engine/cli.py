@@ -130,13 +130,16 @@ def run_dashboard(options: argparse.Namespace) -> int:
 
 def _cache_facts() -> str:
     """Say where compiled code is kept, and how much."""
-    store = kept()
-    if store.disk is None:
+    disk = kept().disk
+    if disk is None:
         return f"off; {VARIABLE}={DEFAULT} keeps compiled code for the next process"
-    usage = store.usage()
-    if usage is None:
-        return f"{store.disk.folder}, which cannot be used"
-    return f"{store.disk.folder}, {usage.files} files, {usage.nbytes / 1e6:.1f} MB"
+    try:
+        usage = disk.usage()
+    except FileNotFoundError:
+        return f"{disk.folder}, which is not there yet"
+    except OSError as error:
+        return f"{disk.folder}, which is not used: {error}"
+    return f"{disk.folder}, {usage.files} files, {usage.nbytes / 1e6:.1f} MB"
 
 
 def info() -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from time import sleep
+from time import monotonic, sleep
 
 from engine.threads.cores import allowed_cores, apart
 
@@ -39,6 +39,8 @@ _HANDED_OVER = 20e-6
 
 _LOOKS = 0.02
 """Seconds between looks whether a thread that is to end has taken up something after all."""
+_PATIENCE = 1.0
+"""Seconds after which threads that are to end are taken to be busy, with what may never end."""
 
 
 def hand_over() -> None:
@@ -88,7 +90,8 @@ class Workers:
         """That executor is done. `wait` says that none of its jobs runs, and to wait for the threads if it is the last.
 
         Threads that are busy with what another executor has abandoned are not waited for; nor are those that have taken
-        up something since, as `is_busy` tells: a worker that has ended one op may have begun the next.
+        up something since: a worker that has ended one op may have begun the next, as `is_busy` tells of this executor,
+        and as it does not come back in time of one that had let go before.
         """
         with self._lock:
             if not wait:
@@ -102,11 +105,12 @@ class Workers:
                 worker.ending = True
         for worker in idle:
             worker.inbox.put(None)
+        ends = monotonic() + _PATIENCE
         for worker in workers:
             thread = worker.thread
             while thread is not threading.current_thread() and thread.is_alive():
                 thread.join(_LOOKS)
-                if thread.is_alive() and is_busy():
+                if thread.is_alive() and (is_busy() or monotonic() > ends):
                     with self._lock:
                         self._abandoned |= self._all.intersection(workers)
                     return

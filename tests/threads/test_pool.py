@@ -9,6 +9,7 @@ import pytest
 import engine
 from engine.dispatch.executor import Core
 from engine.testing import GateOp
+from engine.threads import pool as module
 from engine.threads.pool import Workers
 from handles import Handle
 
@@ -29,6 +30,29 @@ def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
     goes_on.set()
     worker.thread.join()  # it ends with what it does
     assert not pool._all
+
+
+def test_what_an_executor_begins_after_it_has_let_go_holds_no_other_one_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    pool, begun, goes_on = Workers(), threading.Event(), threading.Event()
+    pool.retain()
+    pool.retain()
+    pool.release(wait=False)
+
+    def job() -> None:
+        begun.set()
+        goes_on.wait()
+
+    pool.submit(job)  # by a worker of the first one, that had ended another op
+    begun.wait()
+    (worker,) = pool._all
+    pool.release(wait=True)
+    assert worker.thread.is_alive()
+    pool.retain()
+    pool.release(wait=True)  # nor once more
+    goes_on.set()
+    worker.thread.join()
+    assert not pool._all | pool._abandoned
 
 
 def test_one_that_is_about_to_end_is_waited_for() -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from cupy.cuda import runtime as cuda
 
 from engine.devices.base import Array
-from engine.devices.cuda.errors import fate_of, no_gpu
+from engine.devices.cuda.errors import FORKED, fate_of, no_gpu
 from engine.devices.cuda.runtime import Argument, Event, Fate, GpuArray, Graph, Rule, Sharing
 
 _eagerloop_internal = True  # its frames are not the user's
@@ -37,6 +37,8 @@ _eagerloop_internal = True  # its frames are not the user's
 SUCCESS, NOT_READY = 0, 600
 """`cudaSuccess` and `cudaErrorNotReady`."""
 _EVENT_FLAGS = cuda.eventBlockingSync | cuda.eventDisableTiming
+_PROCESS = os.getpid()
+"""The process that imported this: a forked one cannot use what it has begun."""
 _NO_DEVICE = 100
 """`cudaErrorNoDevice`."""
 
@@ -59,7 +61,7 @@ class CupyRuntime:
         except cuda.CUDARuntimeError as error:
             if error.status == _NO_DEVICE:
                 return 0
-            raise no_gpu(f"CUDA finds no device: {error}") from error
+            raise no_gpu(FORKED if os.getpid() != _PROCESS else f"CUDA finds no device: {error}") from error
         if count:
             _check_compiler()
         return count
@@ -160,8 +162,8 @@ class CupyEvent:
         """Sleep until the event has passed."""
         cuda.eventSynchronize(self.address)
 
-    def __del__(self, destroy: Callable[[int], None] = cuda.eventDestroy, process: int = os.getpid()) -> None:
-        if self.address and os is not None and os.getpid() == process and not sys.is_finalizing():
+    def __del__(self, destroy: Callable[[int], None] = cuda.eventDestroy, process: int = _PROCESS) -> None:
+        if self.address and os.getpid() == process and not sys.is_finalizing():
             with suppress(cuda.CUDARuntimeError):
                 destroy(self.address)
 
@@ -177,7 +179,7 @@ class CupyGraph:
 
 
 _shared = threading.local()
-"""For each GPU, by its index, the event behind the last call of this thread that used memory of the thread's."""
+"""For each GPU the event behind the last call of this thread that used memory of the thread's."""
 
 
 class CupyStream:
@@ -200,13 +202,13 @@ class CupyStream:
         """Call the rule with CuPy."""
         if not isinstance(rule, Sharing):
             return rule(cupy, *arguments, **params)
-        before: CupyEvent | None = _shared.__dict__.get(self._index)
+        before: CupyEvent | None = getattr(_shared, f"gpu{self._index}", None)
         if before is not None:
             self.follow(before)
         try:
             return rule(cupy, *arguments, **params)
         finally:
-            _shared.__dict__[self._index] = self.record()
+            setattr(_shared, f"gpu{self._index}", self.record())
 
     def record(self) -> CupyEvent:
         """A new event."""

@@ -10,7 +10,7 @@ would be slower than never having moved them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -213,34 +213,57 @@ _PREPARED = _LOGICAL | _NARROWER | {"power"}
 
 
 class Elementwise:
-    """The rule of a ufunc: CuPy's of the same name, with NumPy's dtypes and NumPy's refusals."""
+    """The rule of a ufunc: CuPy's of the same name, with NumPy's dtypes and NumPy's refusals.
 
-    __slots__ = ("_name", "_there", "_ufunc")
+    What is known of the types of the operands alone is found out once: it is asked for each small op.
+    """
+
+    __slots__ = ("_array", "_name", "_plain", "_there", "_ufunc")
 
     def __init__(self, ufunc: np.ufunc) -> None:
         self._ufunc = ufunc
         self._name = ufunc.__name__
         self._there: tuple[Namespace, Callable[..., Term]] | None = None
         """The namespace that was asked last, and what it has."""
+        self._array: type | None = None
+        """The class of its arrays."""
+        self._plain: dict[tuple[Type, ...], np.dtype[Term]] = {}
+        """The dtype of the result for types of operands, an array among them, that need no other look."""
 
     def __call__(self, xp: Namespace, *operands: Term, **params: Term) -> Term:
-        types, arrays = _types_of(operands)
+        types = tuple([_CLASSES.get(each.__class__) or each.dtype for each in operands])
+        there = self._there
+        dtype = self._plain.get(types)
+        if dtype is not None and there is not None and there[0] is xp:
+            for each in operands:
+                if each.__class__ is self._array:
+                    result = there[1](*operands, **params)
+                    return result if result.dtype is dtype else _of(result, dtype)
+        return self._looked_at(xp, types, operands, params)
+
+    def _looked_at(
+        self, xp: Namespace, types: tuple[Type, ...], operands: tuple[Term, ...], params: dict[str, Term]
+    ) -> Term:
         expected = _dtypes(self._ufunc, types)
         there = self._there
         if there is None or there[0] is not xp:
             there = self._there = xp, found(xp, self._name)
-        function = there[1]
-        if not arrays:
+            self._plain.clear()
+        array = next((each for each in operands if each.__class__ not in _CLASSES and _is_array(each)), None)
+        if array is None:
             operands = tuple(xp.asarray(np.asarray(each)) for each in operands)
         elif int in types:
-            wide = _too_wide(self._ufunc, types, operands)
+            wide = _too_wide(types, operands)
             if wide is not None:
                 return self._constant(xp, wide, operands, expected)
         if self._name in _PREPARED:
             operands = self._prepared(xp, operands, types)
-        result = function(*operands, **params)
+        result = there[1](*operands, **params)
         if isinstance(result, tuple):
             return tuple(_of(each, dtype) for each, dtype in zip(result, expected, strict=True))
+        if array is not None and self._name not in _PREPARED and _bounds_of(types) is None:
+            self._array = array.__class__
+            self._plain[types] = expected[-1]
         return _of(result, expected[-1])
 
     def _prepared(self, xp: Namespace, operands: Sequence[Term], types: tuple[Type, ...]) -> tuple[Term, ...]:
@@ -265,18 +288,12 @@ class Elementwise:
         return xp.full(shape, answer, dtype=bool)
 
 
-def _types_of(operands: Sequence[Term]) -> tuple[tuple[Type, ...], bool]:
-    """The dtypes of operands, or the classes of Python's scalars; and whether there is an array among them."""
-    arrays = False
-    types: list[Type] = []
-    for each in operands:
-        cls = each.__class__
-        if cls is int or cls is float or cls is complex or cls is bool:
-            types.append(cls if cls is not bool else np.dtype(bool))
-        else:
-            types.append(each.dtype)
-            arrays = arrays or not isinstance(each, np.generic)
-    return tuple(types), arrays
+_CLASSES: Mapping[type, Type] = {int: int, float: float, complex: complex, bool: np.dtype(bool)}
+"""Python's scalars, and what they are to NumPy."""
+
+
+def _is_array(operand: Term) -> bool:
+    return not isinstance(operand, np.generic)
 
 
 @cache
@@ -287,13 +304,21 @@ def _dtypes(ufunc: np.ufunc, types: tuple[Type, ...]) -> tuple[np.dtype[Term], .
     return ufunc.resolve_dtypes((*types, *(None,) * ufunc.nout))[-ufunc.nout :]
 
 
-def _too_wide(ufunc: np.ufunc, types: Sequence[Type], operands: Sequence[Term]) -> int | None:
-    """A Python integer that the integers of the other operand cannot be; None where all fit."""
+def _bounds_of(types: tuple[Type, ...]) -> tuple[int, int] | None:
+    """The least and the largest Python integer that operands of these types can have; None where any will do."""
     dtypes = [each for each in types if isinstance(each, np.dtype)]
-    if not dtypes or any(each.kind not in "iu" for each in dtypes):
+    if int not in types or not dtypes or any(each.kind not in "iu" for each in dtypes):
         return None
-    bounds = np.iinfo(np.result_type(*dtypes))
-    return next((each for each in operands if each.__class__ is int and not bounds.min <= each <= bounds.max), None)
+    known = np.iinfo(np.result_type(*dtypes))
+    return known.min, known.max
+
+
+def _too_wide(types: tuple[Type, ...], operands: Sequence[Term]) -> int | None:
+    """A Python integer that the integers of the other operand cannot be; None where all fit."""
+    bounds = _bounds_of(types)
+    if bounds is None:
+        return None
+    return next((each for each in operands if each.__class__ is int and not bounds[0] <= each <= bounds[1]), None)
 
 
 def _is_complex(kind: Type) -> bool:

@@ -2,7 +2,7 @@
 blindly.
 
 What is read from it is run as machine code, so no other user may be able to write there: the folder and its files
-have to belong to this user and to be writable by no other, and so has every folder on the way, or to the system.
+have to belong to this user, or to the system, and to be writable by no other; so have the folders on the way.
 Each file says what it is kept for, how long it is and its SHA-256: one that was cut short, or has another one's name,
 is not read but removed. Files come into being under another name and are renamed, so that processes that read and write
 at the same time see whole files.
@@ -61,7 +61,7 @@ class Disk:
                 return None
             with os.fdopen(file, "rb") as stream:
                 about = os.fstat(file)
-                _check_owner(about, self.folder / name)
+                _check(about, self.folder / name)
                 content = _content(name, stream.read(LARGEST + 1)) if stat.S_ISREG(about.st_mode) else None
                 if content is not None and time() - about.st_mtime > TOUCHED:
                     with suppress(OSError):
@@ -111,10 +111,11 @@ class Disk:
         become daemons close what is."""
         if not self._is_checked:
             for each in self.folder.parents:
-                _check_way(each)
+                with suppress(FileNotFoundError):  # it is made, for this user alone
+                    _check(each.stat(), each, on_the_way=True)
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _check_owner(os.fstat(folder), self.folder)
+            _check(os.fstat(folder), self.folder)
             self._is_checked = True
             yield folder
         finally:
@@ -143,24 +144,15 @@ def _files(folder: int) -> list[tuple[str, os.stat_result]]:
     return found
 
 
-def _check_owner(about: os.stat_result, path: Path) -> None:
-    """Raise `PermissionError` where another user owns something, or may write to it."""
-    if about.st_uid != os.geteuid():
-        raise PermissionError(f"{path} belongs to another user")
-    if about.st_mode & _OTHERS:
-        raise PermissionError(f"{path} may be written by other users: chmod go-w {path}")
+def _check(about: os.stat_result, path: Path, *, on_the_way: bool = False) -> None:
+    """Raise `PermissionError` where another user owns something, or may write to it.
 
-
-def _check_way(path: Path) -> None:
-    """Raise `PermissionError` where another user may put something else in the place of what a folder has."""
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        return  # it is made, for this user alone
+    In a folder on the way others may have things of their own, if they cannot put them in the place of what is there.
+    """
     if about.st_uid not in (0, os.geteuid()):
         raise PermissionError(f"{path} belongs to another user")
-    if about.st_mode & _OTHERS and not about.st_mode & stat.S_ISVTX:
-        raise PermissionError(f"{path} may be written by other users: chmod go-w {path}")
+    if about.st_mode & _OTHERS and not (on_the_way and about.st_mode & stat.S_ISVTX):
+        raise PermissionError(f"{path} may be written by other users: it has to be this user's alone")
 
 
 def _header(name: str, content: bytes) -> bytes:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.base.version import VERSION
-from engine.fusion.native.disk import Disk, Usage
+from engine.fusion.native.disk import Disk
 from engine.fusion.native.llvm import machine_name
 
 VARIABLE = "EAGERLOOP_CACHE_DIR"
@@ -33,12 +33,15 @@ _log = logging.getLogger(__name__)
 
 
 class Kept:
-    """What is kept, or nothing: after the first error of the disk that is no matter of a single file."""
+    """What is kept, or nothing. A disk that cannot be read is given up; one that cannot be written is read on."""
 
     def __init__(self, disk: Disk | None, machine: str | None = None) -> None:
         self._disk = disk
         self._machine = machine
         """What code depends on beside its text; None for this machine."""
+        self._may_write = True
+        self._is_said = False
+        """True if the log has had its word on the disk."""
 
     @property
     def disk(self) -> Disk | None:
@@ -62,15 +65,6 @@ class Kept:
         """Keep what was found of an instruction."""
         self._write("verdict", instruction, b"agrees" if agrees else b"differs")
 
-    def usage(self) -> Usage | None:
-        """Count what is kept; None where nothing is, or the folder cannot be read."""
-        try:
-            return None if self._disk is None else self._disk.usage()
-        except FileNotFoundError:
-            return Usage(0, 0)
-        except OSError:
-            return None
-
     def _read(self, kind: str, text: str) -> bytes | None:
         if self._disk is None:
             return None
@@ -79,20 +73,23 @@ class Kept:
         except FileNotFoundError:  # nothing was ever kept
             return None
         except OSError as error:
-            self._give_up(error)
+            self._say(error)
+            self._disk = None
             return None
 
     def _write(self, kind: str, text: str, content: bytes) -> None:
-        if self._disk is None:
+        if self._disk is None or not self._may_write:
             return
         try:
             self._disk.write(self._name(kind, text), content)
         except OSError as error:
-            self._give_up(error)
+            self._say(error)
+            self._may_write = False
 
-    def _give_up(self, error: OSError) -> None:
-        _log.warning("compiled code is not kept on disk any more: %s", error)
-        self._disk = None
+    def _say(self, error: OSError) -> None:
+        if not self._is_said:
+            _log.warning("compiled code is not kept on disk: %s", error)
+        self._is_said = True
 
     def _name(self, kind: str, text: str) -> str:
         if self._machine is None:

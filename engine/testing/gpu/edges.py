@@ -57,8 +57,8 @@ def integers() -> Iterator[Case]:
         for name in ("sum", "prod", "max", "min", "argmax", "mean", "std", "sort", "argsort"):
             yield Case(f"{name}({dtype}, limits)", op(name), (x[2:],))
         yield Case(f"clip({dtype}, beyond)", lambda a: op("clip")(a, -(1 << 40), 1 << 70), (x,), exact=True)
-    for number in (0.5, -1.0, 2.0):
-        yield Case(f"x ** {number}", lambda a, number=number: a**number, (array("float32"),))
+    for power in (0.5, -1.0, 2.0):
+        yield Case(f"x ** {power}", lambda a, power=power: a**power, (array("float32"),))
 
 
 def empty() -> Iterator[Case]:

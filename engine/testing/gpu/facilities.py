@@ -12,7 +12,8 @@ import numpy as np
 from engine.base.modes import ExecutionMode
 from engine.devices.base import Array, Device
 from engine.devices.cuda.graphs import Graphs
-from engine.devices.cuda.runtime import Runtime, Stream
+from engine.devices.cuda.kernels import rule_of
+from engine.devices.cuda.runtime import Gpu, Runtime, Stream
 from engine.devices.cuda.transfers import PIECE, Line
 from engine.graph.function import function
 from engine.ops import linalg
@@ -96,10 +97,31 @@ def on_the_runtime(runtime: Runtime, *, scale: float = 1.0) -> Iterator[Check]:
     yield "a copy of several pieces", lambda: copies(max(SIZE, int(3 * PIECE // 8 * scale)) + 5)
     yield "a stream that follows another", beside
     yield "an event that is asked early", asked_early
+    yield "transforms of two streams", lambda: _transformed(gpu, max(4, int(400 * scale)))
     yield "a captured graph", captured
     yield "a capture that fails", uncaptured
     if runtime.count() > 1:
         yield "a copy from another GPU", peers
+
+
+def _transformed(gpu: Gpu, rows: int) -> str | None:
+    """Transforms of two streams in turn, in one thread: their plan has one place to work in."""
+    rule = rule_of("fft.fft", np.fft.fft)
+    streams, line = (gpu.stream(), gpu.stream()), Line(gpu)
+    array = np.random.default_rng(1).standard_normal((rows, 5_003))
+    there, event = line.upload(array)
+    event.wait()
+    results = []
+    for number in range(6):
+        stream = streams[number % 2]
+        with stream.active():
+            results.append((stream.call(rule, (there,), {}), stream.record()))
+    for result, done in results:
+        done.wait()
+        problem = compared(line.download(result), np.fft.fft(array), False)
+        if problem is not None:
+            return problem
+    return None
 
 
 def _captured(stream: Stream, line: Line) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
@@ -221,7 +222,7 @@ async def _heartbeat(seconds: float, side: int) -> dict[str, float]:
             await square.wait_ready()
             beating = asyncio.ensure_future(_beat(lags))
             until = perf_counter() + seconds
-            while perf_counter() < until:
+            while perf_counter() < until or not lags:
                 x = square
                 for _ in range(8):
                     x = op("matmul")(x, square) + 1.0
@@ -232,8 +233,8 @@ async def _heartbeat(seconds: float, side: int) -> dict[str, float]:
     return {
         "beats": float(len(lags)),
         "ops": float(ops),
-        "median_ms": 1e3 * lags[len(lags) // 2],
-        "p99_ms": 1e3 * lags[int(0.99 * (len(lags) - 1))],
+        "median_ms": 1e3 * lags[(len(lags) - 1) // 2],
+        "p99_ms": 1e3 * lags[ceil(0.99 * len(lags)) - 1],
         "longest_ms": 1e3 * lags[-1],
     }
 

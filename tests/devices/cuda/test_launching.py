@@ -17,9 +17,9 @@ import pytest
 import engine
 from engine import ops
 from engine.devices.cuda.errors import LOST, fate_of
-from engine.devices.cuda.flights import RECORDS
+from engine.devices.cuda.flights import RECORDS, Flight, Flights
 from engine.devices.cuda.runtime import Fate
-from engine.devices.cuda.unit import Unit, last_reads
+from engine.devices.cuda.unit import GLANCES, Unit, last_reads
 from engine.queues.waiting import block_until
 from handles import Handle
 from tests.devices.cuda.host_runtime import GpuError, HostRuntime, HostStream
@@ -388,6 +388,54 @@ async def test_what_was_launched_can_be_abandoned(serve: Serve) -> None:
         with pytest.raises(engine.OpCancelledError):
             await z  # it was launched with what it reads, and ends when that does
         assert await (x + 3) == [4.0]
+
+
+class Asked:
+    """An event that has passed once it was waited for, and counts the looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.waits = 0
+
+    def passed(self) -> bool:
+        self.looks += 1
+        return bool(self.waits)
+
+    def wait(self) -> None:
+        self.waits += 1
+
+
+def test_no_look_is_taken_at_an_event_while_a_batch_is_launched(gpus: HostRuntime) -> None:
+    """A look holds the interpreter lock, and may wait for a launch that waits for the GPU."""
+    unit = Unit(engine.Device("GPU:0"), gpus, lambda reason: None)
+    launching, idle = Asked(), Asked()
+    unit._launches = True
+    unit._await(launching)
+    unit._launches = False
+    unit._await(idle)
+    assert (launching.looks, launching.waits) == (0, 1)
+    assert (idle.looks, idle.waits) == (GLANCES, 1)
+
+
+def test_a_flight_whose_event_was_waited_for_lands_without_another_look() -> None:
+    flights, landed = Flights(), []
+    for number in range(2):
+        flight = Flight()
+        flight.event = Asked()
+        flight.landings.append((Ended(lambda value: landed.append(value)), number))  # type: ignore[arg-type]
+        flights.depart(flight)
+    first: Any = flights.next()
+    flights.land_at(Asked())  # it is none of theirs
+    assert landed == []
+    flights.land_at(first)
+    assert (landed, len(flights), first.looks) == ([0], 1, 0)
+
+
+class Ended:
+    """A record that hands its value on."""
+
+    def __init__(self, complete: Callable[[Any], None]) -> None:
+        self.complete = complete
 
 
 def test_what_was_cancelled_before_it_was_launched_is_not(gpus: HostRuntime) -> None:

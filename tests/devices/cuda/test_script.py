@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.testing.gpu import __main__ as script
+from engine.testing.gpu import __main__ as script, child
 from engine.testing.gpu.child import Process, parsed
 from engine.testing.gpu.journal import Found, Journal, read
 from engine.testing.gpu.parts import (
@@ -66,16 +66,19 @@ def test_a_part_for_which_there_is_no_time_is_not_begun() -> None:
 
 
 def test_cases_begin_with_one_of_each_op() -> None:
-    cases = in_order(everything())
+    mixed = list(everything())
+    cases = in_order(mixed)
     names = [case.name.partition("(")[0] for case in cases]
     assert len(set(names[: len(set(names))])) == len(set(names))
-    assert Counter(case.name for case in cases) == Counter(case.name for case in everything())
+    assert Counter(case.name for case in cases) == Counter(case.name for case in mixed)
 
 
 def test_processes_share_the_cases_and_go_on_after_the_one_that_one_died_of() -> None:
     cases: list[Any] = list(range(10))
-    assert sorted([*share(cases, 0, 3, 0), *share(cases, 1, 3, 0), *share(cases, 2, 3, 0)]) == cases
-    assert share(cases, 1, 3, 2) == [7]
+    shares: list[Any] = [each for number in range(3) for each in share(cases, number, 3, 0)]
+    assert sorted(shares) == cases
+    rest: list[Any] = share(cases, 1, 3, 2)
+    assert rest == [7]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,6 +100,30 @@ def test_a_journal_that_was_cut_off_says_where_its_process_was() -> None:
     )
     assert (found.checked, found.failures, found.lacking) == (2, [], ["b"])
     assert (found.at, found.begun, found.notes) == ("c", ["a", "b", "c"], {"card": "any"})
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "wrong"),
+    [
+        (0, "", None),
+        (0, "eagerloop: at exit 3 ops never ran\n\n", None),
+        (0, "Exception ignored in: any\n", "ended with 0: Exception ignored"),
+        (-11, "", "ended with -11: "),
+    ],
+)
+def test_a_process_has_to_end_quietly(monkeypatch: pytest.MonkeyPatch, code: int, said: str, wrong: str | None) -> None:
+    done = subprocess.CompletedProcess[str](["any"], code, "", said)
+    monkeypatch.setattr(child, "run", lambda *args, **options: done)
+    found = child.ended("exit", 5.0)
+    assert found is wrong if wrong is None else str(found).startswith(wrong)
+
+
+def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **options: Any) -> Any:
+        raise subprocess.TimeoutExpired("any", 5.0, stderr="where it is")
+
+    monkeypatch.setattr(child, "run", never)
+    assert child.ended("exit", 5.0) == "it had not ended after 5 s: 'where it is'"
 
 
 class Dying:
