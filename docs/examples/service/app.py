@@ -23,7 +23,6 @@ from engine import observe, ops
 data = Data(int(os.environ.get("SERVICE_ROWS", ROWS)))
 config = engine.Config(
     intra_op_parallelism_threads=1,  # the requests themselves keep the cores busy
-    inter_op_parallelism_threads=max(2, os.cpu_count() or 1),  # more would keep the loop's thread from its core
     max_pending_ops=int(os.environ.get("SERVICE_PENDING_OPS", "4096")),
 )
 timeout = float(os.environ.get("SERVICE_TIMEOUT", "10"))

@@ -133,9 +133,12 @@ async def probing(port: int, health: Answers, late: Answers) -> AsyncIterator[No
     assert process.stdout is not None
     await process.stdout.readline()
     process.stdin.write(b"\n")
-    yield
-    told = json.loads((await process.communicate())[0])
-    health.seconds, health.failed, late.seconds = told["seconds"], told["failed"], told["late"]
+    try:
+        yield
+    finally:
+        told, _ = await process.communicate(b"")  # which ends its input, and so the probe
+    found = json.loads(told)
+    health.seconds, health.failed, late.seconds = found["seconds"], found["failed"], found["late"]
 
 
 async def load(port: int, mix: Mapping[str, int], seconds: float, pause: float = 0.0) -> dict[str, Answers]:
