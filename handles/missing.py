@@ -51,8 +51,9 @@ class Missing:
 def name_missing(cls: type) -> None:
     """Put descriptors where a class of handles has not what arrays and futures have."""
     of_arrays = [name for name in dir(np.ndarray) if not name.startswith("_")]
+    there = {name for base in cls.__mro__ for name in vars(base)}  # what says itself that it is not there included
     for name in (*of_arrays, *HINTS):
-        if not hasattr(cls, name):
+        if name not in there:
             setattr(cls, name, Missing(name, HINTS.get(name, "read the value first, {value}.{name}")))
 
 

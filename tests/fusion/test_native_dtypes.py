@@ -1,5 +1,6 @@
 """Compiled groups of float16, complex numbers, extended precision and dates: NumPy's bits, layouts and warnings."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -158,7 +159,13 @@ async def test_groups_have_numpys_bits_and_warnings(
     force_runs(monkeypatch, 4_096, at_once)
     enable()
     x, y = values(code), values(code)[::-1].copy()
-    expected, said = told(lambda: group(x, y, np))
+    try:
+        expected, said = told(lambda: group(x, y, np))
+    except OverflowError as error:  # from NumPy 2.5 on, of spans
+        with pytest.raises(OverflowError, match=re.escape(str(error))):
+            await engine.gather(*group(ops.asarray(x), ops.asarray(y), ops))
+        engine.clear_errors()
+        return
     before = at_once.statistics()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -41,9 +41,12 @@ class Accumulator:
         first = -0.0 if self.reduction.is_pairwise else self.reduction.first
         bits = bits_of(self.code)
         for lanes in self._made.both:
-            self._store(lanes, lanes.constant(self._kind, first))
+            self._store(lanes, self._constant(lanes, first))
             for places in self._zeros:
                 lanes.source.line(f"store {lanes.vector(bits)} zeroinitializer, ptr {places[lanes.lanes]}")
+
+    def _constant(self, lanes: Lanes, value: float) -> str:
+        return lanes.constant(FLOATS.get(self.code, self._kind), value)
 
     def add(self, lanes: Lanes, value: str) -> None:
         """Take elements along."""
@@ -97,7 +100,7 @@ class Accumulator:
         """The result, as it is in memory; in doubt where it is zero and there were zeros of both signs."""
         single = self._made.single
         if self.reduction.is_pairwise:  # what NumPy adds the sum to
-            self.meet(single, single.constant(self._kind, self.reduction.first), self.load(single))
+            self.meet(single, self._constant(single, self.reduction.first), self.load(single))
         result = self.load(single)
         if self._zeros:
             bits = bits_of(self.code)

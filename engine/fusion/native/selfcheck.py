@@ -108,7 +108,8 @@ def _summands(code: str) -> Array:
         return np.arange(count) % 5 > 0
     if code not in FLOATS:
         return np.resize(special_values(code), count)
-    values: Array = (source.normal(size=count) * 10.0 ** source.integers(-6, 6, count)).astype(code)
+    with np.errstate(over="ignore"):  # of halves
+        values: Array = (source.normal(size=count) * 10.0 ** source.integers(-6, 6, count)).astype(code)
     values[:40] = -np.abs(values[:40])
     values[:8] = -0.0
     values[16:24] = 0.0
