@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler
 
 Array = np.ndarray[Any, Any]
 
-TRUTHS = {np.logical_and, np.logical_or}
+TRUTHS = (np.logical_and, np.logical_or)
 REDUCERS: list[tuple[np.ufunc, str]] = [
     *((ufunc, code) for ufunc in (np.maximum, np.minimum) for code in sorted(CODES)),
     *((ufunc, "b1") for ufunc in TRUTHS),
