@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from handles.unavailable import Unavailable
+
 _FUTURES = "handles are awaited, they are no futures: `asyncio.ensure_future(handle)` makes a task of one"
 _COLLECTIONS = "; for several, `engine.gather(...)`, or `async for handle in engine.as_completed([...])`"
 _IN_MEMORY = "the result of an op has no memory that can be written to"
@@ -51,7 +53,8 @@ class Missing:
 def name_missing(cls: type) -> None:
     """Put descriptors where a class of handles has not what arrays and futures have."""
     of_arrays = [name for name in dir(np.ndarray) if not name.startswith("_")]
-    there = {name for base in cls.__mro__ for name in vars(base)}  # what says itself that it is not there included
+    own = {name: what for base in reversed(cls.__mro__) for name, what in vars(base).items()}
+    there = {name for name, what in own.items() if not (isinstance(what, Unavailable) and name in HINTS)}
     for name in (*of_arrays, *HINTS):
         if name not in there:
             setattr(cls, name, Missing(name, HINTS.get(name, "read the value first, {value}.{name}")))
@@ -59,5 +62,5 @@ def name_missing(cls: type) -> None:
 
 def names_there(instance: object) -> list[str]:
     """The attributes of an object that are there, for `dir`."""
-    missing = {name for base in type(instance).__mro__ for name, value in vars(base).items() if type(value) is Missing}
-    return sorted(set(object.__dir__(instance)) - missing)
+    own = {name: what for base in reversed(type(instance).__mro__) for name, what in vars(base).items()}
+    return sorted(name for name in object.__dir__(instance) if not isinstance(own.get(name), Missing | Unavailable))
