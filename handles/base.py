@@ -51,7 +51,6 @@ class Handle(Facts, Operators, Methods, Scalars, Export, Memory):
     itemset = Unavailable("write h[index] = value")
     newbyteorder = Unavailable("use h.view(h.dtype.newbyteorder()), or h.byteswap() to swap the bytes")
     ptp = Unavailable("use np.ptp(h), or h.max() - h.min()")
-    setflags = Unavailable("its value never changes; h.copy() is another handle, and np.array(h) an array of its own")
     tostring = Unavailable("use h.tobytes()")
     __array_interface__ = Unavailable("use np.asarray(h), which is read-only")
     __array_struct__ = Unavailable("use np.asarray(h), which is read-only")

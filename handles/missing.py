@@ -50,11 +50,15 @@ class Missing:
         raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}: {hint}")
 
 
+def _attributes(cls: type) -> dict[str, object]:
+    """Return the attributes of a class, inherited ones too, as they stand there: none is asked for its value."""
+    return {name: what for base in reversed(cls.__mro__) for name, what in vars(base).items()}
+
+
 def name_missing(cls: type) -> None:
     """Put descriptors where a class of handles has not what arrays and futures have."""
     of_arrays = [name for name in dir(np.ndarray) if not name.startswith("_")]
-    own = {name: what for base in reversed(cls.__mro__) for name, what in vars(base).items()}
-    there = {name for name, what in own.items() if not (isinstance(what, Unavailable) and name in HINTS)}
+    there = _attributes(cls)
     for name in (*of_arrays, *HINTS):
         if name not in there:
             setattr(cls, name, Missing(name, HINTS.get(name, "read the value first, {value}.{name}")))
@@ -62,5 +66,5 @@ def name_missing(cls: type) -> None:
 
 def names_there(instance: object) -> list[str]:
     """The attributes of an object that are there, for `dir`."""
-    own = {name: what for base in reversed(type(instance).__mro__) for name, what in vars(base).items()}
+    own = _attributes(type(instance))
     return sorted(name for name in object.__dir__(instance) if not isinstance(own.get(name), Missing | Unavailable))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import engine
+from engine import ops
 from engine.base.op import Op, ShapeDtype
 from engine.fusion.chains.chains import Chains
 from engine.fusion.fused import execute_group
@@ -120,3 +123,18 @@ class Held:
 
     async def running(self) -> None:
         await asyncio.to_thread(self.entered.wait)
+
+
+def told(call: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """Return what a call returns, and the warnings that it gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return call(), sorted({str(each.message) for each in caught})
+
+
+async def told_by(group: Callable[..., Any], x: Any, y: Any) -> tuple[list[Any], list[str]]:
+    """Return the arrays that a group of ops computes, and the warnings that it gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        arrays = [np.asarray(await each) for each in group(ops.asarray(x), ops.asarray(y), ops)]
+        return arrays, sorted({str(each.message) for each in caught})

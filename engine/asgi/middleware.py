@@ -72,7 +72,7 @@ def statistics() -> RequestStatistics:
 
 
 class _OnLoop:
-    """What a middleware has on one loop."""
+    """The executor and the newcomers that a middleware has on one loop."""
 
     __slots__ = ("executor", "newcomers")
 

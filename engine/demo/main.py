@@ -97,7 +97,7 @@ def check(settings: Settings) -> tuple[Path, Terrain]:
 
 
 def title(path: Path, terrain: Terrain) -> str:
-    """What the picture shows, as its title."""
+    """The title of the picture."""
     name = "The Jacksboro fault, Tennessee" if path.name == picture.SAMPLE else path.stem
     height, width = terrain.elevation.shape
     return f"{name}: {width * terrain.dx / 1000:.0f} by {height * terrain.dy / 1000:.0f} km"

@@ -1,4 +1,4 @@
-"""The monitor: a thread that runs while someone observes, measures how late event loops are, and hands events on.
+"""The monitor: a thread that runs while there are observers, measures how late event loops are, and hands events on.
 
 It asks each running loop that the engine works on to call back, and takes the time. While a loop does not, it looks
 where the loop's thread is: that is the line which blocks it. The monitor changes nothing but what is its own.

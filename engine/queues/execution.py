@@ -178,7 +178,7 @@ def _enter_and_call(cell: Cell, kernel: Any, values: list[Any], params: dict[str
 
 
 def _checked(op: Op, result: Any) -> Any:
-    """What a known op returned, as arrays."""
+    """Make arrays of the results of a known op."""
     if op.outputs == 1:
         return result if result.__class__ is np.ndarray else checked(np.asarray(result))
     return tuple(np.asarray(each) for each in result)

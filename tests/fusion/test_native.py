@@ -25,7 +25,7 @@ from engine.fusion.native.natives import Natives
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.selfcheck import _structure, computed, has_numpys_bits, special_values
 from engine.fusion.native.structure import CAST, WHERE, Instruction
-from tests.planning import force_runs
+from tests.planning import force_runs, told, told_by
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
 
@@ -146,12 +146,6 @@ def reduced(x: Any, y: Any, xp: Any) -> Any:
     return [xp.sum(t), xp.max(t * t), xp.mean(t + 1), xp.any(t > x), xp.count_nonzero(t > y)]
 
 
-def told(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        return call(), sorted({str(each.message) for each in caught})
-
-
 GROUPS = [(floats, "f8"), (floats, "f4"), (integers, "i4"), (integers, "i8"), (integers, "u1"), (reduced, "f8")]
 
 
@@ -169,13 +163,10 @@ async def test_groups_have_numpys_bits_and_warnings(
     x, y = values(code), values(code)[::-1].copy()
     expected, said = told(lambda: group(x, y, np))
     before = at_once.statistics()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        handles = group(ops.asarray(x), ops.asarray(y), ops)
-        results = [await each for each in handles]
+    results, said_here = await told_by(group, x, y)
     for result, right in zip(results, expected, strict=True):
-        assert np.asarray(result).tobytes() == np.asarray(right).tobytes()
-    assert sorted({str(each.message) for each in caught}) == said
+        assert result.tobytes() == np.asarray(right).tobytes()
+    assert said_here == said
     after = at_once.statistics()
     assert after.hits > before.hits
     assert after.failed == 0

@@ -19,7 +19,7 @@ from engine.fusion.native.natives import Natives
 from engine.fusion.native.selfcheck import has_numpys_bits, special_values
 from engine.fusion.native.structure import CAST, WHERE, Instruction
 from engine.queues import in_place
-from tests.planning import force_runs
+from tests.planning import force_runs, told, told_by
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
 
@@ -134,12 +134,6 @@ def spans(x: Any, y: Any, xp: Any) -> Any:
 GROUPS = [(complexes, "c8"), (complexes, "c16"), (halves, "f2"), (extended, "f16"), (extended, "c32"), (spans, "m8[s]")]
 
 
-def told(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        return call(), sorted({str(each.message) for each in caught})
-
-
 def bits(array: Array) -> bytes:
     """The bits of an array, but for those of extended precision that no number has."""
     if array.dtype.char in "gG" and np.finfo(np.longdouble).nmant == 63:
@@ -167,13 +161,11 @@ async def test_groups_have_numpys_bits_and_warnings(
         engine.clear_errors()
         return
     before = at_once.statistics()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        results = [np.asarray(await each) for each in group(ops.asarray(x), ops.asarray(y), ops)]
+    results, said_here = await told_by(group, x, y)
     for result, right in zip(results, map(np.asarray, expected), strict=True):
         assert (result.dtype, result.strides) == (right.dtype, right.strides)
         assert bits(result) == bits(right)
-    assert sorted({str(each.message) for each in caught}) == said
+    assert said_here == said
     after = at_once.statistics()
     assert (after.hits > before.hits, after.failed) == (True, 0)
     if values is numbers:

@@ -10,13 +10,13 @@ import engine
 from engine.dispatch.executor import Core
 from engine.testing import GateOp
 from engine.threads import pool as module
-from engine.threads.pool import Workers
+from engine.threads.pool import Worker, Workers
 from handles import Handle
 
 
-def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
-    pool, begun, goes_on = Workers(), threading.Event(), threading.Event()
-    pool.retain()
+def busy(pool: Workers, goes_on: threading.Event) -> Worker:
+    """The only worker of a pool, which has begun a job that ends with an event."""
+    begun = threading.Event()
 
     def job() -> None:
         begun.set()
@@ -25,6 +25,13 @@ def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
     pool.submit(job)
     begun.wait()
     (worker,) = pool._all
+    return worker
+
+
+def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
+    pool, goes_on = Workers(), threading.Event()
+    pool.retain()
+    worker = busy(pool, goes_on)
     pool.release(wait=True, is_busy=lambda: True)
     assert worker.thread.is_alive()
     goes_on.set()
@@ -34,18 +41,11 @@ def test_a_worker_that_has_taken_up_something_since_is_not_waited_for() -> None:
 
 def test_what_an_executor_begins_after_it_has_let_go_holds_no_other_one_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
-    pool, begun, goes_on = Workers(), threading.Event(), threading.Event()
+    pool, goes_on = Workers(), threading.Event()
     pool.retain()
     pool.retain()
     pool.release(wait=False)
-
-    def job() -> None:
-        begun.set()
-        goes_on.wait()
-
-    pool.submit(job)  # by a worker of the first one, that had ended another op
-    begun.wait()
-    (worker,) = pool._all
+    worker = busy(pool, goes_on)  # of the first one, that had ended another op
     pool.release(wait=True)
     assert worker.thread.is_alive()
     pool.retain()
@@ -56,16 +56,9 @@ def test_what_an_executor_begins_after_it_has_let_go_holds_no_other_one_up(monke
 
 
 def test_one_that_is_about_to_end_is_waited_for() -> None:
-    pool, begun, goes_on = Workers(), threading.Event(), threading.Event()
+    pool, goes_on = Workers(), threading.Event()
     pool.retain()
-
-    def job() -> None:
-        begun.set()
-        goes_on.wait()
-
-    pool.submit(job)
-    begun.wait()
-    (worker,) = pool._all
+    worker = busy(pool, goes_on)
     looks = 0
 
     def is_busy() -> bool:

@@ -45,14 +45,16 @@ REST = 64
 
 _NAMES = ("sem_wait", "sem_post", "sched_yield", "gettid", "clock_gettime")
 
+
+def _words(**words: int) -> str:
+    """Lines of a function that name words of its box."""
+    return "\n".join(f"  %{name} = getelementptr i64, ptr %box, i64 {word}" for name, word in words.items())
+
+
 _SERVE = f"""
 define ptr @serve(ptr %box) {{
 entry:
-  %asleep = getelementptr i64, ptr %box, i64 {_ASLEEP}
-  %semaphore = getelementptr i64, ptr %box, i64 {_SEMAPHORE}
-  %counter = getelementptr i64, ptr %box, i64 {_COUNTER}
-  %job = getelementptr i64, ptr %box, i64 {_JOB}
-  %functions = getelementptr i64, ptr %box, i64 {_FUNCTIONS}
+{_words(asleep=_ASLEEP, semaphore=_SEMAPHORE, counter=_COUNTER, job=_JOB, functions=_FUNCTIONS)}
   %wait = load ptr, ptr %functions
   %third = getelementptr i64, ptr %functions, i64 2
   %yield = load ptr, ptr %third
@@ -60,7 +62,7 @@ entry:
   %identify = load ptr, ptr %fourth
   %own = call i32 %identify()
   %number = sext i32 %own to i64
-  %thread = getelementptr i64, ptr %box, i64 {_THREAD}
+{_words(thread=_THREAD)}
   store atomic i64 %number, ptr %thread release, align 8
   br label %again
 again:
@@ -111,12 +113,7 @@ define i64 @lead(ptr %box, ptr %walk, ptr %frame, ptr %scratch, ptr %other) {{
 entry:
   %then = alloca {{ i64, i64 }}
   %now = alloca {{ i64, i64 }}
-  %busy = getelementptr i64, ptr %box, i64 {_BUSY}
-  %waited = getelementptr i64, ptr %box, i64 {_WAITED}
-  %asleep = getelementptr i64, ptr %box, i64 {_ASLEEP}
-  %semaphore = getelementptr i64, ptr %box, i64 {_SEMAPHORE}
-  %counter = getelementptr i64, ptr %box, i64 {_COUNTER}
-  %job = getelementptr i64, ptr %box, i64 {_JOB}
+{_words(busy=_BUSY, waited=_WAITED, asleep=_ASLEEP, semaphore=_SEMAPHORE, counter=_COUNTER, job=_JOB)}
   %before = atomicrmw xchg ptr %busy, i64 1 seq_cst
   %taken = icmp ne i64 %before, 0
   br i1 %taken, label %alone, label %post
@@ -124,7 +121,7 @@ alone:
   %all = call i64 %walk(ptr %frame, ptr %scratch, ptr null)
   ret i64 %all
 post:
-  %functions = getelementptr i64, ptr %box, i64 {_FUNCTIONS}
+{_words(functions=_FUNCTIONS)}
   %second = getelementptr i64, ptr %functions, i64 1
   %wake = load ptr, ptr %second
   %third = getelementptr i64, ptr %functions, i64 2

@@ -33,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 class Kept:
-    """What is kept, or nothing. A disk that cannot be read is given up; one that cannot be written is read on."""
+    """Code and findings that are kept on disk, if any are.
+
+    A disk that cannot be read is given up; one that cannot be written is read on.
+    """
 
     def __init__(self, disk: Disk | None, machine: str | None = None) -> None:
         self._disk = disk
@@ -99,7 +102,7 @@ class Kept:
 
 @cache
 def kept() -> Kept:
-    """What is kept by this process, as the environment says at the first call."""
+    """Return the store of this process, as the environment says at the first call."""
     try:
         folder = folder_of(os.environ, sys.platform)
     except ValueError as error:

@@ -56,7 +56,7 @@ class SelfCheck:
         return self._known[key]
 
     def _found(self, said: str, each: Instruction | Reduction) -> bool:
-        """What an earlier process found, or this one does now."""
+        """Return what an earlier process found, or this one does now."""
         store = kept()
         agrees = store.verdict(said)
         if agrees is None:

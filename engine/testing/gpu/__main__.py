@@ -130,7 +130,7 @@ class Child:
         self.stops.append(f"the process {how}" + (f" while at {at!r}" if at is not None else ""))
 
     def found(self) -> Found:
-        """What it has found until now."""
+        """Return what it has found until now."""
         found = Found()
         found.merge(read(self._journal))
         if self._log.exists():

@@ -65,7 +65,7 @@ def serve(path: str) -> Runtime:
 
 
 class Process:
-    """What the process of each part does; `runtime` drives the GPUs, CuPy's where it is None."""
+    """The work of the process of a part; `runtime` drives the GPUs, CuPy's where it is None."""
 
     def __init__(self, journal: Journal, options: Any, runtime: Runtime | None) -> None:
         self._journal = journal
