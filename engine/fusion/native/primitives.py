@@ -45,6 +45,20 @@ def primitive(ufunc: object, loop: Loop) -> Emit | None:
     return _ARITHMETIC.get(ufunc, {}).get(kind) if result == operand else None
 
 
+def extreme_of_numbers(ufunc: object, loop: Loop) -> Emit | None:
+    """The instructions of a maximum or a minimum of floats none of which is a NaN; None for all other ufuncs."""
+    predicate = _EXTREMES_OF_NUMBERS.get(ufunc) if isinstance(ufunc, np.ufunc) else None
+    if predicate is None or loop[0] not in ("f4", "f8"):
+        return None
+
+    def emit(lanes: Lanes, code: str, args: list[str]) -> str:
+        # One instruction on x86. It raises a flag for a NaN, as no flag matters then.
+        kind = lanes.type(code)
+        return lanes.select(code, lanes.op(f"fcmp {predicate} {kind} {args[0]}, {args[1]}"), *args)
+
+    return emit
+
+
 def meets_nans(ufunc: object) -> bool:
     """Tell whether the order of instructions decides which NaN is the result of two of them."""
     return ufunc in _MEETING
@@ -261,6 +275,7 @@ _TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
     np.isfinite: {"f": _against_infinity("slt")},
     np.signbit: {"f": _signbit},
 }
+_EXTREMES_OF_NUMBERS = {np.maximum: "ogt", np.minimum: "olt"}
 _EXTREMES_OF_HALVES: dict[np.ufunc, Emit] = {np.maximum: _extreme("oge"), np.minimum: _extreme("ole")}
 """The first operand where both are equal: NumPy's loops for floats of 16 bits are others."""
 _MEETING = frozenset({np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum})
