@@ -267,19 +267,41 @@ async def test_nans_are_computed_natively_from_the_second_time_on(monkeypatch: p
     assert 0 < repeated[-1] < 20
 
 
+@pytest.mark.parametrize("code", ["f4", "f8"])
+async def test_extremes_of_all_numbers_are_computed_natively(
+    monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str
+) -> None:
+    """Zeros of both signs, infinities and denormals, where no NaN is there that a block would be repeated for."""
+    force_runs(monkeypatch, 4_096, at_once)
+    enable()
+    values = special_values(code)
+    values = values[~np.isnan(values)]
+    x, y = np.repeat(values, len(values)), np.tile(values, len(values))
+    expected = np.maximum(x, y), -np.minimum(y, x)
+    before = at_once.statistics()
+    first, second = ops.asarray(x), ops.asarray(y)
+    results = [ops.maximum(first, second), -ops.minimum(second, first)]
+    assert [np.asarray(await each).tobytes() for each in results] == [each.tobytes() for each in expected]
+    after = at_once.statistics()
+    assert after.hits > before.hits
+    assert after.blocks_repeated == before.blocks_repeated
+
+
 @pytest.mark.parametrize("zeros", [(0.0,), (-0.0,), (0.0, -0.0)])
+@pytest.mark.parametrize("code", ["f4", "f8"])
 async def test_zeros_of_both_signs_in_an_extreme(
-    monkeypatch: pytest.MonkeyPatch, at_once: Natives, zeros: tuple[float, ...]
+    monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str, zeros: tuple[float, ...]
 ) -> None:
     force_runs(monkeypatch, 4_096, at_once)
     enable()
-    array = -np.abs(numbers("f8"))
+    array = -np.abs(numbers(code))
     array[::10] = np.resize(zeros, array[::10].shape)
-    before = at_once.statistics().blocks_repeated
-    for _ in range(2):
-        x = ops.asarray(array)
-        assert np.asarray(await ops.max(x * 2)).tobytes() == np.max(array * 2).tobytes()
-    assert (at_once.statistics().blocks_repeated > before) == (len(zeros) > 1)
+    for compute, values, own in ((np.max, array, ops.max), (np.min, -array, ops.min)):
+        before = at_once.statistics().blocks_repeated
+        for _ in range(2):
+            x = ops.asarray(values)
+            assert np.asarray(await own(x * 2)).tobytes() == compute(values * 2).tobytes()
+        assert (at_once.statistics().blocks_repeated > before) == (len(zeros) > 1)
 
 
 # The compiler in the background

@@ -88,11 +88,8 @@ class Elements:
         """Doubt NaNs that come from outside of a pass, where they may meet others."""
         if not self._minds_nans or code not in FLOATS:
             return
-        if code == "f2":
-            lanes.doubt(lanes.is_nan(code, value))
-            return
         if self._unchecked is not None and self._unchecked[:2] == (lanes, code):
-            lanes.doubt(lanes.float_compare("uno", code, self._unchecked[2], value))
+            lanes.doubt(lanes.unordered(code, self._unchecked[2], value))
             self._unchecked = None
             return
         self.check_all()
@@ -102,7 +99,7 @@ class Elements:
         """Check what is left, before the values are out of reach."""
         if self._unchecked is not None:
             lanes, code, value = self._unchecked
-            lanes.doubt(lanes.float_compare("uno", code, value, value))
+            lanes.doubt(lanes.unordered(code, value, value))
             self._unchecked = None
 
     def write(self, lanes: Lanes, index: int, position: str, value: str, *, streamed: bool = False) -> None:

@@ -239,6 +239,12 @@ class Lanes:
         magnitude = self.binary("and", scalar, self.bits(code, value), self.constant(scalar, _magnitude(code)))
         return self.compare("sgt", scalar, magnitude, self.constant(scalar, infinity(code)))
 
+    def unordered(self, code: str, left: str, right: str) -> str:
+        """Tell whether one of two floats is a NaN; one that signals raises a flag, as any arithmetic with it does."""
+        if code == "f2":
+            return self.binary("or", "i1", self.is_nan(code, left), self.is_nan(code, right))
+        return self.float_compare("uno", code, left, right)
+
     def _suffix(self, code: str) -> str:
         name = f"f{8 * bytes_of(code)}"
         return f"v{self.lanes}{name}" if self.lanes > 1 else name
