@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.emit import FLOATS, Lanes, bits_of, sign_bit, stored_type_of
-from engine.fusion.native.primitives import extreme_of_numbers, primitive
+from engine.fusion.native.primitives import extreme_of_numbers, primitive, truth
 from engine.fusion.native.structure import Reduction
 
 Meet = Callable[[Lanes, str, str], str]
@@ -88,7 +88,7 @@ class Accumulator:
             self.meet(single, self._constant(single, self.reduction.first), self.load(single))
         result = self.load(single)
         if self._zeros is not None:
-            zero = single.float_compare("oeq", self.code, result, single.constant(FLOATS[self.code], 0))
+            zero = single.negated(truth(single, self.code, result))
             single.doubt(single.binary("and", "i1", zero, self._zeros.were_both()))
         return result
 
