@@ -87,6 +87,7 @@ def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str) ->
         cost=lambda values, params: compiled.cost(chain.ns),
         small=UNLIMITED,
         brief=UNLIMITED,
+        recognized=True,
     )
 
 

@@ -116,6 +116,38 @@ class Slice:
             self.early.add(id(cell))
             return True
 
+    def run_recognized(self, cell: Cell) -> bool:
+        """Run a call whose operands were looked at when it was dispatched, and that is all there is on the queue.
+
+        `_run_brief` would come to the same, having looked at them again. False, and nothing done, where it is not so.
+        """
+        queue, pending = self._queue, self._pending
+        if not cell.op.recognized or queue.held or not IN_PLACE or hooks.listeners:
+            return False
+        if errstate() is not DEFAULT_ERRSTATE:
+            return False
+        with queue.lock:
+            if len(pending) != 1 or pending[0] is not cell or cell.value is not PENDING or cell.rare is not None:
+                return False
+            operands = [each.value for each in cell.args]
+            try:
+                value = cell.op.guarded(*operands)
+                if value.__class__ is not ARRAY:
+                    value = checked(np.asarray(value))
+            except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
+                self._completions.complete(cell, value_after(error, cell, operands))
+                self._completions.completed += 1
+            else:
+                cell.value = value
+                self._completions.completed += 1
+                cell.args = ()
+                if cell.group is not None:
+                    tell_group(cell)
+                if cell.waiters is not None:
+                    call_waiters(cell)
+            pending.popleft()
+        return True
+
     def run_in_order(self, ends: float, until: Cell) -> bool:
         """Run small records in dispatch order until then, or up to `until`; False where that takes a whole slice.
 
