@@ -127,9 +127,15 @@ class Slice:
         if errstate() is not DEFAULT_ERRSTATE:
             return False
         with queue.lock:
-            if len(pending) != 1 or pending[0] is not cell or cell.value is not PENDING or cell.rare is not None:
+            record = cell if cell.rare is None else record_of(cell)
+            if len(pending) != 1 or pending[0] is not record or record.value is not PENDING:
                 return False
-            operands = [each.value for each in cell.args]
+            operands = [each.value for each in record.args]
+            if record.rare is not None:  # it has several results, or a scope's context
+                self._completions.complete(record, execute(record, operands, queue.device, queue.backend))
+                self._completions.completed += 1
+                pending.popleft()
+                return True
             try:
                 value = cell.op.guarded(*operands)
                 if value.__class__ is not ARRAY:
@@ -368,9 +374,14 @@ class Slice:
         return self.costs.is_large(cell.op, values, cell.params)
 
     def _values_of(self, cell: Cell) -> tuple[list[Any] | None, int]:
-        """The operands of a record, None where one is not there or failed; and the product of their sizes."""
+        """The operands of a record, None where one is not there or failed; and the product of their sizes.
+
+        For an elementwise op of arrays of one shape it is their size.
+        """
         values: list[Any] = []
         work = 1
+        same: object = None
+        elementwise = cell.op.fusion.fusable
         for operand in cell.args:
             if operand.__class__ is Cell:
                 value = operand.value
@@ -378,7 +389,11 @@ class Slice:
                     return None, 0
                 operand = value
             if operand.__class__ is ARRAY:
-                work *= operand.size
+                if not elementwise:
+                    work *= operand.size
+                elif same is None or work != operand.size or operand.shape != same:
+                    same = operand.shape
+                    work *= operand.size
             values.append(operand)
         return values, work
 
