@@ -275,7 +275,7 @@ _TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
     np.isfinite: {"f": _against_infinity("slt")},
     np.signbit: {"f": _signbit},
 }
-_EXTREMES_OF_NUMBERS = {np.maximum: "ogt", np.minimum: "olt"}
+_EXTREMES_OF_NUMBERS: dict[np.ufunc, str] = {np.maximum: "ogt", np.minimum: "olt"}
 _EXTREMES_OF_HALVES: dict[np.ufunc, Emit] = {np.maximum: _extreme("oge"), np.minimum: _extreme("ole")}
 """The first operand where both are equal: NumPy's loops for floats of 16 bits are others."""
 _MEETING = frozenset({np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum})
