@@ -53,8 +53,7 @@ def extreme_of_numbers(ufunc: object, loop: Loop) -> Emit | None:
 
     def emit(lanes: Lanes, code: str, args: list[str]) -> str:
         # One instruction on x86. It raises a flag for a NaN, as no flag matters then.
-        kind = lanes.type(code)
-        return lanes.select(code, lanes.op(f"fcmp {predicate} {kind} {args[0]}, {args[1]}"), *args)
+        return lanes.select(code, lanes.plain_compare(predicate, code, *args), *args)
 
     return emit
 
