@@ -268,7 +268,7 @@ async def test_nans_are_computed_natively_from_the_second_time_on(monkeypatch: p
 
 
 @pytest.mark.parametrize("code", ["f4", "f8"])
-async def test_extremes_of_all_numbers_are_computed_natively(
+async def test_extremes_and_comparisons_of_all_numbers_are_computed_natively(
     monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str
 ) -> None:
     """Zeros of both signs, infinities and denormals, where no NaN is there that a block would be repeated for."""
@@ -277,11 +277,15 @@ async def test_extremes_of_all_numbers_are_computed_natively(
     values = special_values(code)
     values = values[~np.isnan(values)]
     x, y = np.repeat(values, len(values)), np.tile(values, len(values))
-    expected = np.maximum(x, y), -np.minimum(y, x)
     before = at_once.statistics()
-    first, second = ops.asarray(x), ops.asarray(y)
-    results = [ops.maximum(first, second), -ops.minimum(second, first)]
-    assert [np.asarray(await each).tobytes() for each in results] == [each.tobytes() for each in expected]
+
+    def compute(x: Any, y: Any, xp: Any) -> list[Any]:
+        chosen = [xp.where(each, x, y) for each in (x < y, x <= y, x > y, x >= y, x == y, x != y)]
+        return [xp.maximum(x, y), -xp.minimum(y, x), (x < y) | (x == -y), *chosen]
+
+    results = compute(ops.asarray(x), ops.asarray(y), ops)
+    expected = [each.tobytes() for each in compute(x, y, np)]
+    assert [np.asarray(await each).tobytes() for each in results] == expected
     after = at_once.statistics()
     assert after.hits > before.hits
     assert after.blocks_repeated == before.blocks_repeated

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.emit import FLOATS, Lanes, bits_of, sign_bit, stored_type_of
-from engine.fusion.native.primitives import extreme_of_numbers, primitive, truth
+from engine.fusion.native.primitives import of_numbers, primitive, truth
 from engine.fusion.native.structure import Reduction
 
 Meet = Callable[[Lanes, str, str], str]
@@ -67,7 +67,7 @@ class Accumulator:
         if code == "b1":
             return lanes.binary("or" if ufunc in (np.logical_or, np.maximum) else "and", "i8", left, right)
         if ufunc is not np.add and code in FLOATS:  # neither is a NaN, or it is in doubt
-            emit = extreme_of_numbers(ufunc, (code,) * 3) or primitive(ufunc, (code,) * 3)
+            emit = of_numbers(ufunc, (code,) * 3) or primitive(ufunc, (code,) * 3)
             assert emit is not None
             return emit(lanes, code, [right, left])
         emit = primitive(ufunc, (code,) * 3)

@@ -8,7 +8,7 @@ from engine.fusion.native.casts import cast
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import Lanes, bits_of, stored_type_of
 from engine.fusion.native.llvm import breathe
-from engine.fusion.native.primitives import extreme_of_numbers, primitive
+from engine.fusion.native.primitives import of_numbers, primitive
 from engine.fusion.native.reducing import Reducing
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import CAST, REPEATED, WHERE, Instruction, Ref, Stage
@@ -116,6 +116,6 @@ def compute(lanes: Lanes, instruction: Instruction, operands: list[str], *, numb
         return cast(lanes, loop[0], loop[1], operands[0])
     if op == WHERE:
         return lanes.select(loop[-1], *operands)
-    emit = (extreme_of_numbers(op, loop) if numbers else None) or primitive(op, loop)
+    emit = (of_numbers(op, loop) if numbers else None) or primitive(op, loop)
     assert emit is not None
     return emit(lanes, loop[0], operands)
