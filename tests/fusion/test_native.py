@@ -291,6 +291,21 @@ async def test_extremes_and_comparisons_of_all_numbers_are_computed_natively(
     assert after.blocks_repeated == before.blocks_repeated
 
 
+@pytest.mark.parametrize("code", ["f4", "f8"])
+async def test_an_extreme_of_a_scalar_that_is_no_number(
+    monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str
+) -> None:
+    """The operands have no NaN, so that blocks are not repeated for one: code for numbers alone would lose this one."""
+    force_runs(monkeypatch, 4_096, at_once)
+    enable()
+    x, y = numbers(code), numbers(code, seed=1)
+    for number in (2.0, np.nan):
+        t = ops.asarray(x) * number
+        results = [ops.maximum(t, ops.asarray(y)), ops.where(t < y, t, x) + y]
+        expected = [np.maximum(x * number, y), np.where(x * number < y, x * number, x) + y]
+        assert [np.asarray(await each).tobytes() for each in results] == [each.tobytes() for each in expected]
+
+
 @pytest.mark.parametrize("zeros", [(0.0,), (-0.0,), (0.0, -0.0)])
 @pytest.mark.parametrize("code", ["f4", "f8"])
 async def test_zeros_of_both_signs_in_an_extreme(
