@@ -1,4 +1,4 @@
-"""Ends of a process that uses a GPU: `python -m engine.testing.gpu.ends NAME` has to end with 0 and without a word.
+"""Ends of a process that uses a GPU: `python -m engine.testing.gpu.ends NAME SECONDS` has to end with 0 and no word.
 
 What the engine itself says at exit, of ops that never ran, is none that counts.
 
@@ -7,6 +7,7 @@ They are processes of their own, since after each of them nothing more can be do
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -77,4 +78,5 @@ ENDS: Mapping[str, Callable[[], None]] = {"exit": with_work_in_flight, "fork": f
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", DeprecationWarning)  # of Python's own, for a fork of a process with threads
+    faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)  # also where the one that started it is gone
     ENDS[sys.argv[1]]()
