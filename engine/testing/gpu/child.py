@@ -93,8 +93,10 @@ class Process:
         parts[self._options.part]()
 
     def _presence(self) -> None:
+        runtime = self._runtime
+        backend = CudaBackend(lost, None if runtime is None else lambda: runtime)
         try:
-            self._journal.note("gpus", CudaBackend(lost, self._runtime and (lambda: self._runtime)).count())
+            self._journal.note("gpus", backend.count())
         except UnknownDeviceError as error:
             self._journal.note("none", str(error))
 
@@ -138,7 +140,7 @@ class Process:
     def _share(self, name: str) -> float:
         """Seconds for one end: a part of those that are left, of which the ends after it have as much."""
         rest = len(ENDS) - list(ENDS).index(name)
-        return max(1.0, (self._until - perf_counter()) / rest)
+        return float(max(1.0, (self._until - perf_counter()) / rest))
 
 
 def ended(name: str, seconds: float) -> str | None:

@@ -268,7 +268,7 @@ def test_shapes_of_a_function_whose_lengths_may_be_any_are_bounded(
     gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SHAPES", 3)
-    model = engine.function(chain, input_signature=[engine.ShapeDtype((None,), np.float64)])
+    model = engine.function(chain, input_signature=[engine.ShapeDtype((None,), np.dtype(np.float64))])
     with executor():
         for length in [*range(1, 9), 1, 1]:
             x = ops.asarray(np.ones(length), device="GPU:0")

@@ -250,8 +250,9 @@ def test_what_was_found_is_written_where_the_whole_is_interrupted(
             raise KeyboardInterrupt
         return -9
 
+    killed: list[str] = []
     monkeypatch.setattr(Hanging, "made", [])
-    monkeypatch.setattr(Hanging, "killed", killed := [])
+    monkeypatch.setattr(Hanging, "killed", killed)
     monkeypatch.setattr(Hanging, "wait", interrupted)
     monkeypatch.setattr(script, "Popen", Hanging)
     monkeypatch.setattr("os.killpg", Hanging.kill_group)
