@@ -233,7 +233,12 @@ class CupyStream:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        with cupy.cuda.Device(self._index), self._stream, cupyx.errstate(linalg="raise"):
+        with (
+            cupy.cuda.Device(self._index),
+            self._stream,
+            cupyx.errstate(linalg="raise"),
+            np.errstate(all="ignore"),  # of scalars that are converted on the host: a GPU does not warn
+        ):
             yield
 
     def call(self, rule: Rule, arguments: Sequence[Argument], params: Mapping[str, Any]) -> Any:

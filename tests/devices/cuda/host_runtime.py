@@ -366,6 +366,8 @@ class HostStream:
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], true: Array | None = None) -> HostArray:
         self._check()
+        if dtype.kind not in "biufc":
+            raise ValueError(f"Unsupported dtype {dtype}")
         nbytes = prod(shape) * dtype.itemsize
         self._gpu.take(nbytes)
         buffer = np.full(nbytes, GARBAGE, np.uint8)
