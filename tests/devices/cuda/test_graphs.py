@@ -16,7 +16,7 @@ from engine.devices.cuda.graphs import LEAST_SAVED, MOST_BYTES, Graphs, Way, way
 from engine.devices.cuda.kernels import Elementwise
 from engine.runtime.current import current_core
 from handles import Handle
-from tests.devices.cuda.host_runtime import HostArray, HostRuntime, HostStream
+from tests.devices.cuda.host_runtime import GpuError, HostArray, HostRuntime, HostStream
 
 Serve = Callable[[HostRuntime], HostRuntime]
 ENOUGH = 2 + LEAST_SAVED
@@ -232,6 +232,31 @@ def test_a_capture_that_there_is_no_memory_for_fails_no_op_and_is_tried_again(
             assert model(ops.asarray(x, device="GPU:0")).result().tobytes() == expected(x).tobytes()
         assert not short
         assert graphs().launches > 0
+
+
+def test_a_context_that_is_lost_in_a_capture_is_a_lost_device(
+    gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine.function(chain)
+    with executor():
+        x = ops.asarray(np.arange(8.0), device="GPU:0")
+        model(x).result()
+        capture = HostStream.capture
+
+        def lose(self: HostStream, work: Callable[[], Any]) -> Any:
+            def first() -> Any:
+                gpus.gpus[0].error = GpuError(700)
+                return work()
+
+            return capture(self, first)
+
+        monkeypatch.setattr(HostStream, "capture", lose)
+        with pytest.raises(engine.DeviceLostError, match="GPU:0 was lost: GpuError: status 700"):
+            model(x).result()
+        with pytest.raises(engine.DeviceLostError):
+            (x + 1).result()
+        assert (ops.ones(2) + 1).result().tolist() == [2.0, 2.0]
+        engine.clear_errors()
 
 
 def test_no_memory_for_the_operands_of_a_graph_fails_no_op(gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:

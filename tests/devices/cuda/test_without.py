@@ -141,6 +141,7 @@ def test_the_script_is_a_program(tmp_path: Path) -> None:
 def test_what_it_measures_runs(gpus: HostRuntime) -> None:
     figures = list(speed.measured(OnTheRuntime(gpus), rounds=1, scale=0.001))
     assert [figure.ratio > 0 for figure in figures] == [True] * 4
+    assert [figure.as_row()["is_met"] == (figure.ratio <= figure.aim) for figure in figures] == [True] * 4
     lag = speed.heartbeat(0.05, 16)
     assert lag["beats"] >= 1
     assert lag["median_ms"] <= lag["p99_ms"] <= lag["longest_ms"]
