@@ -271,3 +271,10 @@ def test_what_was_found_is_written_where_the_whole_is_interrupted(
 def test_what_cupy_lacks_is_not_right(found: Found, right: bool) -> None:
     """CuPy 14.2 has all that is checked: a rule that asks for what it has not is a defect."""
     assert script.is_right(found) is right
+
+
+def test_the_checks_go_on_where_nothing_reads_what_is_printed() -> None:
+    def unread() -> None:
+        raise BrokenPipeError
+
+    script.tell(unread)
