@@ -15,10 +15,11 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from time import perf_counter
@@ -48,12 +49,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all parts, print a summary, and write what they found to a file."""
     begun = perf_counter()
     options = parsed(arguments)
+    with tempfile.TemporaryDirectory() as spare:
+        options.environment = environment(os.environ, spare) if find_spec("cupy") is not None else dict(os.environ)
+        return look_and_check(options, begun)
+
+
+def environment(ours: Mapping[str, str], spare: str) -> dict[str, str]:
+    """The environment of the processes: each op would fail where CuPy cannot keep what it compiles."""
+    try:
+        folder = Path(ours.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return dict(ours)
+    except (OSError, RuntimeError):  # there may be no home
+        return {**ours, "CUPY_CACHE_DIR": spare}
+
+
+def look_and_check(options: Any, begun: float) -> int:
+    """Look for a GPU, and check it. Returns the exit status."""
     there = Found()
     run(PRESENCE, PRESENCE.seconds, options, there)
     if "gpus" not in there.notes:
         why = there.notes.get("none") or "; ".join(there.failures) or "the look for one found nothing"
         print(f"no GPU was checked: {why}", file=sys.stderr)
         return NO_GPU
+    return check(options, begun)
+
+
+def check(options: Any, begun: float) -> int:
+    """Run the parts that are asked for; what they found is written after each. Returns the exit status."""
     result: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **versions(), "parts": {}}
     parts = tuple(part for part in all_parts(options.processes) if not options.parts or part.name in options.parts)
     right = True
@@ -126,7 +150,9 @@ class Child:
         command += ["--number", str(self._number), "--of", str(self._part.processes)]
         command += ["--programs", str(options.programs), "--scale", str(options.scale), "--runtime", options.runtime]
         with self._log.open("ab") as log:
-            self.process = Popen(command, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self.process = Popen(
+                command, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True, env=options.environment
+            )
 
     def wait(self, until: float) -> None:
         """Wait for its end, and end it where it does not by itself; start it again where it died of a case."""

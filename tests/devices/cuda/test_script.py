@@ -1,6 +1,7 @@
 """`python -m engine.testing.gpu`: its parts are processes, and what each has found is kept, whatever becomes of it."""
 
 import json
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -154,7 +155,9 @@ def test_a_process_that_dies_of_a_case_is_started_again_after_it(monkeypatch: py
     dying = Dying()
     monkeypatch.setattr(script, "Popen", dying)
     found = Found()
-    script.run(Part("facilities", 60.0), 60.0, script.parsed([]), found)
+    options = script.parsed([])
+    options.environment = dict(os.environ)
+    script.run(Part("facilities", 60.0), 60.0, options, found)
     assert [command[command.index("--skip") + 1] for command in dying.started] == ["0", "2", "4"]
     assert found.checked == 3
     assert found.failures == ["the process ended with -11 while at 'the one that it dies of'"] * 2
@@ -278,3 +281,12 @@ def test_the_checks_go_on_where_nothing_reads_what_is_printed() -> None:
         raise BrokenPipeError
 
     script.tell(unread)
+
+
+def test_compiled_kernels_have_a_place_where_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    spare = str(tmp_path / "spare")
+    given = {"CUPY_CACHE_DIR": str(tmp_path / "file" / "cache"), "other": "1"}
+    assert script.environment(given, spare) == {"CUPY_CACHE_DIR": spare, "other": "1"}
+    given = {"CUPY_CACHE_DIR": str(tmp_path / "cache")}
+    assert script.environment(given, spare) == given

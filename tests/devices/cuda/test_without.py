@@ -55,10 +55,11 @@ def test_there_are_as_many_as_cuda_finds(count: int) -> None:
     runtime.gate.end()
 
 
-def test_a_cupy_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ImportError, OSError, ValueError, RuntimeError])
+def test_a_cupy_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def broken(name: str) -> Any:
         if name.endswith("cupy_runtime"):
-            raise ImportError("libcudart.so.12: cannot open shared object file")
+            raise error("libcudart.so.12: cannot open shared object file")
         return import_module(name)
 
     monkeypatch.setattr(module, "find_spec", lambda name: object())
