@@ -17,14 +17,17 @@ import pytest
 import engine
 from engine import ops
 from engine.fusion.native import natives as module
+from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.compiler import compile_structure
+from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import CODES
 from engine.fusion.native.llvm import converts_halves
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.selfcheck import _structure, computed, has_numpys_bits, special_values
-from engine.fusion.native.structure import CAST, WHERE, Instruction
+from engine.fusion.native.structure import CAST, CONTIGUOUS, WHERE, ArrayKind, Instruction, Ref, Structure
+from engine.fusion.walks import Walk
 from tests.planning import force_runs, told, told_by
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
@@ -291,19 +294,23 @@ async def test_extremes_and_comparisons_of_all_numbers_are_computed_natively(
     assert after.blocks_repeated == before.blocks_repeated
 
 
+@pytest.mark.parametrize("number", [2.0, np.nan])
 @pytest.mark.parametrize("code", ["f4", "f8"])
-async def test_an_extreme_of_a_scalar_that_is_no_number(
-    monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str
-) -> None:
-    """The operands have no NaN, so that blocks are not repeated for one: code for numbers alone would lose this one."""
-    force_runs(monkeypatch, 4_096, at_once)
-    enable()
-    x, y = numbers(code), numbers(code, seed=1)
-    for number in (2.0, np.nan):
-        t = ops.asarray(x) * number
-        results = [ops.maximum(t, ops.asarray(y)), ops.where(t < y, t, x) + y]
-        expected = [np.maximum(x * number, y), np.where(x * number < y, x * number, x) + y]
-        assert [np.asarray(await each).tobytes() for each in results] == [each.tobytes() for each in expected]
+def test_an_extreme_of_a_scalar_that_is_no_number(code: str, number: float) -> None:
+    """The arrays have no NaN, so that no block is repeated for one: code for numbers alone would lose this one."""
+    x, y, result = numbers(code), numbers(code, seed=1), np.empty(3_000, code)
+    product = Instruction(np.multiply, (Ref("array", 0), Ref("scalar", 0)), (code,) * 3)
+    extreme = Instruction(np.maximum, (Ref("step", 0), Ref("array", 1)), (code,) * 3, output=2)
+    kinds = (ArrayKind(code, CONTIGUOUS),) * 3
+    structure = Structure(1, kinds, (code,), (product, extreme), has_nan=bool(np.isnan(number)))
+    scalar = np.array(number, code)
+    walk = Walk(x.shape, [x, y], [result])
+    walk.cut(512)
+    code_of_it = compile_structure(structure, lambda _: True)
+    call = NativeCall(code_of_it, Description(structure, [scalar], [x, y, result]), walk, set())
+    call.work()
+    assert not call.to_repeat()
+    assert result.tobytes() == np.maximum(x * scalar, y).tobytes()
 
 
 @pytest.mark.parametrize("zeros", [(0.0,), (-0.0,), (0.0, -0.0)])
