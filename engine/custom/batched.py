@@ -17,6 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from engine.base.errors import EagerNotEnabledError
+from engine.base.exact import by_value
 from engine.base.loops import current_task, running_loop
 from engine.custom.batcher import Batcher
 from engine.custom.batches import BatchStatistics, Call, Counts, Place
@@ -335,7 +336,8 @@ class Batches:
         if not options:
             return ()
         try:
-            return frozenset((name, type(value), value) for name, value in options.items())
+            hash(tuple(options.values()))
+            return frozenset((name, by_value(value)) for name, value in options.items())
         except TypeError:
             raise TypeError(
                 f"the keyword-only arguments of {self._name!r} are options, which calls of one batch share, so they "

@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from engine.base.exact import by_value
 from engine.base.op import Op
-from engine.base.pytree import Slot
 from engine.dispatch.queueing import AsyncDispatcher
 from engine.queues.device_queue import DeviceQueue
 from engine.queues.records import record_of
@@ -135,7 +135,7 @@ class Flights:
 
     def _key(self, dispatcher: AsyncDispatcher, operands: Sequence[Any], arguments: object) -> Hashable:
         kinds = tuple(each._cell if isinstance(each, Handle) else _kind(each) for each in operands)
-        return dispatcher.core, dispatcher.device, kinds, _by_value(arguments)
+        return dispatcher.core, dispatcher.device, kinds, by_value(arguments)
 
 
 _all: weakref.WeakSet[Flights] = weakref.WeakSet()
@@ -173,18 +173,3 @@ def _is_same(known: object, given: object) -> bool:
 
 def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.reshape(-1).view(np.uint8)
-
-
-_CONTAINERS: dict[type, Callable[[Any], Hashable]] = {
-    list: lambda value: tuple(map(_by_value, value)),
-    tuple: lambda value: tuple(map(_by_value, value)),
-    dict: lambda value: frozenset((name, _by_value(each)) for name, each in value.items()),
-    Slot: lambda value: value.number,
-}
-
-
-def _by_value(value: Any) -> Hashable:
-    """Arguments without their arrays, to be compared by value and by type."""
-    cls = type(value)
-    convert = _CONTAINERS.get(cls)
-    return cls, value if convert is None else convert(value)

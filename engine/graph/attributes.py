@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from engine.base.exact import bits_of
 from engine.devices.cpu import holds_objects
 from engine.graph.identity import BOUND, PARTIAL, Bound, Identity, reference
 from handles.base import Handle
@@ -231,7 +232,7 @@ class Look:
         cls = value.__class__
         if cls is float and value and value == value:
             return cls, value
-        return cls, repr(value), self._rest(value)  # 0.0 and -0.0 are equal, but not the same; NaN is, but not equal
+        return cls, bits_of(value), self._rest(value)
 
     def at_generic(self, value: np.generic) -> Part:
         return value.__class__, value.dtype, value.tobytes()

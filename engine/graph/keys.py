@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.base.errors import FeedError
+from engine.base.exact import bits_of
 from engine.base.op import ShapeDtype
 from engine.base.pytree import map_leaves
 from engine.devices.base import Device
@@ -62,7 +63,7 @@ def key_of(value: Any, arrays: list[Any], objects: list[object]) -> object:
         arrays.append(np.asarray(value) if isinstance(value, np.generic) else value)
         return value.shape, value.dtype, DEFAULT_DEVICE
     if isinstance(value, float | complex):
-        return cls, repr(value)  # 0.0 and -0.0 are equal, but not the same
+        return cls, bits_of(value)
     if isinstance(value, list | tuple):
         return cls, tuple([key_of(each, arrays, objects) for each in value])
     if isinstance(value, Mapping):

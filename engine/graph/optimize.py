@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.base.exact import bits_of
 from engine.base.inference import size_of
 from engine.base.op import ShapeDtype
 from engine.base.warned import REFUSES, says_warn
@@ -134,15 +135,17 @@ class _Reducer:
 
 
 def _frozen(value: object) -> Hashable:
-    """A key that is equal for equal parameters only: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    """A key that is equal for equal parameters only: 1, 1.0 and True differ, and so do 0.0 and -0.0, and NaNs."""
     if isinstance(value, dict):
         return tuple((name, _frozen(each)) for name, each in value.items())
     if isinstance(value, list | tuple):
         return (type(value), *map(_frozen, value))
     if isinstance(value, slice):
         return (slice, _frozen(value.start), _frozen(value.stop), _frozen(value.step))
-    if isinstance(value, float | complex | np.generic):
-        return (type(value), repr(value))
+    if isinstance(value, np.generic):
+        return (type(value), value.dtype, bits_of(value))
+    if isinstance(value, float | complex):
+        return (type(value), bits_of(value))
     return (type(value), value)  # a parameter that cannot be hashed is found out by the caller
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import warnings
@@ -176,7 +177,10 @@ def test_a_function_is_traced_once_for_each_device(devices: int, execution_mode:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(1, 2), (1, 1.0), (1, True), (0.0, -0.0), ("a", "b"), ((1, 2), [1, 2]), (None, 0), ({"a": 1}, {"b": 1})],
+    [
+        *((1, 2), (1, 1.0), (1, True), (0.0, -0.0), ("a", "b"), ((1, 2), [1, 2]), (None, 0), ({"a": 1}, {"b": 1})),
+        *((math.nan, -math.nan), (0j, -0j), (complex(0, math.nan), complex(0, -math.nan)), ((0.0,), (-0.0,))),
+    ],
 )
 def test_what_is_no_array_is_passed_by_value(mode: engine.ExecutionMode, one: Any, other: Any) -> None:
     calls: list[str] = []
@@ -190,6 +194,15 @@ def test_a_sign_of_zero_is_not_lost(mode: engine.ExecutionMode) -> None:
     function = engine.function(lambda x, y: x / y)
     with np.errstate(all="ignore"):
         assert [float(value(function(np.ones(()), zero))) for zero in (0.0, -0.0)] == [np.inf, -np.inf]
+
+
+def test_signs_of_nans_are_not_lost(mode: engine.ExecutionMode) -> None:
+    function = engine.function(lambda x, y: ops.copysign(x, y))
+    assert [float(value(function(np.ones(()), nan))) for nan in (math.nan, -math.nan)] == [1, -1]
+    both = engine.function(lambda x: (ops.copysign(x, math.nan), ops.copysign(x, -math.nan)))
+    assert [float(value(each)) for each in both(np.ones(()))] == [1, -1]
+    typed = engine.function(lambda x: (x + np.float32("nan"), x + -np.float32("nan")))
+    assert [bool(np.signbit(value(each))) for each in typed(np.ones((), "f4"))] == [False, True]
 
 
 def test_an_argument_that_cannot_be_compared_is_named(mode: engine.ExecutionMode) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -201,6 +202,16 @@ async def test_options_are_passed_as_they_are_and_not_mixed(mode: engine.Executi
     assert sorted(map(str, seen)) == ["(1, '')", "(2, '')", "(2, 'n')", "(True, '')"]
     with pytest.raises(TypeError, match="hashable"):
         await top(rows[0], name=[])
+
+
+async def test_options_that_are_equal_and_not_the_same_are_not_mixed(mode: engine.ExecutionMode) -> None:
+    @engine.batched
+    def signs(x: Array, *, of: Any) -> Array:
+        return np.copysign(x, of[0] if isinstance(of, tuple) else of)
+
+    options = [0.0, -0.0, math.nan, -math.nan, np.float32(0), -np.float32(0), (0.0,), (-0.0,)]
+    results = await asyncio.gather(*[signs(np.ones(2), of=each) for each in options])
+    assert [each.tolist() for each in results] == [[1.0, 1.0], [-1.0, -1.0]] * 4
 
 
 async def test_an_async_function_runs_on_the_loop(asynchronous: None) -> None:

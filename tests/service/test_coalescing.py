@@ -80,11 +80,27 @@ async def test_equal_calls_share_one_op(counted: Counted, layout: str) -> None:
         [(np.zeros(100_000),), (np.eye(1, 100_000, 99_999)[0],)],
         [(np.zeros(3), 1), (np.zeros(3), True)],
         [(np.zeros(3), 1), (np.zeros(3), 1.0)],
+        [(np.zeros(3), 0.0), (np.zeros(3), -0.0)],
+        [(np.zeros(3), [np.nan]), (np.zeros(3), [-np.nan])],
+        [(np.zeros(3), 0j), (np.zeros(3), -0j)],
         [(np.zeros(3), [1]), (np.zeros(3), (1,))],
         [(np.zeros(3), {1}), (np.zeros(3), {1})],
         [(np.zeros((2, 3)),), (np.zeros((3, 2)).T,)],
     ],
-    ids=["shape", "dtype", "sign", "late", "bool", "float", "tuple", "unhashable", "layout"],
+    ids=[
+        "shape",
+        "dtype",
+        "sign",
+        "late",
+        "bool",
+        "float",
+        "zeros",
+        "NaNs",
+        "complex",
+        "tuple",
+        "unhashable",
+        "layout",
+    ],
 )
 async def test_calls_that_differ_do_not(counted: Counted, calls: list[tuple[Any, ...]]) -> None:
     op = engine.op(counted, coalesce=True)
