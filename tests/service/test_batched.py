@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -807,7 +808,7 @@ def test_it_looks_like_its_function() -> None:
         return x
 
     assert (predict.__name__, predict.__doc__) == ("predict", "Predict.")
-    assert asyncio.iscoroutinefunction(predict.__call__)
+    assert inspect.iscoroutinefunction(predict.__call__)
     assert repr(predict) == "<engine.batched 'predict'>"
 
 
