@@ -19,6 +19,7 @@ from statistics import median
 
 from benchmarks.__main__ import Process, measured
 from benchmarks.checkouts import command, environment, output
+from benchmarks.measure import in_digits
 from benchmarks.report import put
 from benchmarks.workloads import FRESH, workload
 
@@ -70,7 +71,7 @@ class Line:
 def _shown(figure: float | None, unit: str) -> str:
     if figure is None:
         return ""
-    return f"{figure:.3g}x" if unit == "x" else f"{figure:.3g} {unit}".strip()
+    return f"{figure:.3g}x" if unit == "x" else f"{in_digits(figure)} {unit}".strip()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
+def in_digits(figure: float, digits: int = 3) -> str:
+    """Write a figure with so many digits, or with all before its point, and never with an exponent."""
+    return f"{figure:,.0f}" if round(abs(figure)) >= 10**digits else f"{figure:.{digits}g}"
+
+
 @asynccontextmanager
 async def heartbeat() -> AsyncIterator[list[float]]:
     """Ticks every millisecond while the block runs; yields the lags, in seconds, as they come."""

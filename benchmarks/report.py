@@ -10,6 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import in_digits
 from benchmarks.workloads import WORKLOADS, Workload
 
 BASELINES = ("NumPy", "asyncio.to_thread", "eagerloop ASYNC")
@@ -70,8 +71,8 @@ def rows(results: Results, name: str) -> list[tuple[str, str, str, str]]:
             continue
         metric, value = next(iter(figures.items()))
         ratio = "" if base is None or system == base[0] else f"{value / base[1][metric]:.2f} x {base[0]}"
-        rest = ", ".join(f"{other} {figures[other]:.3g} {_unit(row, other)}" for other in list(figures)[1:])
-        lines.append((system, f"{value:.4g} {row.unit}", ratio, rest))
+        rest = ", ".join(f"{other} {in_digits(figures[other])} {_unit(row, other)}" for other in list(figures)[1:])
+        lines.append((system, f"{in_digits(value, 4)} {row.unit}", ratio, rest))
     return lines
 
 

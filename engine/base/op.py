@@ -114,7 +114,7 @@ class Op:
             "memory",
             "name",
         ),
-        *("outputs", "plain", "pure", "simple"),
+        *("outputs", "plain", "pure", "recognized", "simple"),
     )
 
     name: str
@@ -144,6 +144,8 @@ class Op:
     """True if there is nothing to do but to call the kernel on the operands."""
     brief: int
     """Elements up to which the op is run without a look at it: it is small, and need not be timed."""
+    recognized: bool
+    """True if its caller has looked at the operands: they are there, and all that the kernel was made for."""
     limit: Slots | None
     """Slots of the op's own, where only so many calls of it may run at once."""
 
@@ -171,6 +173,7 @@ class Op:
         limit: Slots | None = None,
         computes: bool = False,
         brief: int | None = None,
+        recognized: bool = False,
     ) -> None:
         known, simple = ns is not None, outputs == 1 and overwrite is None
         if ns is None:
@@ -195,6 +198,7 @@ class Op:
             "pure": pure and known,
             "coroutine": coroutine,
             "external": external or coroutine,
+            "recognized": recognized,
             "simple": simple,
             "brief": -1 if not simple else min(small, WATCHED) if brief is None else brief,
             "limit": limit,

@@ -24,7 +24,7 @@ from engine.queues.device_queue import DeviceQueue
 from engine.queues.operands import SCALARS, operand
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from handles.base import Handle
-from handles.cell import PENDING, Cell, Group, pending_cell
+from handles.cell import PENDING, Cell, Group
 from handles.pending import AsyncHandle
 
 BYTES_COUNTED = 4096
@@ -99,16 +99,37 @@ class AsyncDispatcher(Dispatcher):
             queue.schedule()
         return handle_of(cell, AsyncHandle)
 
-    def dispatch_cells(self, op: Op, cells: tuple[Cell, ...]) -> AsyncHandle | None:
+    def dispatch_several(self, op: Op, args: tuple[object, ...], params: Params | None = None) -> tuple[Handle, ...]:
+        frame = user_frame(2)
+        if not (self.plain and op.known and errstate() is DEFAULT_ERRSTATE):
+            return self.dispatch_slowly(op, args, params, frame)
+        operands, queue = self._all_on_one(args)
+        if queue is None:
+            return self.dispatch_slowly(op, args, params, frame)
+        record = make_record(op, operands, params, queue, frame.f_code, frame.f_lasti)
+        handles = handles_of(record, AsyncHandle)
+        self._submit(record, queue, ())
+        return handles
+
+    def dispatch_cells(self, op: Op, cells: tuple[Cell, ...]) -> tuple[AsyncHandle, ...] | None:
         """Dispatch an op of cells of one queue for the caller's caller; None where that takes more than a record."""
         queue = self.queue
         if cells[0].home is not queue or not (queue.on_host and self.plain) or errstate() is not DEFAULT_ERRSTATE:
             return None
-        frame = user_frame(3)
+        frame = frame_at(3)
+        while INTERNAL in frame.f_globals and frame.f_back is not None:
+            frame = frame.f_back
+        if op.outputs != 1:
+            record = make_record(op, cells, None, queue, frame.f_code, frame.f_lasti)
+            handles = handles_of(record, AsyncHandle)
+            self._submit(record, queue, ())
+            return handles
         cell = self.put(queue, op, cells, None, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
             queue.schedule()
-        return handle_of(cell, AsyncHandle)
+        handle = new(AsyncHandle)
+        handle._cell = cell
+        return (handle,)
 
     def put(
         self,
@@ -120,7 +141,15 @@ class AsyncDispatcher(Dispatcher):
         lasti: int,
     ) -> Cell:
         """Put an op that needs nothing but its operands on a queue: `dispatch` has a copy of this on its fast path."""
-        cell = pending_cell(op, operands, params, queue, code, lasti)
+        cell = Cell()  # filled here, as in `dispatch`
+        cell.op = op
+        cell.args = operands
+        cell.params = params
+        cell.home = queue
+        cell.code = code
+        cell.lasti = lasti
+        cell.value = PENDING
+        cell.waiters = cell.group = cell.rare = None
         if len(queue.pending) >= queue.room:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
         if self.group is not None:

@@ -49,11 +49,13 @@ def merge(
     compiled: CompiledReplay | None = None,
     *,
     quick: bool = False,
+    recognized: bool = False,
 ) -> Op:
     """Make an op that takes the slots `inputs` and gives the slots `outputs`, by running these steps in order.
 
     `costs` has the estimated nanoseconds of each step, None where a shape is not known. `compiled` is used where it
-    can be; with `quick`, the op is run in place without another look at it.
+    can be; with `quick`, the op is run in place without another look at it. With `recognized`, its operands were looked
+    at before.
     """
     total = sum(filter(None, costs)) if all(cost is not None for cost in costs) else math.inf
     kernel = straight_line(plan, steps, inputs, outputs, name)
@@ -68,6 +70,7 @@ def merge(
         small=UNLIMITED if total <= SMALL_NS or quick else 0,
         brief=UNLIMITED if total <= SMALL_NS / 2 or quick else None,
         outputs=len(outputs),
+        recognized=recognized,
     )
 
 
@@ -78,7 +81,7 @@ def place_of(step: Step) -> str:
 
 
 def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str) -> Op:
-    """Make the op of all steps of a plan of one output, for arguments that are known to be what the chain is for."""
+    """Make the op of all steps of a plan, for arguments that are known to be what the chain is for."""
     inputs = range(plan.inputs)
     return Op(
         name,
@@ -87,6 +90,8 @@ def known_call(plan: Plan, compiled: CompiledReplay, chain: Chain, name: str) ->
         cost=lambda values, params: compiled.cost(chain.ns),
         small=UNLIMITED,
         brief=UNLIMITED,
+        outputs=len(plan.outputs),
+        recognized=True,
     )
 
 

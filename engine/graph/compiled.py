@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.op import SMALL_NS, Kernel
+from engine.base.op import SMALL_NS, Kernel, ShapeDtype
 from engine.devices.cpu import lock
 from engine.fusion.chains.chain import LONGEST_NS, Chain
 from engine.fusion.chains.chains import chains
@@ -38,6 +38,7 @@ class CompiledReplay:
         self._constants = draft.constants
         self._scalars = draft.operands.scalars
         self._results = draft.results
+        self._is_direct = len(draft.results) == 1 and not any(step.op.fusion.facts.reduction for step in plan.steps)
         self._chain: Chain | None = None
         if self._key is not None:
             chains.plan_once(self._key, self._scalars)
@@ -69,6 +70,16 @@ class CompiledReplay:
         return chain if chain is not None and chain.is_ready and chain.ns <= LONGEST_NS and chains.active else None
 
     @property
+    def is_out_of_question(self) -> bool:
+        """True if there is no chain, and none is to come: the steps are none, or nothing can be compiled here."""
+        return self._key is None or not chains.active or chains.refuses(self._key)
+
+    @property
+    def is_direct(self) -> bool:
+        """True if a call is little more than that of the compiled code: one result, no reduction."""
+        return self._is_direct
+
+    @property
     def takes(self) -> Sequence[Kind]:
         """The dtype, shape and strides of each argument that the chain is for; none where the steps are no chain."""
         return () if self._key is None else self._kinds
@@ -80,12 +91,13 @@ class CompiledReplay:
 
     def kernel_for_known(self, chain: Chain, one_by_one: Kernel) -> Kernel:
         """As `kernel`, for arguments that were compared with `takes` before, in the default error state."""
-        constants, scalars = tuple(self._constants), self._scalars
-        (result,) = self._results
+        constants, results, scalars = tuple(self._constants), self._results, self._scalars
 
         def kernel(*arrays: Any) -> Any:
             outcomes = chain.compute((*arrays, *constants) if constants else arrays, scalars)
-            return one_by_one(*arrays) if outcomes is None else outcomes[result]
+            if outcomes is None:
+                return one_by_one(*arrays)
+            return outcomes[results[0]] if len(results) == 1 else tuple([outcomes[each] for each in results])
 
         return chain.call(len(self._kinds), constants, scalars, one_by_one) or kernel
 
@@ -128,7 +140,7 @@ class _Draft:
         for slot in given:
             its = plan.described.get(slot, UNKNOWN)
             if is_complete(its):
-                self.kinds.append((its.dtype, its.shape, _contiguous(its.shape, its.dtype)))  # type: ignore[arg-type]
+                self.kinds.append(_kind(its))
         self._complete = len(self.kinds) == len(given)
         self._made = {step.slot: number for number, step in enumerate(plan.steps)}
         self.results = [self._made.get(slot, -1) for slot in plan.outputs]
@@ -173,6 +185,17 @@ class _Draft:
                 return ~(len(self._given) + number)
         self.constants.append(value)
         return ~(len(self._given) + len(self.constants) - 1)
+
+
+def kinds_of(plan: Plan) -> list[Kind] | None:
+    """The dtype and shape of each argument, as if it lay row by row in memory; None where they are not known."""
+    described = [plan.described.get(slot, UNKNOWN) for slot in range(plan.inputs)]
+    return [_kind(its) for its in described] if all(map(is_complete, described)) else None
+
+
+def _kind(its: ShapeDtype) -> Kind:
+    shape: Any = its.shape
+    return its.dtype, shape, _contiguous(shape, its.dtype)
 
 
 def _contiguous(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:

@@ -273,10 +273,10 @@ class Function:
             outputs: Sequence[Handle] = inline(traced.replay.plan, arrays, dispatcher, user_frame(1))
         else:
             outputs = invoke(traced.replay, arrays, dispatcher, apart=traced.apart)
+        if look is None and not kwargs and len(given) == len(arrays) and all(map(is_, given, arrays)):
+            self._shortcut = traced.shortcut()
         if traced.outline is LEAF:
             (result,) = traced.results
-            if look is None and not kwargs and len(given) == len(arrays) and all(map(is_, given, arrays)):
-                self._shortcut = traced.replay.shortcut()
             return outputs[result] if isinstance(result, int) else _unchanged(result, look)
         results = [outputs[each] if isinstance(each, int) else _unchanged(each, look) for each in traced.results]
         return pack(traced.outline, iter(results))

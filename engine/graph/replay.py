@@ -12,6 +12,7 @@ one, and a second thread that comes meanwhile makes an equal one, so no lock is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from engine.base.op import SMALL_NS, Op
 from engine.devices.base import Backend
 from engine.dispatch.copies import TRANSFER
 from engine.graph.codegen import cost_of, known_call, merge, traced
-from engine.graph.compiled import CompiledReplay
+from engine.graph.compiled import CompiledReplay, kinds_of
 from engine.graph.optimize import Plan
 from engine.graph.schedule import Schedule, schedule
 from engine.graph.shortcut import Shortcut
@@ -32,6 +33,8 @@ SEGMENT_NS = SMALL_NS / 2
 """Estimated nanoseconds of small steps that are made one op, where there are too many for one."""
 SEGMENT_STEPS = 500
 LARGE_NS = 10 * SMALL_NS
+STEPWISE_NS = 25_000
+"""Estimated nanoseconds below which steps with reductions, or several results, are called one by one."""
 MERGED_NS = SMALL_NS / 5
 """Estimated nanoseconds up to which a step is worth merging; larger ones gain nothing."""
 
@@ -61,15 +64,19 @@ class Replay:
         """True if all steps are computed by backends of a class."""
         self.is_large = sum(filter(None, self._costs)) > LARGE_NS
         """True if running it on the queues, where chains of large ops are fused, is worth the way there and back."""
+        total = sum(filter(None, self._costs)) if None not in self._costs else math.inf
+        self.is_small = total <= SMALL_NS
         self.compiled = CompiledReplay(plan, self.captured) if self.follows_inputs else None
         """The steps as one compiled call, where they are a chain of elementwise ops."""
+        if self.compiled is not None and total < STEPWISE_NS and not self.compiled.is_direct:
+            self.compiled = None
+        self._may_be_recognized = total <= SMALL_NS / 2 and not self.captured
         self._shortcut: Shortcut | None = None
-        self.is_small = all(cost is not None for cost in self._costs) and sum(filter(None, self._costs)) <= SMALL_NS
 
     @cached_property
     def whole(self) -> Op | None:
         """All steps as one op; None where they are too many, or none."""
-        return self._merged_whole(quick=False)
+        return self._merged_whole()
 
     @cached_property
     def _quick(self) -> Op | None:
@@ -79,22 +86,33 @@ class Replay:
         """All steps as one op that is computed in place by one compiled call; None where it cannot be, or not yet."""
         return self._quick if self.compiled is not None and self.compiled.is_quick(arrays) else None
 
-    def shortcut(self) -> Shortcut | None:
-        """The recognizer of calls that are one compiled call of arrays of one queue; None where there is none."""
+    def shortcut(self, outline: object, results: Sequence[int]) -> Shortcut | None:
+        """The recognizer of calls that are one op in place, of arrays of one queue; None where there is none, yet.
+
+        Such a call gives these outputs of the plan in a pytree of this outline.
+        """
         compiled, known = self.compiled, self._shortcut
-        chain = None if compiled is None else compiled.ready_chain()
-        if compiled is None or chain is None or (known is not None and known.chain is chain):
-            return known
-        if compiled.takes and not self.captured and len(self.plan.outputs) == 1:
-            self._shortcut = Shortcut(chain, compiled.takes, known_call(self.plan, compiled, chain, self._name))
+        if compiled is None or compiled.is_out_of_question:
+            if known is None and self._may_be_recognized and (op := self._merged_whole(recognized=True)) is not None:
+                kinds = kinds_of(self.plan)
+                self._shortcut = None if kinds is None else Shortcut(None, kinds, op).giving(outline, results)
+            return self._shortcut
+        chain = compiled.ready_chain()
+        if chain is not None and not self.captured and (known is None or known.chain is not chain):
+            op = known_call(self.plan, compiled, chain, self._name)
+            self._shortcut = Shortcut(chain, compiled.takes, op).giving(outline, results)
         return self._shortcut
 
-    def _merged_whole(self, *, quick: bool) -> Op | None:
+    def _merged_whole(self, *, quick: bool = False, recognized: bool = False) -> Op | None:
         plan = self.plan
         if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
             return None
         inputs = (*range(plan.inputs), *self.captured)
-        return merge(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled, quick=quick)
+        return merge(
+            *(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled),
+            quick=quick,
+            recognized=recognized,
+        )
 
     @cached_property
     def traced(self) -> Op | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.op import Op
+from engine.base.pytree import LEAF, pack
 from engine.dispatch.queueing import AsyncDispatcher
 from engine.fusion.chains.chain import LONGEST_NS, Chain
 from engine.fusion.chains.key import Kind
@@ -28,27 +29,44 @@ Recognize = Callable[[Sequence[object]], "tuple[Cell, ...] | None"]
 
 
 class Shortcut:
-    """The short way of calls whose arguments are those of one trace, and which a compiled chain computes."""
+    """The short way of calls whose arguments are those of one trace, all of whose steps are one op that runs in place.
 
-    __slots__ = ("_op", "_recognize", "chain")
+    `chain` is the compiled chain that the op calls, if it is one.
+    """
 
-    def __init__(self, chain: Chain, takes: Sequence[Kind], op: Op) -> None:
+    __slots__ = ("_op", "_outline", "_recognize", "_results", "chain")
+
+    def __init__(self, chain: Chain | None, takes: Sequence[Kind], op: Op) -> None:
         self.chain = chain
         self._op = op
-        self._recognize = recognizer(takes)
+        self._recognize = recognizer(takes, laid_out=chain is not None)
+        self._outline: object = LEAF
+        self._results: Sequence[int] = (0,)
 
-    def dispatch(self, args: Sequence[object]) -> AsyncHandle | None:
+    def giving(self, outline: object, results: Sequence[int]) -> Shortcut:
+        """The same for a function that gives these outputs of the plan, in a pytree of this outline."""
+        self._outline, self._results = outline, results
+        return self
+
+    def dispatch(self, args: Sequence[object]) -> Any:
         """Dispatch a call that user code made through one function; None, and nothing done, where it is another one."""
         cells = self._recognize(args)
+        if cells is None:
+            return None
         chain = self.chain
-        if cells is None or not chain.is_ready or not natives.enabled or chain.ns > LONGEST_NS:
+        if chain is not None and not (chain.is_ready and natives.enabled and chain.ns <= LONGEST_NS):
             return None
         dispatcher = current()
-        return dispatcher.dispatch_cells(self._op, cells) if dispatcher.__class__ is AsyncDispatcher else None
+        if dispatcher.__class__ is not AsyncDispatcher:
+            return None
+        handles = dispatcher.dispatch_cells(self._op, cells)
+        if handles is None or self._outline is LEAF:
+            return None if handles is None else handles[0]
+        return pack(self._outline, iter([handles[each] for each in self._results]))
 
 
-def recognizer(kinds: Sequence[Kind]) -> Recognize:
-    """Write the code that recognizes handles of arrays of these kinds."""
+def recognizer(kinds: Sequence[Kind], *, laid_out: bool) -> Recognize:
+    """Write the code that recognizes handles of arrays of these kinds; `laid_out` compares their strides as well."""
     names: dict[str, Any] = {"AsyncHandle": AsyncHandle, "array": np.ndarray}
     unpacked = "".join(f"h{number}, " for number in range(len(kinds)))
     lines = ["def recognize(args):", f" if len(args) != {len(kinds)}: return None", f" {unpacked} = args"]
@@ -58,9 +76,10 @@ def recognizer(kinds: Sequence[Kind]) -> Recognize:
             f" if h{number}.__class__ is not AsyncHandle: return None",
             f" c{number} = h{number}._cell",
             f" v = c{number}.value",
-            f" if v.__class__ is not array or v.dtype is not dtype{number} or not v.flags.aligned: return None",
-            f" if v.shape != shape{number} or v.strides != strides{number}: return None",
+            f" if v.__class__ is not array or v.dtype is not dtype{number} or v.shape != shape{number}: return None",
         ]
+        if laid_out:
+            lines.append(f" if v.strides != strides{number} or not v.flags.aligned: return None")
         if number:
             lines.append(f" if c{number}.home is not c0.home: return None")
     lines.append(f" return {''.join(f'c{number}, ' for number in range(len(kinds)))}")

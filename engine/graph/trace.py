@@ -18,6 +18,7 @@ from engine.graph.graph import DEFAULT_DEVICE, Graph
 from engine.graph.node import Node, home_of, slot_of
 from engine.graph.optimize import optimize
 from engine.graph.replay import Replay
+from engine.graph.shortcut import Shortcut
 from engine.graph.steps import PLACEHOLDER
 from engine.settings.scope import entered
 from engine.settings.switch import program
@@ -52,6 +53,11 @@ class Traced(NamedTuple):
     """True if the arguments may be on several devices."""
     arrays: Sequence[Cell | Array]
     """The arrays among the attributes of objects, as they were."""
+
+    def shortcut(self) -> Shortcut | None:
+        """The recognizer of calls that take all of their arguments as this one does; None where there is none, yet."""
+        results = [each for each in self.results if isinstance(each, int)]
+        return self.replay.shortcut(self.outline, results) if len(results) == len(self.results) else None
 
 
 class Tracing(Graph):

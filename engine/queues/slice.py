@@ -116,6 +116,44 @@ class Slice:
             self.early.add(id(cell))
             return True
 
+    def run_recognized(self, cell: Cell) -> bool:
+        """Run a call whose operands were looked at when it was dispatched, and that is all there is on the queue.
+
+        `_run_brief` would come to the same, having looked at them again. False, and nothing done, where it is not so.
+        """
+        queue, pending = self._queue, self._pending
+        if not cell.op.recognized or queue.held or not IN_PLACE or hooks.listeners:
+            return False
+        if errstate() is not DEFAULT_ERRSTATE:
+            return False
+        with queue.lock:
+            record = cell if cell.rare is None else record_of(cell)
+            if len(pending) != 1 or pending[0] is not record or record.value is not PENDING:
+                return False
+            operands = [each.value for each in record.args]
+            if record.rare is not None:  # it has several results, or a scope's context
+                self._completions.complete(record, execute(record, operands, queue.device, queue.backend))
+                self._completions.completed += 1
+                pending.popleft()
+                return True
+            try:
+                value = cell.op.guarded(*operands)
+                if value.__class__ is not ARRAY:
+                    value = checked(np.asarray(value))
+            except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
+                self._completions.complete(cell, value_after(error, cell, operands))
+                self._completions.completed += 1
+            else:
+                cell.value = value
+                self._completions.completed += 1
+                cell.args = ()
+                if cell.group is not None:
+                    tell_group(cell)
+                if cell.waiters is not None:
+                    call_waiters(cell)
+            pending.popleft()
+        return True
+
     def run_in_order(self, ends: float, until: Cell) -> bool:
         """Run small records in dispatch order until then, or up to `until`; False where that takes a whole slice.
 
@@ -336,9 +374,14 @@ class Slice:
         return self.costs.is_large(cell.op, values, cell.params)
 
     def _values_of(self, cell: Cell) -> tuple[list[Any] | None, int]:
-        """The operands of a record, None where one is not there or failed; and the product of their sizes."""
+        """The operands of a record, None where one is not there or failed; and the product of their sizes.
+
+        For an elementwise op of arrays of one shape it is their size.
+        """
         values: list[Any] = []
         work = 1
+        same: object = None
+        elementwise = cell.op.fusion.fusable
         for operand in cell.args:
             if operand.__class__ is Cell:
                 value = operand.value
@@ -346,7 +389,11 @@ class Slice:
                     return None, 0
                 operand = value
             if operand.__class__ is ARRAY:
-                work *= operand.size
+                if not elementwise:
+                    work *= operand.size
+                elif same is None or work != operand.size or operand.shape != same:
+                    same = operand.shape
+                    work *= operand.size
             values.append(operand)
         return values, work
 

@@ -22,6 +22,7 @@ from engine.fusion.chains.key import kinds_of, steps_of
 from engine.fusion.native import llvm
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
+from engine.graph import replay
 from engine.queues import in_place, slice as slices
 from engine.queues.finding import found_among
 from tests.planning import make_all_large
@@ -68,6 +69,7 @@ def as_they_come(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> Watched:
 def watched(monkeypatch: pytest.MonkeyPatch, as_they_come: Watched) -> Watched:
     """Chains of any length on arrays of any size."""
     monkeypatch.setattr(in_place, "FEWEST", 2)
+    monkeypatch.setattr(replay, "STEPWISE_NS", 0)
     monkeypatch.setattr(slices.Slice, "_run_brief", lambda *_: False)  # single ops are not run before chains are seen
     return as_they_come
 

@@ -181,6 +181,7 @@ async def test_a_chain_that_takes_too_long_is_left_to_workers(taken: list[bool])
         await function(a, b)
     shortcut = function._shortcut
     assert shortcut is not None
+    assert shortcut.chain is not None
     shortcut.chain.ns = 1.5 * LONGEST_NS
     assert (await function(a, b) == steps(x, y)).all()
     assert taken[-1] is False
@@ -202,6 +203,7 @@ async def test_code_that_is_let_go_of_is_not_called(taken: list[bool], monkeypat
         assert taken[-1] is True
         other(b)  # its code takes the place of the other's
         assert function._shortcut is not None
+        assert function._shortcut.chain is not None
         assert function._shortcut.chain.entry.code is None
     assert (await handle == steps(x, y)).all()
     for _ in range(3):

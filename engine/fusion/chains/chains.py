@@ -101,6 +101,10 @@ class Chains:
                 return again if isinstance(again, Chain) and again.entry.code is not None else None
         return None
 
+    def refuses(self, key: ChainKey) -> bool:
+        """Tell whether a chain was looked at, and cannot be computed by one call."""
+        return self._known.get(key) is State.REFUSED
+
     def plan_once(self, key: ChainKey, scalars: Sequence[Any]) -> None:
         """Have a chain planned that is certain to come, unless it is known."""
         if isinstance(self._known.get(key, 0), int):
