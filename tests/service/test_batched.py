@@ -435,8 +435,12 @@ async def test_cancel_pending_ends_the_calls(asynchronous: None, held: Held) -> 
 async def test_an_operation_timeout_ends_a_call(held: Held) -> None:
     double = engine.batched(held, max_wait=FOREVER)
     async with engine.Executor(engine.Config(operation_timeout_in_ms=30), execution_mode=engine.ASYNC):
-        with pytest.raises(TimeoutError, match="its batch runs"):
-            await double(1)
+        said = "it waits for a batch"
+        while "it waits for a batch" in said:  # on a busy machine time may be up before its batch begins
+            with pytest.raises(TimeoutError) as raised:
+                await double(1)
+            said = str(raised.value)
+        assert "its batch runs" in said
         held.open()
 
 
