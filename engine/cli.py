@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import engine
+from engine.base.unread import UNREAD, drop_unread
 from engine.demo import main as demo
 from engine.fusion.native.kept import DEFAULT, VARIABLE, kept
 from engine.observe.extras import needed
@@ -24,14 +25,25 @@ QUICK_FACTOR = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    options = parser().parse_args(arguments)
     try:
-        if options.command == "dashboard":
-            return run_dashboard(options)
-        return run_demo(options) if options.command == "demo" else info()
+        try:
+            return _run(parser().parse_args(arguments))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here an error can be met; at exit it cannot
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
+    except BrokenPipeError:
+        if not drop_unread():
+            raise
+        return UNREAD
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "dashboard":
+        return run_dashboard(options)
+    return run_demo(options) if options.command == "demo" else info()
 
 
 def parser() -> argparse.ArgumentParser:

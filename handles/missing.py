@@ -6,7 +6,6 @@ Each is a descriptor that raises `AttributeError`, so `hasattr` is False and loo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
 
 import numpy as np
 
@@ -36,20 +35,6 @@ HINTS: Mapping[str, str] = {
 """Advice in place of an attribute; where nothing is said, the value of the handle has it."""
 
 
-class Missing:
-    """An attribute that is not there."""
-
-    __slots__ = ("_hint", "_name")
-
-    def __init__(self, name: str, hint: str) -> None:
-        self._name = name
-        self._hint = hint
-
-    def __get__(self, instance: object, owner: type) -> NoReturn:
-        hint = self._hint.format(value=owner.READING, name=self._name)  # type: ignore[attr-defined]
-        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}: {hint}")
-
-
 def _attributes(cls: type) -> dict[str, object]:
     """Return the attributes of a class, inherited ones too, as they stand there: none is asked for its value."""
     return {name: what for base in reversed(cls.__mro__) for name, what in vars(base).items()}
@@ -61,10 +46,10 @@ def name_missing(cls: type) -> None:
     there = _attributes(cls)
     for name in (*of_arrays, *HINTS):
         if name not in there:
-            setattr(cls, name, Missing(name, HINTS.get(name, "read the value first, {value}.{name}")))
+            setattr(cls, name, Unavailable(HINTS.get(name, "read the value first, {value}.{name}"), name))
 
 
 def names_there(instance: object) -> list[str]:
     """The attributes of an object that are there, for `dir`."""
     own = _attributes(type(instance))
-    return sorted(name for name in object.__dir__(instance) if not isinstance(own.get(name), Missing | Unavailable))
+    return sorted(name for name in object.__dir__(instance) if not isinstance(own.get(name), Unavailable))

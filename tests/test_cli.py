@@ -1,5 +1,6 @@
 """The command line: what `info` says, and how wrong calls end."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import engine
 from engine import cli
+from engine.base.unread import UNREAD
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,3 +90,42 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(cli, "info", interrupted)
     assert cli.main(["info"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Output that nothing reads
+
+
+@pytest.mark.parametrize(("command", "buffered"), [("info", False), ("--help", True)])
+def test_a_command_whose_output_nothing_reads_ends_quietly(command: str, buffered: bool) -> None:
+    """The reader of the pipe has gone before the first word, as `head` has before the last."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, *([] if buffered else ["-u"]), "-m", "engine", command],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.stderr, done.returncode) == ("", UNREAD)
+
+
+def test_a_pipe_of_the_programs_own_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> int:
+        raise BrokenPipeError("a connection")
+
+    monkeypatch.setattr(cli, "info", broken)
+    with pytest.raises(BrokenPipeError, match="a connection"):
+        cli.main(["info"])
+
+
+def test_a_process_without_an_output_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["info"]) == 0

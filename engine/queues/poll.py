@@ -80,7 +80,7 @@ class Poll:
     def _takes_long(self, cell: Cell) -> bool:
         """Tell whether what would be run for a cell, a function or a chain, may take longer than a task's overtime."""
         op = cell.op
-        if op.brief > WATCHED:
+        if op.recognized or op.brief > WATCHED:
             return bool(op.cost.estimate(cell.args, cell.params or {}) > SMALL_NS / 5)
         return self._slice.chains.may_take(OVERTIME * 1e9)
 

@@ -122,7 +122,7 @@ class Slice:
         `_run_brief` would come to the same, having looked at them again. False, and nothing done, where it is not so.
         """
         queue, pending = self._queue, self._pending
-        if not cell.op.recognized or queue.held or not IN_PLACE or hooks.listeners:
+        if not (cell.op.recognized and self._plain) or queue.held or not IN_PLACE or hooks.listeners:
             return False
         if errstate() is not DEFAULT_ERRSTATE:
             return False

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     (folder / A).symlink_to(tmp_path / A)
     with pytest.raises(OSError, match=r"symbolic|links"):
         disk.read(A)
+
+
+DISGUISES: dict[str, Callable[[Path], None]] = {"a pipe": os.mkfifo, "a folder": Path.mkdir}
+
+
+@pytest.mark.parametrize("make", DISGUISES.values(), ids=DISGUISES)
+def test_what_is_no_file_is_none_and_is_not_waited_for(folder: Path, make: Callable[[Path], None]) -> None:
+    disk = Disk(folder, limit=2_048)
+    disk.write(A, b"some code")
+    (folder / A).unlink()
+    make(folder / A)
+    os.utime(folder / A, (1, 1))
+    assert disk.read(A) is None
+    for number in range(4):  # more than there is room for
+        disk.write(f"{number:064x}", bytes(900))
+    assert disk.usage().nbytes <= 2_048
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
@@ -303,6 +320,11 @@ def test_a_path_that_is_not_whole_is_refused() -> None:
         folder_of({"EAGERLOOP_CACHE_DIR": "x/y"}, "linux")
 
 
+def test_the_home_of_a_user_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="EAGERLOOP_CACHE_DIR names the home of a user that has none: '~no_such_user/"):
+        folder_of({"EAGERLOOP_CACHE_DIR": "~no_such_user/x"}, "linux")
+
+
 def test_the_default_folder_is_where_the_platform_has_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert default_folder({"XDG_CACHE_HOME": "/caches"}, "linux") == Path("/caches/eagerloop")
@@ -341,6 +363,17 @@ def test_code_that_was_kept_is_not_compiled(monkeypatch: pytest.MonkeyPatch, sto
     sure = ~unsure & ~(np.isnan(x) & np.isnan(y))  # of two NaNs, compiled code leaves it to NumPy which one it is
     assert expected[sure].tobytes() == result[sure].tobytes()
     assert sure.sum() > 100
+
+
+@compiling
+def test_what_is_kept_and_is_no_code_is_compiled_and_replaced(store: Path) -> None:
+    compiled()
+    (name,) = (each.name for each in store.iterdir())
+    whole = Disk(store).read(name)
+    Disk(store).write(name, b"whole, and no object file")
+    assert not compiled().from_disk
+    assert Disk(store).read(name) == whole
+    assert compiled().from_disk
 
 
 @compiling

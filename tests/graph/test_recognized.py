@@ -1,6 +1,7 @@
 """Calls of small functions of any kind that are recognized by their arguments: results, warnings and errors as ever."""
 
 import asyncio
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -220,3 +221,32 @@ async def test_a_signature_with_lengths_that_change_has_no_shortcut(taken: list[
         (handle,) = await there(np.arange(float(length)))
         assert await function(handle) == np.arange(length).sum()
     assert not any(taken)
+
+
+async def test_on_a_device_of_one_op_at_a_time_a_call_waits_for_what_runs(taken: list[bool]) -> None:
+    function = engine.function(lambda x: ops.sum(x * 2))
+    began, goes_on = threading.Event(), threading.Event()
+
+    @engine.op
+    def blocking(x: Array) -> Array:
+        began.set()
+        assert goes_on.wait(30)
+        return x
+
+    config = engine.Config(inter_op_parallelism_threads=1)
+    async with engine.Executor(config, execution_mode=engine.ASYNC):
+        (handle,) = await there(square())
+        for _ in range(3):
+            await function(handle)
+        before: Any = blocking(handle)
+        waiting = asyncio.ensure_future(before.numpy())
+        await asyncio.to_thread(began.wait, 30)
+        result = function(handle)
+        assert taken[-1]
+        reading = asyncio.ensure_future(result.numpy())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not reading.done()
+        goes_on.set()
+        assert await reading == np.sum(square() * 2)
+        await waiting

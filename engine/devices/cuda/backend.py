@@ -97,6 +97,6 @@ def _cupy_runtime() -> Runtime:
         raise no_gpu("CuPy, which it is used with, is not installed: pip install 'eagerloop[cuda]'")
     try:
         module: Any = import_module("engine.devices.cuda.cupy_runtime")
-    except ImportError as error:
+    except Exception as error:  # a library that is not there, another NumPy than it was built for, no place for a cache
         raise no_gpu(f"CuPy cannot be imported: {error}") from error
     return module.CupyRuntime()  # type: ignore[no-any-return]

@@ -8,12 +8,15 @@ Everything here is a call or two of CuPy's. These are not as one would write the
 * Events are destroyed by this module: CuPy's raise where CUDA is lost or was forked, which nothing can catch.
 * The memory pool keeps what was freed for the stream that it was allocated on; which stream that is, is the current
   one of the thread, so all work is done inside of `active()`. A current stream is that of one device of one thread.
-* Memory that is allocated during a capture comes from a pool that lives as long as the graph.
+* Memory that is allocated during a capture comes from a pool that lives as long as the graph. A pool of CuPy's that
+  goes leaves behind what it has not given back, for ever: it is told to give it back first. Graphs, as events, are not
+  destroyed where CUDA is lost or was forked.
 * What a solver says of a matrix is asked for: CuPy would give numbers that mean nothing for one that is singular.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -135,6 +138,11 @@ class CupyGpu:
         """Page-locked memory; it goes back to CuPy's pool with the array."""
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
 
+    def unused(self) -> int:
+        """Bytes that CUDA has left; what CuPy's pools keep is taken."""
+        with cupy.cuda.Device(self._index):
+            return int(cuda.memGetInfo()[0])
+
 
 class CupyEvent:
     """An event of CUDA, whose waiters sleep. `address` is that of CUDA's event."""
@@ -169,13 +177,41 @@ class CupyEvent:
 
 
 class CupyGraph:
-    """A captured graph, and the pool that its memory comes from."""
+    """A captured graph, its outputs, and the pool that its memory comes from."""
 
-    __slots__ = ("pool", "raw")
+    __slots__ = ("_index", "_pool", "outputs", "raw")
 
-    def __init__(self, raw: Any, pool: Any) -> None:
+    def __init__(self, index: int, raw: Any, pool: Any, outputs: Sequence[GpuArray]) -> None:
+        self._index = index
+        self._pool = pool
         self.raw = raw
-        self.pool = pool
+        self.outputs = outputs
+
+    def __del__(self) -> None:
+        if not _answers(self._index):
+            _leave_behind((self.raw, self._pool, self.outputs))
+            return
+        self.outputs = ()
+        with cupy.cuda.Device(self._index):
+            del self.raw  # before its memory
+            self._pool.free_all_blocks()
+
+
+def _answers(index: int) -> bool:
+    """Tell whether this process can use a GPU: what is destroyed where it cannot raises an error."""
+    if os.getpid() != _PROCESS or sys.is_finalizing():
+        return False
+    try:
+        with cupy.cuda.Device(index):
+            cuda.memGetInfo()
+    except cuda.CUDARuntimeError:
+        return False
+    return True
+
+
+def _leave_behind(what: object) -> None:
+    """Never destroy something."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
 
 
 _shared = threading.local()
@@ -188,6 +224,8 @@ class CupyStream:
     def __init__(self, index: int, stream: Any) -> None:
         self._index = index
         self._stream = stream
+        self._spare: Any = None
+        """The pool of a capture that failed: what it allocated goes back there."""
 
     def active(self) -> AbstractContextManager[object]:
         """Make GPU and stream current for this thread, until the end of the block."""
@@ -195,7 +233,12 @@ class CupyStream:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        with cupy.cuda.Device(self._index), self._stream, cupyx.errstate(linalg="raise"):
+        with (
+            cupy.cuda.Device(self._index),
+            self._stream,
+            cupyx.errstate(linalg="raise"),
+            np.errstate(all="ignore"),  # of scalars that are converted on the host: a GPU does not warn
+        ):
             yield
 
     def call(self, rule: Rule, arguments: Sequence[Argument], params: Mapping[str, Any]) -> Any:
@@ -238,22 +281,29 @@ class CupyStream:
         """Copy from the memory of a GPU."""
         _memory(target).copy_from_device_async(_memory(source), target.nbytes, self._stream)
 
-    def capture(self, work: Callable[[], Sequence[GpuArray]]) -> tuple[Graph, Sequence[GpuArray]]:
+    def capture(self, work: Callable[[], Sequence[GpuArray]]) -> Graph:
         """Capture what is launched on this stream."""
-        pool = cupy.cuda.MemoryPool()
-        with cupy.cuda.using_allocator(pool.malloc):
-            self._stream.begin_capture()
-            try:
-                outputs = work()
-            except BaseException:
-                self._drop_capture()
-                raise
-            return CupyGraph(self._stream.end_capture(), pool), outputs
+        pool = self._spare = self._spare or cupy.cuda.MemoryPool()
+        try:
+            with cupy.cuda.using_allocator(pool.malloc):
+                outputs = self._captured(work)
+                graph = CupyGraph(self._index, self._stream.end_capture(), pool, outputs)
+        except BaseException:
+            if _answers(self._index):
+                pool.free_all_blocks()
+            raise
+        self._spare = None
+        return graph
 
-    def _drop_capture(self) -> None:
-        """End a capture that failed; that it did is said already."""
-        with suppress(cuda.CUDARuntimeError):
-            self._stream.end_capture()
+    def _captured(self, work: Callable[[], Sequence[GpuArray]]) -> Sequence[GpuArray]:
+        """Begin a capture, and ask for the work; where that fails the capture is ended."""
+        self._stream.begin_capture()
+        try:
+            return work()
+        except BaseException:
+            with suppress(cuda.CUDARuntimeError):  # that it failed is said already
+                self._stream.end_capture()
+            raise
 
     def replay(self, graph: Graph) -> None:
         """Launch a graph."""

@@ -8,6 +8,7 @@ back to a stream that does not know of this one.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from typing import Any
@@ -36,7 +37,10 @@ class Flight:
     def land(self) -> None:
         """The event has passed: complete the records."""
         for record, value in self.landings:
-            record.complete(value)
+            try:
+                record.complete(value)
+            except Exception:  # noqa: BLE001 - a defect of the engine: it is shown, and the others are completed
+                sys.excepthook(*sys.exc_info())
         self.landings.clear()
 
     def crash(self, error: BaseException) -> None:
@@ -88,12 +92,16 @@ class Flights:
         with self._lock:
             return self._waiting[0] if self._waiting else None
 
-    def crash(self, error: BaseException) -> None:
-        """Fail the records of the oldest flight."""
-        with self._lock:
-            flight = self._waiting.popleft() if self._waiting else None
-        if flight is not None:
+    def crash_at(self, event: Event, error: BaseException) -> None:
+        """Fail the records of the oldest flight, whose event is this one; none where another thread took it."""
+        flight = self._first()
+        if flight is not None and flight.event is event and self._take(flight):
             flight.crash(error)
+
+    def unwatched(self) -> None:
+        """No watcher could be started: the next flight is to start one."""
+        with self._lock:
+            self._watched = False
 
     def abandon(self) -> None:
         """The device is lost: the engine has failed the records, and nothing can be read or written any more."""

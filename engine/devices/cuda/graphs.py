@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -34,6 +34,10 @@ LEAST_SAVED = 4
 """Launches that a graph has to save."""
 GRAPHS = 64
 """Graphs of one unit; the one that was launched longest ago goes first."""
+SHAPES = 256
+"""Combinations of shapes of one function that are counted; with more, all are counted from the beginning."""
+PAUSE = 100
+"""Calls until a capture that there was no memory for is tried again."""
 
 Signature: TypeAlias = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 
@@ -63,20 +67,20 @@ def way_of(*, calls: int, captured: bool | None, steps: int, arrays: int, nbytes
 class _Shaped:
     """A traced function for operands of certain shapes and dtypes."""
 
-    __slots__ = ("calls", "captured", "graph", "inputs", "nbytes", "outputs")
+    __slots__ = ("calls", "captured", "graph", "inputs", "nbytes", "traced")
 
-    def __init__(self) -> None:
+    def __init__(self, traced: Traced) -> None:
+        self.traced = ref(traced)
         self.calls = 0
         self.captured: bool | None = None
         self.nbytes = 0
         """Bytes of the operands and the results."""
         self.graph: Graph | None = None
         self.inputs: list[GpuArray] = []
-        self.outputs: Sequence[GpuArray] = ()
 
     def forget(self) -> None:
         """Let go of the graph and its memory; the next call captures it again."""
-        self.captured, self.graph, self.inputs, self.outputs = None, None, [], ()
+        self.captured, self.graph, self.inputs = None, None, []
 
 
 class Graphs:
@@ -100,7 +104,7 @@ class Graphs:
         if any(isinstance(each, np.generic | complex | float | int) for each in operands):
             return self._steps(traced, operands, stream)  # a number is part of the launch, so it cannot be captured
         signature = tuple((tuple(each.shape), each.dtype) for each in operands)
-        shaped = self._shaped.setdefault(traced, {}).setdefault(signature, _Shaped())
+        shaped = self._shaped_as(traced, signature)
         way = way_of(
             calls=shaped.calls,
             captured=shaped.captured,
@@ -108,15 +112,32 @@ class Graphs:
             arrays=len(traced.inputs) + len(traced.outputs),
             nbytes=shaped.nbytes,
         )
-        shaped.calls += 1
         if way is Way.CAPTURE:
             self._capture(traced, shaped, operands, stream)
+        elif not shaped.calls:  # which compiles the kernels for what the operands are in a capture: packed
+            operands = [stream.packed(each) for each in operands]
+        shaped.calls += 1
         if shaped.graph is None:
             result = self._steps(traced, operands, stream)
             results = result if isinstance(result, tuple) else (result,)
             shaped.nbytes = sum(each.nbytes for each in (*operands, *results))
             return result
         return self._replay(shaped, operands, stream)
+
+    def _shaped_as(self, traced: Traced, signature: Signature) -> _Shaped:
+        known = self._shaped.setdefault(traced, {})
+        shaped = known.get(signature)
+        if shaped is None:
+            if len(known) >= SHAPES:  # of a function whose lengths may be any
+                for each in known.values():
+                    self._drop(each)
+                known.clear()
+            shaped = known[signature] = _Shaped(traced)
+        return shaped
+
+    def _drop(self, shaped: _Shaped) -> None:
+        self._recent.pop(id(shaped), None)
+        shaped.forget()
 
     def forget(self) -> None:
         """Let go of all graphs, and the memory that they hold."""
@@ -164,25 +185,33 @@ class Graphs:
         if self._capturing is None:
             self._capturing = self._apart()
         self._constants_of(traced)  # which are brought there outside of the capture
-        inputs = [stream.allocate(tuple(each.shape), each.dtype) for each in operands]
         apart = self._capturing
+        inputs: list[GpuArray] = []
 
         def work() -> Sequence[GpuArray]:
             result = self._steps(traced, inputs, apart)
             return result if isinstance(result, tuple) else (result,)
 
         try:
+            inputs += [stream.allocate(tuple(each.shape), each.dtype) for each in operands]
             with apart.active():
-                shaped.graph, shaped.outputs = apart.capture(work)
+                shaped.graph = apart.capture(work)
         except Exception as error:
-            if self._runtime.fate(error) is Fate.LOST:
+            fate = self._runtime.fate(error)
+            if fate is Fate.LOST:
                 raise
-            shaped.captured, self.refused = False, f"{traced.name}: {error!r}"
+            self.refused = f"{traced.name}: {error!r}"
+            if fate is Fate.MEMORY:  # the op needs less, and there may be more another time
+                shaped.calls = -PAUSE
+            else:
+                shaped.captured = False
             return
         shaped.inputs, shaped.captured = inputs, True
         self._recent[id(shaped)] = shaped
+        for each in [each for each in self._recent.values() if each.traced() is None]:  # nothing can call it any more
+            self._drop(each)
         while len(self._recent) > GRAPHS:
-            self._recent.popitem(last=False)[1].forget()
+            self._drop(next(iter(self._recent.values())))
 
     @staticmethod
     def _shares(step: TracedStep) -> bool:
@@ -196,7 +225,7 @@ class Graphs:
         stream.replay(shaped.graph)
         self.launches += 1
         results = []
-        for source in shaped.outputs:
+        for source in shaped.graph.outputs:
             target = stream.allocate(tuple(source.shape), source.dtype)
             stream.pull(stream.packed(source), target)
             results.append(target)

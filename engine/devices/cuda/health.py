@@ -32,9 +32,14 @@ class Health:
         """True if the device cannot be used any more."""
         return self._lost is not None
 
+    @property
+    def is_forked(self) -> bool:
+        """True if this process is another one than that which began to use the device."""
+        return os.getpid() != self._process
+
     def check(self) -> None:
         """Raise `DeviceLostError` where the device cannot be used any more, also as the process was forked."""
-        if self._lost is None and os.getpid() != self._process:
+        if self._lost is None and self.is_forked:
             self._lost = FORKED
         if self._lost is not None:
             raise self._loss()

@@ -20,6 +20,7 @@ from engine.base.pytree import fill
 from engine.base.traced import Traced
 from engine.devices.cuda.bounds import check_exponents
 from engine.devices.cuda.rules import RULES
+from engine.devices.cuda.rules_statistics import as_computed, is_too_wide
 from engine.devices.cuda.rules_views import rules as rules_of_views
 from engine.devices.cuda.runtime import Namespace, Rule, Sharing, Term
 
@@ -75,6 +76,8 @@ def _function_rule(name: str, module: str, qualname: str) -> Rule:
     for key in (f"{module}:{qualname}:{name}", f"{module}:{qualname}"):
         if key in RULES:
             return RULES[key]
+    if f"{module}:{qualname}" in _OPERATORS:
+        return _ufunc_rule(_OPERATORS[f"{module}:{qualname}"])
     if f"{module}:{qualname}" in _VIEWS:
         return _VIEWS[f"{module}:{qualname}"]
     if module.startswith("numpy"):
@@ -90,6 +93,7 @@ def _function_rule(name: str, module: str, qualname: str) -> Rule:
 
 
 _VIEWS = rules_of_views(rule_of)
+_OPERATORS = {"_operator:eq": np.equal, "_operator:ne": np.not_equal}
 
 
 def found(xp: Namespace, path: str) -> Callable[..., Term]:
@@ -237,14 +241,18 @@ class Elementwise:
         if dtype is not None and there is not None and there[0] is xp:
             for each in operands:
                 if each.__class__ is self._array:
-                    result = there[1](*operands, **params)
+                    try:
+                        result = there[1](*operands, **params)
+                    except (OverflowError, ValueError):
+                        break  # a scalar that NumPy takes; or what NumPy refuses, which is said again
                     return result if result.dtype is dtype else _of(result, dtype)
         return self._looked_at(xp, types, operands, params)
 
     def _looked_at(
         self, xp: Namespace, types: tuple[Type, ...], operands: tuple[Term, ...], params: dict[str, Term]
     ) -> Term:
-        expected = _dtypes(self._ufunc, types)
+        dtypes = _dtypes(self._ufunc, types)
+        expected = dtypes[-self._ufunc.nout :]
         there = self._there
         if there is None or there[0] is not xp:
             there = self._there = xp, found(xp, self._name)
@@ -253,15 +261,17 @@ class Elementwise:
         if array is None:
             operands = tuple(xp.asarray(np.asarray(each)) for each in operands)
         elif int in types:
-            wide = _too_wide(types, operands)
+            pairs = zip(operands, dtypes, strict=False)
+            wide = next((each for each, dtype in pairs if is_too_wide(each, dtype)), None)
             if wide is not None:
-                return self._constant(xp, wide, operands, expected)
+                return self._constant(xp, wide, operands, dtypes)
+        operands = tuple(map(as_computed, operands, dtypes))
         if self._name in _PREPARED:
             operands = self._prepared(xp, operands, types)
         result = there[1](*operands, **params)
         if isinstance(result, tuple):
             return tuple(_of(each, dtype) for each, dtype in zip(result, expected, strict=True))
-        if array is not None and self._name not in _PREPARED and _bounds_of(types) is None:
+        if array is not None and self._name not in _PREPARED and not _may_be_too_wide(types):
             self._array = array.__class__
             self._plain[types] = expected[-1]
         return _of(result, expected[-1])
@@ -281,7 +291,7 @@ class Elementwise:
 
     def _constant(self, xp: Namespace, wide: int, operands: Sequence[Term], dtypes: Sequence[np.dtype[Term]]) -> Term:
         """A comparison with a number that no element can be: the answer is the same for all."""
-        if self._name not in _COMPARISONS:
+        if self._name not in _COMPARISONS or any(getattr(each, "dtype", None) == np.bool_ for each in operands):
             raise OverflowError(f"Python integer {wide} out of bounds for {dtypes[0]}")
         answer = bool(self._ufunc(*(each if each is wide else 0 for each in operands)))
         shape = next(each.shape for each in operands if hasattr(each, "shape"))
@@ -301,24 +311,12 @@ def _dtypes(ufunc: np.ufunc, types: tuple[Type, ...]) -> tuple[np.dtype[Term], .
     """The dtypes that NumPy converts the operands to, and those of the results. Raises `TypeError` as NumPy does."""
     if ufunc.nout == 1:
         return loop_dtypes(ufunc, types)
-    return ufunc.resolve_dtypes((*types, *(None,) * ufunc.nout))[-ufunc.nout :]
+    return ufunc.resolve_dtypes((*types, *(None,) * ufunc.nout))
 
 
-def _bounds_of(types: tuple[Type, ...]) -> tuple[int, int] | None:
-    """The least and the largest Python integer that operands of these types can have; None where any will do."""
-    dtypes = [each for each in types if isinstance(each, np.dtype)]
-    if int not in types or not dtypes or any(each.kind not in "iu" for each in dtypes):
-        return None
-    known = np.iinfo(np.result_type(*dtypes))
-    return known.min, known.max
-
-
-def _too_wide(types: tuple[Type, ...], operands: Sequence[Term]) -> int | None:
-    """A Python integer that the integers of the other operand cannot be; None where all fit."""
-    bounds = _bounds_of(types)
-    if bounds is None:
-        return None
-    return next((each for each in operands if each.__class__ is int and not bounds[0] <= each <= bounds[1]), None)
+def _may_be_too_wide(types: tuple[Type, ...]) -> bool:
+    """Tell whether a Python integer may be one that the integers of the other operand cannot be."""
+    return int in types and all(each.kind in "biu" for each in types if isinstance(each, np.dtype))
 
 
 def _is_complex(kind: Type) -> bool:

@@ -14,7 +14,15 @@ import numpy as np
 from engine.base.pytree import Slot, fill
 from engine.devices.cuda.bounds import check_exponents, check_indices, check_key
 from engine.devices.cuda.rules_linalg import LINALG
-from engine.devices.cuda.rules_statistics import STATISTICS, array_of, shape_of
+from engine.devices.cuda.rules_statistics import (
+    STATISTICS,
+    array_of,
+    as_computed,
+    as_written,
+    is_array,
+    is_too_wide,
+    shape_of,
+)
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 
 _eagerloop_internal = True  # its frames are not the user's
@@ -33,7 +41,7 @@ def _filled_with(xp: Xp, shape: Term, value: Term, dtype: Term) -> Term:
     """An array of this shape; a value with dimensions, which CuPy does not fill with, is broadcast."""
     if len(shape_of(value)):
         return xp.broadcast_to(value, shape).astype(dtype)
-    return xp.full(shape, value, dtype=dtype)
+    return xp.full(shape, as_computed(value, np.dtype(dtype)) if value.__class__ is int else value, dtype=dtype)
 
 
 def _dtype_of(value: Term) -> Term:
@@ -202,7 +210,7 @@ def _setitem(xp: Xp, x: Term, value: Term, *operands: Term, key: Term) -> Term:
     key = _key(key, operands)
     check_key(xp, x.shape, key)
     result = x.copy()
-    result[key] = value
+    result[key] = as_written(value, x.dtype)
     return result
 
 
@@ -225,8 +233,13 @@ def _indexed(x: Term, axis: int | None) -> tuple[int, int]:
 
 
 def _where(xp: Xp, condition: Term, x1: Term, x2: Term) -> Term:
-    types = [each if isinstance(each, int | float | complex) else each.dtype for each in (x1, x2)]
-    return xp.where(array_of(xp, condition), x1, x2).astype(np.result_type(*types), copy=False)
+    dtype = np.result_type(*(each if isinstance(each, int | float | complex) else each.dtype for each in (x1, x2)))
+    return xp.where(array_of(xp, condition), _chosen(x1, x2), _chosen(x2, x1)).astype(dtype, copy=False)
+
+
+def _chosen(x: Term, other: Term) -> Term:
+    """An operand that is chosen where another is not; a scalar as NumPy gives it there, whose versions differ."""
+    return x if is_array(x) else np.where([True], x, _sample(other))[0]
 
 
 # Elementwise, but no ufuncs
@@ -251,7 +264,7 @@ def _clip(xp: Xp, x: Term, *bounds: Term, given: tuple[bool, bool]) -> Term:
 def _bound(bound: Term, dtype: np.dtype[Term], *, lower: bool) -> Term:
     """A bound; None for an integer that is beyond all integers of the dtype, which NumPy takes for no bound."""
     if bound.__class__ is not int or dtype.kind not in "iu":
-        return bound
+        return as_computed(bound, dtype)
     known = np.iinfo(dtype)
     return None if (bound <= known.min if lower else bound >= known.max) else bound
 
@@ -272,24 +285,20 @@ def _conjugate(xp: Xp, x: Term) -> Term:
     return xp.conjugate(x) if x.dtype.kind == "c" else x
 
 
-def _operator(name: str) -> Rule:
-    def rule(xp: Xp, x1: Term, x2: Term) -> Term:
-        return getattr(xp, name)(array_of(xp, x1), x2)
-
-    return rule
+_INT64 = np.dtype(np.int64)
 
 
 def _pow(xp: Xp, x1: Term, x2: Term) -> Term:
     """A power, in the dtype that NumPy's operator gives: some exponents have functions of their own there."""
-    x1 = array_of(xp, x1)
     dtype = (_sample(x1) ** _sample(x2)).dtype
     check_exponents(xp, dtype, x2)
-    return (x1**x2).astype(dtype, copy=False)
+    x1, x2 = (as_computed(each, dtype) if is_too_wide(each, _INT64) else each for each in (x1, x2))
+    return ((x1 if is_array(x2) else array_of(xp, x1)) ** x2).astype(dtype, copy=False)
 
 
 def _sample(x: Term) -> Term:
     """A scalar as it is, and one element of the host for an array: what NumPy says of the two is known from it."""
-    return np.ones(1, x.dtype) if hasattr(x, "shape") and not isinstance(x, np.generic) else x
+    return np.ones(1, x.dtype) if is_array(x) else x
 
 
 def _powered(xp: Xp, x1: Term, x2: Term) -> Term:
@@ -331,8 +340,6 @@ RULES: Mapping[str, Rule] = {
     "numpy:zeros": _filled("zeros"),
     "numpy:zeros_like": _like("zeros"),
     # Operators
-    "_operator:eq": _operator("equal"),
-    "_operator:ne": _operator("not_equal"),
     "_operator:pow": _pow,
     f"{_OPS}operators:_conjugate": _conjugate,
     f"{_OPS}operators:_powered": _powered,

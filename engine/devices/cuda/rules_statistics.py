@@ -14,9 +14,50 @@ INTP = np.dtype(np.intp)
 Xp = Namespace
 
 
+def is_array(x: Term) -> bool:
+    """Tell whether an operand is an array of the GPU; it may be a scalar."""
+    return hasattr(x, "shape") and not isinstance(x, np.generic)
+
+
 def array_of(xp: Xp, x: Term) -> Term:
     """An operand as an array of the GPU: it may be a scalar."""
-    return x if hasattr(x, "shape") and not isinstance(x, np.generic) else xp.asarray(np.asarray(x))
+    if is_array(x):
+        return x
+    array = np.asarray(x)
+    if array.dtype.kind == "O":
+        raise OverflowError(f"Python integer {x} out of bounds for int64")
+    return xp.asarray(array)
+
+
+def as_computed(x: Term, dtype: np.dtype[Term]) -> Term:
+    """An operand that is computed in this dtype: a scalar as NumPy converts it, where CuPy would refuse it or take it
+    for another one. Raises `OverflowError` as NumPy does for a Python integer that the dtype cannot hold.
+    """
+    if isinstance(x, np.generic):
+        return x if x.dtype == dtype else x.astype(dtype)
+    if x.__class__ is not int:
+        return x
+    if dtype.kind in "fc":
+        with np.errstate(over="ignore"):
+            return np.asarray(float(x)).astype(dtype)[()]
+    if is_too_wide(x, dtype):
+        raise OverflowError(f"Python integer {x} out of bounds for {dtype}")
+    return x
+
+
+def as_written(x: Term, dtype: np.dtype[Term]) -> Term:
+    """A value that is written to elements of this dtype. Raises what NumPy does for a number that it cannot hold."""
+    if x.__class__ not in (int, float, complex):
+        return x
+    element = np.zeros((), dtype)
+    with np.errstate(over="ignore"):
+        element[()] = x
+    return element[()]
+
+
+def is_too_wide(x: Term, dtype: np.dtype[Term]) -> bool:
+    """Tell whether an operand is a Python integer that integers of this dtype cannot be."""
+    return x.__class__ is int and dtype.kind in "iu" and not np.iinfo(dtype).min <= x <= np.iinfo(dtype).max
 
 
 def shape_of(x: Term) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.devices.cuda.bounds import check_key
+from engine.devices.cuda.rules_statistics import as_written
 from engine.devices.cuda.runtime import Namespace, Rule, Term
 from handles.views import Call, Key
 
@@ -61,7 +62,7 @@ def rules(find: Find) -> Mapping[str, Rule]:
         if not shared:
             return x
         result = x.copy()
-        _part(xp, result, steps, operands, find)[0][...] = value
+        _part(xp, result, steps, operands, find)[0][...] = as_written(value, part.dtype)
         return result
 
     return {"engine.ops.operators:_seen": seen, "engine.ops.operators:_written": written}

@@ -94,7 +94,14 @@ class Event(Protocol):
 
 
 class Graph(Protocol):
-    """Work that was captured, to be launched as a whole."""
+    """Work that was captured, to be launched as a whole. Its memory goes when it does, once nothing is under way there.
+
+    So its results are not referred to when it is let go of.
+    """
+
+    @property
+    def outputs(self) -> Sequence[GpuArray]:
+        """The results of a launch, in memory of the graph: the next one writes there."""
 
 
 class Stream(Protocol):
@@ -130,11 +137,11 @@ class Stream(Protocol):
     def pull(self, source: GpuArray, target: GpuArray) -> None:
         """Copy a packed array, of this GPU or of another one, to one of this GPU."""
 
-    def capture(self, work: Callable[[], Sequence[GpuArray]]) -> tuple[Graph, Sequence[GpuArray]]:
+    def capture(self, work: Callable[[], Sequence[GpuArray]]) -> Graph:
         """Capture what `work` asks for, in place of having it done; memory that it allocates is the graph's own.
 
-        Returns the graph and what `work` returned. Raises what `work` raises, and what the runtime raises for work
-        that cannot be captured; the stream is as before then.
+        What `work` returns are the outputs of the graph. Raises what `work` raises, and what the runtime raises for
+        work that cannot be captured; the stream is as before then.
         """
 
     def replay(self, graph: Graph) -> None:
@@ -149,6 +156,9 @@ class Gpu(Protocol):
 
     def staging(self, nbytes: int) -> Array:
         """Page-locked memory of this process, as bytes."""
+
+    def unused(self) -> int:
+        """Bytes of its memory that no process has taken."""
 
 
 class Runtime(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -52,8 +53,7 @@ class Line:
         and for as long as work of other streams that reads it is under way.
         """
         source = np.ascontiguousarray(array)
-        with self._lock, self._opened().active():
-            stream = self._opened()
+        with self._used() as stream:
             target = stream.allocate(array.shape, array.dtype)
             for number, (begin, end) in enumerate(pieces(source.nbytes, PIECE)):
                 staging = self._free(number % 2, end - begin)
@@ -64,8 +64,7 @@ class Line:
 
     def download(self, array: GpuArray) -> Array:
         """Copy an array of the GPU, whose contents are there, to the host. Blocks until it is there."""
-        with self._lock, self._opened().active():
-            stream = self._opened()
+        with self._used() as stream:
             source = stream.packed(array)
             result = np.empty(array.shape, array.dtype)
             target = _bytes_of(result)
@@ -83,8 +82,7 @@ class Line:
 
     def pull(self, source: GpuArray, ready: Event) -> GpuArray:
         """Copy a packed array of another GPU here, once an event there has passed. Blocks until it is here."""
-        with self._lock, self._opened().active():
-            stream = self._opened()
+        with self._used() as stream:
             stream.follow(ready)
             target = stream.allocate(source.shape, source.dtype)
             stream.pull(source, target)
@@ -93,14 +91,27 @@ class Line:
 
     def pack(self, array: GpuArray) -> tuple[GpuArray, Event]:
         """The array, its elements row by row in order, and the event behind which it is."""
-        with self._lock, self._opened().active():
-            stream = self._opened()
+        with self._used() as stream:
             return stream.packed(array), stream.record()
 
-    def _opened(self) -> Stream:
-        if self._stream is None:
-            self._stream = self._gpu.stream()
-        return self._stream
+    @contextmanager
+    def _used(self) -> Iterator[Stream]:
+        """The stream, for this thread alone.
+
+        Where that ends with an error or an interrupt, a copy may be under way that no event was recorded behind: both
+        pieces of page-locked memory are busy until all that was asked for is done.
+        """
+        with self._lock:
+            if self._stream is None:
+                self._stream = self._gpu.stream()
+            stream = self._stream
+            with stream.active():
+                try:
+                    yield stream
+                except BaseException:
+                    with suppress(Exception):  # no copy is under way on a GPU that is lost
+                        self._busy = [stream.record()] * 2
+                    raise
 
     def _free(self, which: int, nbytes: int) -> Array:
         """A piece of page-locked memory that nothing uses, of so many bytes or more."""

@@ -94,14 +94,14 @@ class Unit:
 
     def _launch_all(self, records: Sequence[Record]) -> None:
         with self._launching, self._opened().active():
+            batch = Batch(self, records)
             self._launches = True
             try:
-                batch = Batch(self, records)
                 for number in range(len(records)):
                     batch.launch(number)
             finally:
                 self._launches = False
-            batch.depart()
+                batch.depart()  # after an interrupt, too: what was launched is on its way
 
     def launch(self, record: Record, batch: Batch) -> tuple[Any, list[Any]]:
         """Launch one record: its result as arrays, and the arguments that it was launched with.
@@ -167,7 +167,13 @@ class Unit:
             flight.crash(self.health.met(error, "record"))
             return
         if self._flights.depart(flight):
-            workers.submit(self._watch)
+            try:
+                workers.submit(self._watch)
+            except BaseException as error:  # no thread can be started, or an interrupt: the next flight starts one
+                self._flights.unwatched()
+                if not isinstance(error, Exception):
+                    raise
+                flight.crash(error)  # what it holds stays until the event has passed
 
     # Landing
 
@@ -176,13 +182,14 @@ class Unit:
         while (event := self._flights.next()) is not None:
             try:
                 self._await(event)
-                self._flights.land_at(event)
             except Exception as error:  # noqa: BLE001 - the records end with any error of the runtime
                 met = self.health.met(error, "what was launched")
                 if self.health.is_lost:
                     self._flights.abandon()
                 else:
-                    self._flights.crash(met)
+                    self._flights.crash_at(event, met)
+            else:
+                self._flights.land_at(event)
             del event
 
     def _await(self, event: Event) -> None:
@@ -197,6 +204,8 @@ class Unit:
 
     def close(self) -> None:
         """No record will come: let go of captured functions."""
+        if self.health.is_forked:
+            return  # a thread that held the lock stayed behind
         with self._launching:
             self.graphs.forget()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,8 @@ def _function_of(text: str) -> tuple[Function, bool]:
     store = kept()
     image = store.image(text)
     if image is not None:
-        return loaded(image, NAME), True
+        with suppress(RuntimeError):  # whole, but no object file: it is compiled, and takes its place
+            return loaded(image, NAME), True
     image = compiled(text, NAME)
     function = loaded(image, NAME)
     store.keep_image(text, image)

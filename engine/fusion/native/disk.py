@@ -33,6 +33,8 @@ TOUCHED = 3_600.0
 _MAGIC = b"eagerloop kept 1\n"
 _NAME = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{16}\.new)?")
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""How files are opened: a pipe of the name of one is no reason to wait."""
 
 
 class Usage(NamedTuple):
@@ -56,13 +58,16 @@ class Disk:
         """The content of a file; None where there is none, or none that is whole."""
         with self._opened() as folder:
             try:
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                file = os.open(name, _READ, dir_fd=folder)
             except FileNotFoundError:
+                return None
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                os.close(file)
                 return None
             with os.fdopen(file, "rb") as stream:
                 about = os.fstat(file)
                 _check(about, self.folder / name)
-                content = _content(name, stream.read(LARGEST + 1)) if stat.S_ISREG(about.st_mode) else None
+                content = _content(name, stream.read(LARGEST + 1))
                 if content is not None and time() - about.st_mtime > TOUCHED:
                     with suppress(OSError):
                         os.utime(file)
@@ -140,7 +145,9 @@ def _files(folder: int) -> list[tuple[str, os.stat_result]]:
     for name in os.listdir(folder):
         if _NAME.fullmatch(name):
             with suppress(FileNotFoundError):
-                found.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
+                about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if not stat.S_ISDIR(about.st_mode):
+                    found.append((name, about))
     return found
 
 

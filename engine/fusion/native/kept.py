@@ -118,7 +118,10 @@ def folder_of(environment: Mapping[str, str], platform: str) -> Path | None:
         return None
     if said.lower() == DEFAULT:
         return default_folder(environment, platform)
-    folder = Path(said).expanduser() if said.startswith("~") else Path(said)
+    try:
+        folder = Path(said).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{VARIABLE} names the home of a user that has none: {said!r}") from error
     if not folder.is_absolute():
         raise ValueError(f"{VARIABLE} has to be a whole path, {DEFAULT!r} or 'off', but is {said!r}")
     return folder

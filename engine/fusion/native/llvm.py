@@ -139,6 +139,8 @@ def _compiled(llvm: Any, text: str, name: str) -> bytes:
 
 def loaded(image: bytes, name: str) -> Function:
     """The function of an object file. Raises `RuntimeError` where the file has none, or is none."""
+    if not image.startswith(_OBJECTS):  # LLVM would crash
+        raise RuntimeError("it is no object file")
     llvm = _binding()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_target())
     _alive.add(engine)
@@ -160,6 +162,8 @@ class _Owner:
         _unused.append(self._engine)
 
 
+_OBJECTS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\x64\x86", b"\x64\xaa")
+"""The first bytes of object files: of ELF, of Mach-O, and of COFF for both kinds of processors."""
 _alive: set[Any] = set()
 """The objects of llvmlite that live longer than a compilation."""
 _unused: deque[Any] = deque()

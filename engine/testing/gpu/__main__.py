@@ -2,7 +2,8 @@
 
 It needs a GPU and CuPy, and nothing else that the engine does not need. Its parts are processes with a limit each; the
 file is written after each of them, so that it holds what was found, whatever happens. It ends with 0 where all checks
-passed, 1 where some did not, and 3 where there is no GPU that can be used.
+passed, 1 where some did not, and 3 where there is no GPU that can be used. Where it is interrupted or told to end, its
+processes are ended, and what they had found is in the file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from time import perf_counter
@@ -22,44 +27,86 @@ from typing import Any
 
 import numpy as np
 
-from engine.base.errors import UnknownDeviceError
+from engine.base.unread import drop_unread
 from engine.base.version import VERSION
-from engine.devices.cuda.backend import CudaBackend
-from engine.devices.registry import lost
 from engine.testing.gpu.journal import Found, read
-from engine.testing.gpu.parts import Part, all_parts, limit_of
+from engine.testing.gpu.parts import PRESENCE, Part, all_parts, limit_of
 
 NO_GPU = 3
 LOG_CHARACTERS = 6_000
 """So much of what a process printed is kept."""
 RESTARTS = 3
-"""How often a process of the cases that has died is started again, after the case that it died of."""
+"""How often a process that has died is started again, after the check that it died of."""
+LEAST_RESTART = 16.0
+"""Seconds that have to be left for that."""
+MEASURING = frozenset({"figures", "heartbeat"})
+"""Parts that make no checks: there is nothing to go on with."""
+REAP_SECONDS = 2.0
+"""Seconds for a process to go once it was killed; one that waits for a driver may not."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all parts, print a summary, and write what they found to a file."""
-    options = parsed(arguments)
-    if not options.runtime:
-        try:
-            CudaBackend(lost).count()
-        except UnknownDeviceError as error:
-            print(f"no GPU was checked: {error}", file=sys.stderr)
-            return NO_GPU
     begun = perf_counter()
+    options = parsed(arguments)
+    with tempfile.TemporaryDirectory() as spare:
+        options.environment = environment(os.environ, spare) if find_spec("cupy") is not None else dict(os.environ)
+        return look_and_check(options, begun)
+
+
+def environment(ours: Mapping[str, str], spare: str) -> dict[str, str]:
+    """The environment of the processes: each op would fail where CuPy cannot keep what it compiles."""
+    try:
+        folder = Path(ours.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return dict(ours)
+    except (OSError, RuntimeError):  # there may be no home
+        return {**ours, "CUPY_CACHE_DIR": spare}
+
+
+def look_and_check(options: Any, begun: float) -> int:
+    """Look for a GPU, and check it. Returns the exit status."""
+    there = Found()
+    run(PRESENCE, PRESENCE.seconds, options, there)
+    if "gpus" not in there.notes:
+        why = there.notes.get("none") or "; ".join(there.failures) or "the look for one found nothing"
+        print(f"no GPU was checked: {why}", file=sys.stderr)
+        return NO_GPU
+    return check(options, begun)
+
+
+def check(options: Any, begun: float) -> int:
+    """Run the parts that are asked for; what they found is written after each. Returns the exit status."""
     result: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **versions(), "parts": {}}
-    parts = all_parts(options.processes)
-    parts = tuple(part for part in parts if not options.parts or part.name in options.parts)
+    parts = tuple(part for part in all_parts(options.processes) if not options.parts or part.name in options.parts)
     right = True
     for number, part in enumerate(parts):
         limit = limit_of(part, perf_counter() - begun, len(parts) - number - 1)
-        found = run(part, limit, options) if limit else Found(failures=["there was no time left"])
-        right = right and not found.failures
-        result["parts"][part.name] = row(found)
-        result["seconds"] = round(perf_counter() - begun, 1)
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        show(part.name, found)
-    print(f"{options.json}: {result['seconds']} s")
+        found = Found() if limit else Found(failures=["there was no time left"])
+        try:
+            if limit:
+                run(part, limit, options, found)
+        finally:
+            right = right and is_right(found)
+            result["parts"][part.name] = row(found)
+            result["seconds"] = round(perf_counter() - begun, 1)
+            write(options.json, result)
+            tell(partial(show, part.name, found))
+    tell(partial(print, f"{options.json}: {result['seconds']} s", flush=True))
     return 0 if right else 1
+
+
+def is_right(found: Found) -> bool:
+    """Tell whether a part found all as it should be: the CuPy that is asked for lacks nothing of what is checked."""
+    return not found.failures and not found.lacking
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Write what was found, in place of what the file said before: there is a whole file at any time."""
+    coming = file.with_name(f"{file.name}.new")
+    coming.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    coming.replace(file)
 
 
 def parsed(arguments: Sequence[str] | None) -> Any:
@@ -67,7 +114,8 @@ def parsed(arguments: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(prog="python -m engine.testing.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where the outcome goes (gpu.json)")
     parser.add_argument("--programs", type=int, default=1_000, help="random programs (1000)")
-    parser.add_argument("--parts", nargs="*", default=(), help="only these parts")
+    names = [part.name for part in all_parts(1)]
+    parser.add_argument("--parts", nargs="+", choices=names, default=(), help="only these parts")
     processes = max(1, min(12, (os.cpu_count() or 1) - 2))
     parser.add_argument("--processes", type=int, default=processes, help=f"that share out the cases ({processes})")
     parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
@@ -102,7 +150,9 @@ class Child:
         command += ["--number", str(self._number), "--of", str(self._part.processes)]
         command += ["--programs", str(options.programs), "--scale", str(options.scale), "--runtime", options.runtime]
         with self._log.open("ab") as log:
-            self.process = Popen(command, stdin=DEVNULL, stdout=log, stderr=log)
+            self.process = Popen(
+                command, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True, env=options.environment
+            )
 
     def wait(self, until: float) -> None:
         """Wait for its end, and end it where it does not by itself; start it again where it died of a case."""
@@ -111,19 +161,33 @@ class Child:
             try:
                 code = self.process.wait(max(0.1, until - perf_counter()))
             except TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-                self._stopped("was killed at its limit")
+                self.end("was killed at its limit")
                 return
             if code == 0:
                 return
             self._stopped(f"ended with {code}")
-            self._skip = len(self.found().begun)
+            before, self._skip = self._skip, len(self.found().begun)
             left = until - perf_counter()
-            if self._part.name != "cases" or self.restarts >= RESTARTS or left < 2 * 8.0:
+            is_stuck = self._part.name in MEASURING or self._skip == before
+            if is_stuck or self.restarts >= RESTARTS or left < LEAST_RESTART:
                 return
             self.restarts += 1
             self.start(left)
+
+    def end(self, how: str) -> None:
+        """End it, with the processes that it started, unless it has ended."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            self.process.kill()
+        try:
+            self.process.wait(REAP_SECONDS)
+        except TimeoutExpired:
+            how += ", and did not go"
+        self._stopped(how)
 
     def _stopped(self, how: str) -> None:
         at = self.found().at
@@ -138,19 +202,21 @@ class Child:
         return found
 
 
-def run(part: Part, limit: float, options: Any) -> Found:
-    """Run the processes of a part side by side, and put together what they found."""
+def run(part: Part, limit: float, options: Any, whole: Found) -> None:
+    """Run the processes of a part side by side, and put together in `whole` what they found."""
     begun = perf_counter()
-    whole = Found()
     with tempfile.TemporaryDirectory() as folder:
         children = [Child(part, number, Path(folder), options) for number in range(part.processes)]
-        for child in children:
-            child.start(limit)
-        for child in children:
-            child.wait(begun + limit)
-            add(whole, child)
-    whole.seconds = round(perf_counter() - begun, 1)
-    return whole
+        try:
+            for child in children:
+                child.start(limit)
+            for child in children:
+                child.wait(begun + limit)
+        finally:
+            for child in children:
+                child.end("was ended, as the whole was")
+                add(whole, child)
+            whole.seconds = round(perf_counter() - begun, 1)
 
 
 def add(whole: Found, child: Child) -> None:
@@ -182,6 +248,14 @@ def row(found: Found) -> dict[str, Any]:
     return told
 
 
+def tell(what: Callable[[], object]) -> None:
+    """Print something; where nothing reads it any more, the checks go on, and the file says it."""
+    try:
+        what()
+    except BrokenPipeError:
+        drop_unread()
+
+
 def show(name: str, found: Found) -> None:
     """Print the outcome of a part."""
     print(f"{name}: {found.checked} checks, {len(found.failures)} failed, {found.seconds:.1f} s", flush=True)
@@ -204,5 +278,13 @@ def versions() -> dict[str, str]:
     }
 
 
+def _told_to_end(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, _told_to_end)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

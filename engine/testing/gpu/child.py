@@ -14,23 +14,30 @@ from subprocess import TimeoutExpired, run
 from time import perf_counter
 from typing import Any
 
+from engine.base.errors import UnknownDeviceError
 from engine.devices.cuda.backend import CudaBackend
 from engine.devices.cuda.runtime import Runtime
 from engine.devices.registry import lost, register_backend
 from engine.testing.gpu import conformance, facilities, speed
 from engine.testing.gpu.ends import ENDS
 from engine.testing.gpu.journal import Journal
-from engine.testing.gpu.parts import NOTICE_SECONDS, everything, in_order, share
+from engine.testing.gpu.parts import CHECK_SECONDS, NOTICE_SECONDS, PRESENCE, all_parts, everything, in_order, share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a part, and write what it finds to its journal."""
     options = parsed(arguments)
     faulthandler.enable()
-    faulthandler.dump_traceback_later(max(1.0, options.seconds - NOTICE_SECONDS), exit=True)
+    ends = perf_counter() + max(1.0, options.seconds - NOTICE_SECONDS)
+
+    def watch(seconds: float) -> None:
+        """Say where the process is in so many seconds, or at its end, and end it."""
+        faulthandler.dump_traceback_later(max(0.1, min(seconds, ends - perf_counter())), exit=True)
+
+    watch(options.seconds)
     runtime = serve(options.runtime) if options.runtime else None
     with options.journal.open("a", encoding="utf-8") as file:
-        journal = Journal(file)
+        journal = Journal(file, options.skip, lambda: watch(CHECK_SECONDS))
         try:
             Process(journal, options, runtime).run()
         except BaseException:
@@ -43,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parsed(arguments: Sequence[str] | None) -> Any:
     """The options of the process."""
     parser = argparse.ArgumentParser(prog="python -m engine.testing.gpu.child")
-    parser.add_argument(
-        "part", choices=("facilities", "behaviour", "figures", "cases", "heartbeat", "programs", "ends")
-    )
+    parser.add_argument("part", choices=[PRESENCE.name, *(part.name for part in all_parts(1))])
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--number", type=int, default=0)
@@ -76,6 +81,7 @@ class Process:
     def run(self) -> None:
         """Do what the part of the options says."""
         parts: dict[str, Callable[[], None]] = {
+            "presence": self._presence,
             "facilities": self._facilities,
             "behaviour": self._behaviour,
             "figures": self._figures,
@@ -85,6 +91,14 @@ class Process:
             "ends": self._ends,
         }
         parts[self._options.part]()
+
+    def _presence(self) -> None:
+        runtime = self._runtime
+        backend = CudaBackend(lost, None if runtime is None else lambda: runtime)
+        try:
+            self._journal.note("gpus", backend.count())
+        except UnknownDeviceError as error:
+            self._journal.note("none", str(error))
 
     def _facilities(self) -> None:
         runtime = self._runtime or CudaBackend(lost).runtime()
@@ -107,7 +121,7 @@ class Process:
 
     def _cases(self) -> None:
         options = self._options
-        cases = share(in_order(everything()), options.number, options.of, options.skip)
+        cases = share(in_order(everything()), options.number, options.of)
         if options.scale < 1.0:
             cases = cases[: max(1, int(len(cases) * options.scale))]
         conformance.check_cases(self._journal, cases, until=self._until)
@@ -120,16 +134,20 @@ class Process:
         conformance.check_programs(self._journal, range(self._options.programs), until=self._until)
 
     def _ends(self) -> None:
-        for name in ENDS:
-            self._journal.begin(name)
-            self._journal.add(name, ended(name, max(5.0, (self._until - perf_counter()) / 2)))
+        checks = ((name, lambda name=name: ended(name, self._share(name))) for name in ENDS)
+        conformance.check_each(self._journal, checks)
+
+    def _share(self, name: str) -> float:
+        """Seconds for one end: a part of those that are left, of which the ends after it have as much."""
+        rest = len(ENDS) - list(ENDS).index(name)
+        return float(max(1.0, (self._until - perf_counter()) / rest))
 
 
 def ended(name: str, seconds: float) -> str | None:
     """Say what is wrong with an end of a process; None where it was quiet."""
-    command = [sys.executable, "-m", "engine.testing.gpu.ends", name]
+    command = [sys.executable, "-m", "engine.testing.gpu.ends", name, f"{seconds:.1f}"]
     try:
-        done = run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = run(command, capture_output=True, text=True, timeout=seconds + 1.0, check=False)
     except TimeoutExpired as error:
         return f"it had not ended after {seconds:.0f} s: {error.stderr!r}"
     said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("eagerloop: ")]

@@ -91,6 +91,8 @@ def check_cases(report: Report, cases: Iterable[Case], *, until: float = float("
     begun = perf_counter()
     with Executor(config(), execution_mode=ExecutionMode.ASYNC):
         for case in cases:
+            if report.was_begun():
+                continue
             if perf_counter() > until:
                 report.add(case.name, "not run: there was no time left")
                 break
@@ -138,6 +140,8 @@ def check_programs(report: Report, seeds: Iterable[int], *, until: float = float
     begun = perf_counter()
     with Executor(config(), execution_mode=ExecutionMode.ASYNC):
         for seed in seeds:
+            if report.was_begun():
+                continue
             if perf_counter() > until:
                 report.add(f"programs from {seed} on", "not run: there was no time left")
                 break
@@ -237,6 +241,8 @@ def check_behaviour(report: Report, *, side: int = 256) -> None:
 def check_each(report: Report, checks: Iterable[tuple[str, Callable[[], str | None]]]) -> None:
     """Make some checks, each of which may raise anything."""
     for name, check in checks:
+        if report.was_begun():
+            continue
         report.begin(name)
         try:
             problem = check()

@@ -61,6 +61,37 @@ def integers() -> Iterator[Case]:
         yield Case(f"x ** {power}", lambda a, power=power: a**power, (array("float32"),))
 
 
+def scalars() -> Iterator[Case]:
+    """Numbers of Python's and NumPy's beside arrays: the dtypes that they lead to, and those that are refused."""
+    numbers = (2, -1, 300, 1 << 63, 10**30, 0.5, np.int64(5), np.uint8(200), np.float64(0.5), np.uint64(1 << 63))
+    calls: dict[str, Callable[[Any, Any], Any]] = {
+        "x / s": lambda x, s: x / s,
+        "s - x": lambda x, s: s - x,
+        "x // s": lambda x, s: x // s,
+        "x == s": lambda x, s: x == s,
+        "x < s": lambda x, s: x < s,
+        "x ** s": lambda x, s: x**s,
+        "s ** x": lambda x, s: s**x,
+        "maximum": lambda x, s: op("maximum")(x, s),
+        "where": lambda x, s: op("where")(x > 1, x, s),
+        "clip(min)": lambda x, s: op("clip")(x, s, None),
+        "full_like": lambda x, s: op("full_like")(x, s),
+        "x[mask] = s": _masked,
+    }
+    for dtype in ("bool", "int8", "uint8", "int64", "uint64", "float16", "float32", "complex64"):
+        x = array(dtype, (5,))
+        for number in numbers:
+            shown = repr(number) if isinstance(number, int | float) else f"{number.dtype} {number}"
+            for name, call in calls.items():
+                yield Case(f"{name}({dtype}, {shown})", lambda a, call=call, number=number: call(a, number), (x,))
+
+
+def _masked(handle: Any, value: Any) -> Any:
+    handle = handle.copy()
+    handle[handle == handle] = value
+    return handle
+
+
 def empty() -> Iterator[Case]:
     """Arrays of no elements, and of no dimensions."""
     for shape in ((0,), (0, 3), (3, 0), ()):
@@ -148,4 +179,4 @@ def _written(handle: Any, key: Any) -> Any:
     return handle
 
 
-EDGES: Sequence[Callable[[], Iterator[Case]]] = (special_values, integers, empty, orders, refused)
+EDGES: Sequence[Callable[[], Iterator[Case]]] = (special_values, integers, scalars, empty, orders, refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -30,78 +31,105 @@ SIZE = 1_000
 
 def on_the_runtime(runtime: Runtime, *, scale: float = 1.0) -> Iterator[Check]:
     """Checks of the runtime itself, without an executor; `scale` makes arrays smaller."""
-    side = max(10, int(2_000 * scale))
     gpu = runtime.gpu(0)
-    numbers = np.linspace(0.0, 1.0, SIZE)
-
-    def streams() -> str | None:
-        stream = gpu.stream()
-        with stream.active():
-            stream.call(lambda xp: xp.ones(SIZE), (), {})
-            event = stream.record()
-            event.wait()
-            return None if event.passed() else "an event that was waited for has not passed"
-
-    def copies(size: int) -> str | None:
-        line = Line(gpu)
-        there, event = line.upload(np.arange(size, dtype=np.float64))
-        event.wait()
-        return compared(line.download(there), np.arange(size, dtype=np.float64), True)
-
-    def beside() -> str | None:
-        first, second = gpu.stream(), gpu.stream()
-        with first.active():
-            x = first.call(lambda xp: xp.full(SIZE, 2.0), (), {})
-            event = first.record()
-        with second.active():
-            second.follow(event)
-            y = second.call(lambda xp, a: a + 1, (x,), {})
-            second.record().wait()
-        return compared(Line(gpu).download(y), np.full(SIZE, 3.0), True)
-
-    def asked_early() -> str | None:
-        """A look at an event that has not passed must not spoil the next call of a library in this thread."""
-        stream = gpu.stream()
-        with stream.active():
-            x = stream.call(lambda xp: xp.ones((side, side)), (), {})
-            for _ in range(4):
-                x = stream.call(lambda xp, a: xp.sin(a), (x,), {})
-            stream.record().passed()
-            y = stream.call(lambda xp, a: xp.sort(a[0]), (x,), {})
-            stream.record().wait()
-        return None if y.shape == (side,) else f"gave {y.shape}"
-
-    def captured() -> str | None:
-        return _captured(gpu.stream(), Line(gpu))
-
-    def uncaptured() -> str | None:
-        """A capture that fails must leave its stream, and the thread, as they were."""
-        stream = gpu.stream()
-        with stream.active():
-            x = stream.call(lambda xp: xp.ones(SIZE), (), {})
-            try:
-                stream.capture(lambda: [stream.call(lambda xp, a: xp.asarray(float(a.sum())) + a, (x,), {})])
-                problem = "a host read was captured"
-            except Exception:  # noqa: BLE001 - that it fails is what is wanted
-                problem = None
-            y = stream.call(lambda xp, a: xp.sort(a) + 1, (x,), {})
-            stream.record().wait()
-        return problem or compared(Line(gpu).download(y), np.full(SIZE, 2.0), True)
-
-    def peers() -> str | None:
-        there, event = Line(runtime.gpu(1)).upload(numbers)
-        return compared(Line(gpu).download(Line(gpu).pull(there, event)), numbers, True)
-
-    yield "a stream and an event", streams
-    yield "a copy there and back", lambda: copies(SIZE)
-    yield "a copy of several pieces", lambda: copies(max(SIZE, int(3 * PIECE // 8 * scale)) + 5)
-    yield "a stream that follows another", beside
-    yield "an event that is asked early", asked_early
+    yield "a stream and an event", lambda: _streams(gpu)
+    yield "a copy there and back", lambda: _copied(gpu, SIZE)
+    yield "a copy of several pieces", lambda: _copied(gpu, max(SIZE, int(3 * PIECE // 8 * scale)) + 5)
+    yield "a stream that follows another", lambda: _followed(gpu)
+    yield "an event that is asked early", lambda: _asked_early(gpu, max(10, int(2_000 * scale)))
     yield "transforms of two streams", lambda: _transformed(gpu, max(4, int(400 * scale)))
-    yield "a captured graph", captured
-    yield "a capture that fails", uncaptured
+    yield "a captured graph", lambda: _captured(gpu.stream(), Line(gpu))
+    yield "a capture that fails", lambda: _uncaptured(gpu)
+    yield "memory of graphs that are let go of", lambda: _given_back(gpu, max(SIZE, int(4_000_000 * scale)))
     if runtime.count() > 1:
-        yield "a copy from another GPU", peers
+        yield "a copy from another GPU", lambda: _from_peer(gpu, runtime.gpu(1))
+
+
+def _streams(gpu: Gpu) -> str | None:
+    stream = gpu.stream()
+    with stream.active():
+        stream.call(lambda xp: xp.ones(SIZE), (), {})
+        event = stream.record()
+        event.wait()
+        return None if event.passed() else "an event that was waited for has not passed"
+
+
+def _copied(gpu: Gpu, size: int) -> str | None:
+    line = Line(gpu)
+    there, event = line.upload(np.arange(size, dtype=np.float64))
+    event.wait()
+    return compared(line.download(there), np.arange(size, dtype=np.float64), True)
+
+
+def _followed(gpu: Gpu) -> str | None:
+    first, second = gpu.stream(), gpu.stream()
+    with first.active():
+        x = first.call(lambda xp: xp.full(SIZE, 2.0), (), {})
+        event = first.record()
+    with second.active():
+        second.follow(event)
+        y = second.call(lambda xp, a: a + 1, (x,), {})
+        second.record().wait()
+    return compared(Line(gpu).download(y), np.full(SIZE, 3.0), True)
+
+
+def _asked_early(gpu: Gpu, side: int) -> str | None:
+    """A look at an event that has not passed must not spoil the next call of a library in this thread."""
+    stream = gpu.stream()
+    with stream.active():
+        x = stream.call(lambda xp: xp.ones((side, side)), (), {})
+        for _ in range(4):
+            x = stream.call(lambda xp, a: xp.sin(a), (x,), {})
+        stream.record().passed()
+        y = stream.call(lambda xp, a: xp.sort(a[0]), (x,), {})
+        stream.record().wait()
+    return None if y.shape == (side,) else f"gave {y.shape}"
+
+
+def _uncaptured(gpu: Gpu) -> str | None:
+    """A capture that fails must leave its stream, and the thread, as they were."""
+    stream = gpu.stream()
+    with stream.active():
+        x = stream.call(lambda xp: xp.ones(SIZE), (), {})
+        try:
+            stream.capture(lambda: [stream.call(lambda xp, a: xp.asarray(float(a.sum())) + a, (x,), {})])
+            problem = "a host read was captured"
+        except Exception:  # noqa: BLE001 - that it fails is what is wanted
+            problem = None
+        y = stream.call(lambda xp, a: xp.sort(a) + 1, (x,), {})
+        stream.record().wait()
+    return problem or compared(Line(gpu).download(y), np.full(SIZE, 2.0), True)
+
+
+def _given_back(gpu: Gpu, size: int) -> str | None:
+    """The memory of graphs goes with them, also what was used in between, and that of captures which failed."""
+    stream = gpu.stream()
+
+    def once(*, fails: bool) -> None:
+        def work() -> list[Any]:
+            y = stream.call(lambda xp, a: xp.sin(a) + 1, (x,), {})
+            if fails:
+                raise RuntimeError("a capture that is to fail")
+            return [stream.call(lambda xp, a: xp.sin(a) * 2, (y,), {})]
+
+        with suppress(RuntimeError):
+            stream.replay(stream.capture(work))
+        stream.record().wait()
+
+    with stream.active():
+        x = stream.call(lambda xp: xp.ones(size), (), {})
+        once(fails=False)  # which loads the kernels
+        before = gpu.unused()
+        for number in range(20):
+            once(fails=number % 2 == 1)
+        gone = before - gpu.unused()
+    return None if gone < 8 * 8 * size else f"{gone:,} bytes of the GPU were not given back"
+
+
+def _from_peer(gpu: Gpu, other: Gpu) -> str | None:
+    numbers = np.linspace(0.0, 1.0, SIZE)
+    there, event = Line(other).upload(numbers)
+    return compared(Line(gpu).download(Line(gpu).pull(there, event)), numbers, True)
 
 
 def _transformed(gpu: Gpu, rows: int) -> str | None:
@@ -134,7 +162,7 @@ def _captured(stream: Stream, line: Line) -> str | None:
             return [stream.call(lambda xp, a: xp.sin(a) * 2 + xp.sqrt(a), (x,), {})]
 
         work()  # compiles
-        graph, outputs = stream.capture(work)
+        graph = stream.capture(work)
         for number in range(3):
             there, event = line.upload(numbers + number)
             stream.follow(event)
@@ -142,7 +170,7 @@ def _captured(stream: Stream, line: Line) -> str | None:
             stream.replay(graph)
             stream.record().wait()
             expected = np.sin(numbers + number) * 2 + np.sqrt(numbers + number)
-            problem = compared(line.download(outputs[0]), expected, False)
+            problem = compared(line.download(graph.outputs[0]), expected, False)
             if problem is not None:
                 return f"launch {number}: {problem}"
     return None

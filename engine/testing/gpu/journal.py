@@ -6,7 +6,7 @@ A process that hangs, is killed or loses the GPU leaves what it had found until 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +21,10 @@ class Report:
     lacking: list[str] = field(default_factory=list)
     """Cases that CuPy has no function for, as the error says."""
     seconds: float = 0.0
+
+    def was_begun(self) -> bool:
+        """Tell whether an earlier process began the check that comes next, which is left out then."""
+        return False
 
     def begin(self, name: str) -> None:
         """A check begins."""
@@ -38,15 +42,26 @@ class Report:
 
 
 class Journal(Report):
-    """A report that is written to a file as it grows."""
+    """A report that is written to a file as it grows. It goes on after `skip` checks of an earlier process.
 
-    def __init__(self, file: TextIO) -> None:
+    `begins` is called before each check, once its name is written.
+    """
+
+    def __init__(self, file: TextIO, skip: int = 0, begins: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._file = file
+        self._skip = skip
+        self._begins = begins
+
+    def was_begun(self) -> bool:
+        """Count the checks that an earlier process began: it died of the last one."""
+        self._skip -= 1
+        return self._skip >= 0
 
     def begin(self, name: str) -> None:
         """Write the name of a check before it is made."""
         self._write({"begun": name})
+        self._begins()
 
     def add(self, name: str, problem: str | None) -> None:
         """Write an outcome."""

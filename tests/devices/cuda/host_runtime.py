@@ -149,6 +149,9 @@ class HostGpu:
     def staging(self, nbytes: int) -> Array:
         return np.zeros(nbytes, np.uint8)
 
+    def unused(self) -> int:
+        return (self.runtime.limit or 1 << 40) - self.used
+
     def take(self, nbytes: int) -> None:
         limit = self.runtime.limit
         if limit is not None and self.used + nbytes > limit:
@@ -221,6 +224,7 @@ class HostGraph:
     def __init__(self) -> None:
         self.now: list[Task] = []
         self.later: list[Task] = []
+        self.outputs: Sequence[GpuArray] = ()
         self.invalid = False
         """True once something was asked for that cannot be captured."""
 
@@ -362,6 +366,8 @@ class HostStream:
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], true: Array | None = None) -> HostArray:
         self._check()
+        if dtype.kind not in "biufc":
+            raise ValueError(f"Unsupported dtype {dtype}")
         nbytes = prod(shape) * dtype.itemsize
         self._gpu.take(nbytes)
         buffer = np.full(nbytes, GARBAGE, np.uint8)
@@ -404,18 +410,18 @@ class HostStream:
 
     # Graphs
 
-    def capture(self, work: Callable[[], Sequence[GpuArray]]) -> tuple[Graph, Sequence[GpuArray]]:
+    def capture(self, work: Callable[[], Sequence[GpuArray]]) -> Graph:
         self._check()
         graph = self._graph = HostGraph()
         try:
-            outputs = work()
+            graph.outputs = work()
         finally:
             self._graph = None
         if graph.invalid:
             raise GpuError(901)  # cudaErrorStreamCaptureInvalidated
         if not self._gpu.runtime.captures:
             raise GpuError(900)  # cudaErrorStreamCaptureUnsupported
-        return graph, outputs
+        return graph
 
     def replay(self, graph: Graph) -> None:
         self._check()

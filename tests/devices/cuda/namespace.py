@@ -50,6 +50,18 @@ def _check_dtypes(path: str, args: Sequence[Any]) -> None:
     raise TypeError(f"Wrong type ({dtypes}) of arguments for cupy_{path}")
 
 
+_COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+"""Functions that have loops for integers with and without a sign."""
+
+
+def _check_scalars(args: Sequence[Any]) -> None:
+    """Raise `ValueError` as CuPy does for an integer of NumPy's that makes a float of the integers beside it."""
+    if any(isinstance(each, np.generic) for each in args):
+        dtypes = [each.dtype for each in args if hasattr(each, "dtype")]
+        if all(dtype.kind in "iu" for dtype in dtypes) and np.result_type(*dtypes).kind == "f":
+            raise ValueError("Invalid integer data type 'f'.")
+
+
 def _ufunc(count: int) -> inspect.Signature:
     operands = [Parameter(f"x{index}", Parameter.POSITIONAL_ONLY) for index in range(count)]
     keywords = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in ("out", "dtype", "casting", "where")]
@@ -111,8 +123,13 @@ def _strict(function: Callable[..., Any], path: str, signature: inspect.Signatur
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"CuPy's {path}{signature} takes no such argument: {error}") from None
+        for each in args:
+            if each.__class__ is int and not -(1 << 63) <= each < 1 << 64:
+                raise OverflowError("Python int too large to convert to C long")
         if path in loops():
             _check_dtypes(path, args)
+            if path not in _COMPARISONS:
+                _check_scalars(args)
         result = _arrays(function(*args, **kwargs))
         return _captured(result) if any(isinstance(each, Captured) for each in args) else result
 

@@ -1,5 +1,6 @@
 """Traced functions on GPUs made of threads: when they are captured, and what a captured one computes."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,10 @@ from engine.devices import Device
 from engine.devices.cuda import graphs as module
 from engine.devices.cuda.backend import CudaBackend
 from engine.devices.cuda.graphs import LEAST_SAVED, MOST_BYTES, Graphs, Way, way_of
+from engine.devices.cuda.kernels import Elementwise
 from engine.runtime.current import current_core
 from handles import Handle
-from tests.devices.cuda.host_runtime import HostRuntime
+from tests.devices.cuda.host_runtime import GpuError, HostArray, HostRuntime, HostStream
 
 Serve = Callable[[HostRuntime], HostRuntime]
 ENOUGH = 2 + LEAST_SAVED
@@ -208,3 +210,117 @@ async def test_a_function_is_awaited_as_elsewhere(gpus: HostRuntime) -> None:
             assert np.array_equal(await model(x), expected(np.ones(4)))
         with engine.device("CPU:0"):
             assert np.array_equal(await model(x), expected(np.ones(4)))
+
+
+def test_a_capture_that_there_is_no_memory_for_fails_no_op_and_is_tried_again(
+    gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 2)
+    short = [True, True]
+    capture = HostStream.capture
+
+    def sometimes(self: HostStream, work: Callable[[], Any]) -> Any:
+        if short and short.pop():
+            raise MemoryError("Out of memory allocating 8 bytes.")
+        return capture(self, work)
+
+    monkeypatch.setattr(HostStream, "capture", sometimes)
+    model = engine.function(chain)
+    with executor():
+        for number in range(12):
+            x = np.arange(8.0) + number
+            assert model(ops.asarray(x, device="GPU:0")).result().tobytes() == expected(x).tobytes()
+        assert not short
+        assert graphs().launches > 0
+
+
+def test_a_context_that_is_lost_in_a_capture_is_a_lost_device(
+    gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine.function(chain)
+    with executor():
+        x = ops.asarray(np.arange(8.0), device="GPU:0")
+        model(x).result()
+        capture = HostStream.capture
+
+        def lose(self: HostStream, work: Callable[[], Any]) -> Any:
+            def first() -> Any:
+                gpus.gpus[0].error = GpuError(700)
+                return work()
+
+            return capture(self, first)
+
+        monkeypatch.setattr(HostStream, "capture", lose)
+        with pytest.raises(engine.DeviceLostError, match="GPU:0 was lost: GpuError: status 700"):
+            model(x).result()
+        with pytest.raises(engine.DeviceLostError):
+            (x + 1).result()
+        assert (ops.ones(2) + 1).result().tolist() == [2.0, 2.0]
+        engine.clear_errors()
+
+
+def test_no_memory_for_the_operands_of_a_graph_fails_no_op(gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocate = HostStream.allocate
+
+    def refused(self: HostStream, shape: Any, dtype: Any, true: Any = None) -> Any:
+        if true is None and shape == (8,) and self is gpus.gpus[0].streams[0]:
+            raise MemoryError("Out of memory allocating 64 bytes.")
+        return allocate(self, shape, dtype, true)
+
+    model = engine.function(chain)
+    with executor():
+        x = ops.asarray(np.arange(8.0), device="GPU:0")
+        x.result()
+        monkeypatch.setattr(HostStream, "allocate", refused)
+        for _ in range(4):
+            assert model(x).result().tobytes() == expected(np.arange(8.0)).tobytes()
+        assert "memory" in str(graphs().refused)
+
+
+def test_graphs_of_functions_that_are_gone_are_let_go_of(gpus: HostRuntime) -> None:
+    with executor():
+        x = ops.asarray(np.ones(4), device="GPU:0")
+        for _ in range(3):
+            model = engine.function(lambda x: chain(x))
+            for _ in range(3):
+                model(x).result()
+            del model
+            gc.collect()
+        assert len(graphs()._recent) == 1
+
+
+def test_shapes_of_a_function_whose_lengths_may_be_any_are_bounded(
+    gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHAPES", 3)
+    model = engine.function(chain, input_signature=[engine.ShapeDtype((None,), np.dtype(np.float64))])
+    with executor():
+        for length in [*range(1, 9), 1, 1]:
+            x = ops.asarray(np.ones(length), device="GPU:0")
+            for _ in range(2):
+                assert len(model(x).result()) == length
+        assert [len(shaped) <= 3 for shaped in graphs()._shaped.values()] == [True]
+        assert len(graphs()._recent) <= 3
+
+
+def test_the_call_before_a_capture_compiles_what_the_capture_needs(
+    gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuPy compiles a kernel of its own for operands that are not packed; those of a graph are."""
+    steps: list[bool] = []
+    call = HostStream.call
+
+    def watched(self: HostStream, rule: Any, arguments: Any, params: Any) -> Any:
+        if isinstance(rule, Elementwise):
+            steps.extend(each.memory.flags.c_contiguous for each in arguments if isinstance(each, HostArray))
+        return call(self, rule, arguments, params)
+
+    model = engine.function(chain)
+    with executor():
+        x = ops.matrix_transpose(ops.asarray(np.arange(6.0).reshape(2, 3), device="GPU:0"))
+        x.result()
+        monkeypatch.setattr(HostStream, "call", watched)
+        result = model(x).result()
+        assert np.array_equal(result, expected(np.arange(6.0).reshape(2, 3).T))
+    assert len(steps) == 30
+    assert all(steps)

@@ -58,7 +58,7 @@ def test_what_cannot_be_captured_ends_the_capture(runtime: HostRuntime, what: st
     with other.active():
         event = other.record()
     with stream.active():
-        graph, _ = stream.capture(lambda: [stream.call(lambda xp, x: xp.sin(x), (array,), {})])
+        graph = stream.capture(lambda: [stream.call(lambda xp, x: xp.sin(x), (array,), {})])
         calls: dict[str, Any] = {
             "a copy from the host": lambda: stream.send(np.zeros(8, np.uint8), array, 0, 8),
             "a copy to the host": lambda: stream.fetch(array, 0, 8, np.zeros(8, np.uint8)),

@@ -25,7 +25,7 @@ from engine.testing.gpu.cases import (
     transforms,
 )
 from engine.testing.gpu.conformance import check_behaviour, check_cases, check_programs
-from engine.testing.gpu.edges import EDGES, integers, orders, special_values
+from engine.testing.gpu.edges import EDGES, integers, orders, scalars, special_values
 from engine.testing.gpu.journal import Report
 from tests.devices.cuda.host_runtime import HostRuntime
 from tests.devices.cuda.namespace import Names, known
@@ -74,7 +74,7 @@ CHAPTERS = (elementwise, reductions, shapes, sorting, algebra, transforms, creat
 def test_cases_give_what_the_host_gives(gpus: HostRuntime, chapter: Callable[[], Iterator[Case]]) -> None:
     report = Report()
     # Of the long ones each fifth, or third: those are of every op, and of two dtypes or three.
-    steps = {elementwise: 5, reductions: 3, special_values: 3, integers: 3, orders: 4}
+    steps = {elementwise: 5, reductions: 3, special_values: 3, integers: 3, scalars: 7, orders: 4}
     check_cases(report, islice(chapter(), None, None, steps.get(chapter, 1)))
     assert report.failures == []
     assert report.checked > 5

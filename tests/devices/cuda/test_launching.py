@@ -21,6 +21,7 @@ from engine.devices.cuda.flights import RECORDS, Flight, Flights
 from engine.devices.cuda.runtime import Fate
 from engine.devices.cuda.unit import GLANCES, Unit, last_reads
 from engine.queues.waiting import block_until
+from engine.threads.pool import workers
 from handles import Handle
 from tests.devices.cuda.host_runtime import GpuError, HostRuntime, HostStream
 
@@ -429,6 +430,77 @@ def test_a_flight_whose_event_was_waited_for_lands_without_another_look() -> Non
     assert landed == []
     flights.land_at(first)
     assert (landed, len(flights), first.looks) == ([0], 1, 0)
+
+
+def test_an_event_that_failed_fails_its_own_flight_only() -> None:
+    """Another thread, which waited for memory, may have landed it meanwhile."""
+    flights = Flights()
+    first, second = Flight(), Flight()
+    for flight in (first, second):
+        flight.event = Asked()
+        flights.depart(flight)
+    event: Any = flights.next()
+    flights.land_at(event)
+    flights.crash_at(event, GpuError(1))
+    assert flights.next() is second.event
+
+
+def test_a_record_that_cannot_be_completed_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(value: Any) -> None:
+        raise RuntimeError("a defect")
+
+    shown: list[Any] = []
+    landed: list[int] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *about: shown.append(about[0]))
+    flight = Flight()
+    flight.landings += [(Ended(broken), 0), (Ended(landed.append), 1)]  # type: ignore[list-item]
+    flight.land()
+    assert (shown, landed) == ([RuntimeError], [1])
+
+
+def test_where_no_watcher_can_be_started_the_op_says_so_and_the_next_one_starts_it(
+    gpus: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = Unit(engine.Device("GPU:0"), gpus, lambda reason: None)
+    records: list[Any] = [Loose(1.0, 2.0), Loose(3.0, 4.0)]
+    with monkeypatch.context() as changed:
+
+        def refuse(job: Any) -> None:
+            raise RuntimeError("can't start new thread")
+
+        changed.setattr(workers, "submit", refuse)
+        unit.submit(records[:1])
+    assert "new thread" in str(records[0].ended.get(timeout=30))
+    unit.submit(records[1:])
+    assert unit.to_host(records[1].ended.get(timeout=30)) == 7.0
+
+
+def test_what_was_launched_before_an_interrupt_is_completed(gpus: HostRuntime) -> None:
+    class Interrupting(Loose):
+        @property
+        def params(self) -> dict[str, Any]:
+            raise KeyboardInterrupt
+
+    unit = Unit(engine.Device("GPU:0"), gpus, lambda reason: None)
+    first: Any = Loose(3.0, 4.0)
+    second: Any = Interrupting(1.0, 2.0)
+    with pytest.raises(KeyboardInterrupt):
+        unit.submit([first, second])
+    assert unit.to_host(first.ended.get(timeout=30)) == 7.0
+
+
+def test_closing_in_a_forked_child_waits_for_no_thread_that_stayed_behind(gpus: HostRuntime) -> None:
+    unit = Unit(engine.Device("GPU:0"), gpus, lambda reason: None)
+    closed = threading.Event()
+
+    def close() -> None:
+        unit.close()
+        closed.set()
+
+    with unit._launching:
+        unit.health._process = -1  # as a child finds it
+        threading.Thread(target=close, daemon=True).start()
+        assert closed.wait(30)
 
 
 class Ended:

@@ -11,7 +11,7 @@ from engine import ops
 from engine.devices.cuda import transfers
 from engine.devices.cuda.transfers import Line, pieces
 from engine.queues.waiting import block_until
-from tests.devices.cuda.host_runtime import HostArray, HostGpu, HostRuntime
+from tests.devices.cuda.host_runtime import HostArray, HostGpu, HostRuntime, HostStream
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,27 @@ def test_from_gpu_to_gpu_nothing_goes_through_the_host(gpus: HostRuntime) -> Non
         assert np.array_equal((moved + 1).result(), np.arange(12.0).reshape(3, 4).T + 1)
         assert str(moved.device) == "GPU:1"
         assert len(gpus.gpus[0].streams) - streams <= 1  # the one that packs, and none that reads
+
+
+def test_page_locked_memory_of_an_interrupted_copy_is_not_given_away(
+    small: None, gpu: HostGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up, down = Line(gpu), Line(gpu)
+    array, event = up.upload(np.arange(16.0))
+    event.wait()
+    down.download(array)  # it has its page-locked memory now
+    stream, record = gpu.streams[-1], HostStream.record
+    gpu.runtime.gate.close(stream)
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(self: HostStream) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return record(self)
+
+    monkeypatch.setattr(HostStream, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        down.download(array)
+    assert [event is not None and not event.passed() for event in down._busy] == [True, True]
+    gpu.runtime.gate.open()
+    assert np.array_equal(down.download(array), np.arange(16.0))

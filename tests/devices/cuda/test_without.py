@@ -55,10 +55,11 @@ def test_there_are_as_many_as_cuda_finds(count: int) -> None:
     runtime.gate.end()
 
 
-def test_a_cupy_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ImportError, OSError, ValueError, RuntimeError])
+def test_a_cupy_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def broken(name: str) -> Any:
         if name.endswith("cupy_runtime"):
-            raise ImportError("libcudart.so.12: cannot open shared object file")
+            raise error("libcudart.so.12: cannot open shared object file")
         return import_module(name)
 
     monkeypatch.setattr(module, "find_spec", lambda name: object())
@@ -141,6 +142,7 @@ def test_the_script_is_a_program(tmp_path: Path) -> None:
 def test_what_it_measures_runs(gpus: HostRuntime) -> None:
     figures = list(speed.measured(OnTheRuntime(gpus), rounds=1, scale=0.001))
     assert [figure.ratio > 0 for figure in figures] == [True] * 4
+    assert [figure.as_row()["is_met"] == (figure.ratio <= figure.aim) for figure in figures] == [True] * 4
     lag = speed.heartbeat(0.05, 16)
     assert lag["beats"] >= 1
     assert lag["median_ms"] <= lag["p99_ms"] <= lag["longest_ms"]
