@@ -2,7 +2,9 @@
 
 All of them run in one process, one after the other in each round, so that what else the machine does falls on all.
 Where they are installed, `jax.jit` and numexpr take part. Every result of the engine is compared with NumPy's, bit for
-bit. `--write` puts the tables into docs/performance.md, with those of `benchmarks.chains`.
+bit. The lag of the loop beside compiled code is given with that of a loop that has nothing to do, taken right after it:
+what another program on the machine takes, is in both. `--write` puts the tables into docs/performance.md, with those of
+`benchmarks.chains`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ BEGIN, END = "<!-- native: written by `python -m benchmarks.native --write` -->"
 
 WARMED_UP = 20
 """Runs before the first one that counts, at most."""
+LAGS = "lag", "idle"
+"""Names of what is no system: the lag of the loop beside compiled code, and of one with nothing to do."""
 IN_A_ROW = 4
 """Runs without anything new, after which all is known."""
 
@@ -79,6 +83,11 @@ def sums_of_rows(x: Any, y: Any, xp: Any) -> Any:
     return xp.sum(t * t + xp.abs(x), axis=1)
 
 
+def only_read(x: Any, y: Any, xp: Any) -> Any:
+    """Next to no arithmetic: what memory gives two threads, and no reduction of two operands can do better."""
+    return xp.sum(x ^ y)
+
+
 def functions(x: Any, y: Any, xp: Any) -> Any:
     return xp.tanh(xp.exp(-x * x) * xp.sin(y * 3) + xp.log(y + 1)) * 2 - x
 
@@ -101,6 +110,7 @@ CHAINS: dict[str, tuple[Chain, str]] = {
     "ending in a sum": (summed, "f8"),
     "ending in a maximum": (largest, "f8"),
     "sums of rows": (sums_of_rows, "f8"),
+    "two operands only read": (only_read, "i8"),
     "exp, sin, log, tanh": (functions, "f8"),
     "one add": (one_add, "f8"),
     "one sqrt": (one_root, "f8"),
@@ -196,20 +206,26 @@ def with_jax(chain: Chain, x: Array, y: Array) -> Way:
 
 
 async def compared(chain: Chain, code: str, side: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each system in each round, and the lags of the loop beside compiled code as `lag`."""
+    """Seconds of each system in each round, and the lags of the loop beside compiled code, and idle, as `LAGS`."""
     x, y = operands(code, side)
     systems = ways(chain, x, y)
     expected = np.asarray(chain(x, y, np))
     await warmed(systems["compiled"], expected)
-    seconds: dict[str, list[float]] = {name: [] for name in (*systems, "lag")}
+    seconds: dict[str, list[float]] = {name: [] for name in (*systems, *LAGS)}
     for _ in range(rounds):
         for name, way in systems.items():
             await way()
             start = perf_counter()
             await way()
             seconds[name].append(perf_counter() - start)
-        seconds["lag"].append(await lag_of(systems["compiled"]))
+        for name, work in zip(LAGS, (systems["compiled"], idle), strict=True):
+            seconds[name].append(await lag_of(work))
     return seconds
+
+
+async def idle() -> None:
+    """Leave the loop with nothing to do for some time."""
+    await asyncio.sleep(0.01)
 
 
 async def warmed(way: Way, expected: Array) -> None:
@@ -224,22 +240,23 @@ async def warmed(way: Way, expected: Array) -> None:
             return
 
 
-def facts(seconds: dict[str, list[float]]) -> tuple[list[tuple[str, float, float]], float]:
-    """For each system its median seconds and how many times as fast as NumPy it is; and the lag."""
+def facts(seconds: dict[str, list[float]]) -> tuple[list[tuple[str, float, float]], str]:
+    """For each system its median seconds and how many times as fast as NumPy it is; and the lags, as text."""
     numpy = median(seconds["numpy"])
-    rows = [(name, median(each), numpy / median(each)) for name, each in seconds.items() if name != "lag"]
-    return rows, median(seconds["lag"])
+    rows = [(name, median(each), numpy / median(each)) for name, each in seconds.items() if name not in LAGS]
+    beside, alone = (median(seconds[name]) * 1e3 for name in LAGS)
+    return rows, f"{beside:.2f} ms ({alone:.2f})"
 
 
 def table(heading: str, results: dict[str, dict[str, list[float]]]) -> str:
     """The rows of all chains, the fastest system first, as Markdown."""
-    lines = [f"### {heading}", "", "| chain | system | median | against NumPy | must | lag p99 |"]
+    lines = [f"### {heading}", "", "| chain | system | median | against NumPy | must | lag p99 (idle) |"]
     lines.append("|---|---|---:|---:|---:|---:|")
     for chain, seconds in results.items():
         rows, lag = facts(seconds)
         for name, its, ratio in sorted(rows, key=lambda row: row[1]):
             must = f"{MUST[chain]}x" if chain in MUST else ""
-            beside = f"{must} | {lag * 1e3:.2f} ms" if name == "compiled" else " |"
+            beside = f"{must} | {lag}" if name == "compiled" else " |"
             lines.append(f"| {chain} | {NAMES.get(name, name)} | {its * 1e3:.2f} ms | {ratio:.1f}x | {beside} |")
     return "\n".join([*lines, ""])
 
@@ -255,7 +272,7 @@ async def run(names: Sequence[str], side: int, rounds: int) -> dict[str, dict[st
             seconds = results[name] = await compared(*CHAINS[name], side, rounds)
             rows, lag = facts(seconds)
             figures = [f"{system} {its * 1e3:7.1f} ms {ratio:5.1f}x" for system, its, ratio in rows]
-            print(f"{name:<20} {'   '.join(figures)}   lag p99 {lag * 1e3:.2f} ms", flush=True)
+            print(f"{name:<20} {'   '.join(figures)}   lag p99 {lag}", flush=True)
     print(engine.fusion_statistics())
     return results
 

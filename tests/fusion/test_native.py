@@ -17,14 +17,17 @@ import pytest
 import engine
 from engine import ops
 from engine.fusion.native import natives as module
+from engine.fusion.native.calls import NativeCall
 from engine.fusion.native.compiler import compile_structure
+from engine.fusion.native.describe import Description
 from engine.fusion.native.emit import CODES
 from engine.fusion.native.llvm import converts_halves
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.fusion.native.primitives import primitive
 from engine.fusion.native.selfcheck import _structure, computed, has_numpys_bits, special_values
-from engine.fusion.native.structure import CAST, WHERE, Instruction
+from engine.fusion.native.structure import CAST, CONTIGUOUS, WHERE, ArrayKind, Instruction, Ref, Structure
+from engine.fusion.walks import Walk
 from tests.planning import force_runs, told, told_by
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
@@ -267,19 +270,64 @@ async def test_nans_are_computed_natively_from_the_second_time_on(monkeypatch: p
     assert 0 < repeated[-1] < 20
 
 
+@pytest.mark.parametrize("code", ["f4", "f8"])
+async def test_extremes_and_comparisons_of_all_numbers_are_computed_natively(
+    monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str
+) -> None:
+    """Zeros of both signs, infinities and denormals, where no NaN is there that a block would be repeated for."""
+    force_runs(monkeypatch, 4_096, at_once)
+    enable()
+    values = special_values(code)
+    values = values[~np.isnan(values)]
+    x, y = np.repeat(values, len(values)), np.tile(values, len(values))
+    before = at_once.statistics()
+
+    def compute(x: Any, y: Any, xp: Any) -> list[Any]:
+        chosen = [xp.where(each, x, y) for each in (x < y, x <= y, x > y, x >= y, x == y, x != y)]
+        return [xp.maximum(x, y), -xp.minimum(y, x), (x < y) | (x == -y), *chosen]
+
+    results = compute(ops.asarray(x), ops.asarray(y), ops)
+    expected = [each.tobytes() for each in compute(x, y, np)]
+    assert [np.asarray(await each).tobytes() for each in results] == expected
+    after = at_once.statistics()
+    assert after.hits > before.hits
+    assert after.blocks_repeated == before.blocks_repeated
+
+
+@pytest.mark.parametrize("number", [2.0, np.nan])
+@pytest.mark.parametrize("code", ["f4", "f8"])
+def test_an_extreme_of_a_scalar_that_is_no_number(code: str, number: float) -> None:
+    """The arrays have no NaN, so that no block is repeated for one: code for numbers alone would lose this one."""
+    x, y, result = numbers(code), numbers(code, seed=1), np.empty(3_000, code)
+    product = Instruction(np.multiply, (Ref("array", 0), Ref("scalar", 0)), (code,) * 3)
+    extreme = Instruction(np.maximum, (Ref("step", 0), Ref("array", 1)), (code,) * 3, output=2)
+    kinds = (ArrayKind(code, CONTIGUOUS),) * 3
+    structure = Structure(1, kinds, (code,), (product, extreme), has_nan=bool(np.isnan(number)))
+    scalar = np.array(number, code)
+    walk = Walk(x.shape, [x, y], [result])
+    walk.cut(512)
+    code_of_it = compile_structure(structure, lambda _: True)
+    call = NativeCall(code_of_it, Description(structure, [scalar], [x, y, result]), walk, set())
+    call.work()
+    assert not call.to_repeat()
+    assert result.tobytes() == np.maximum(x * scalar, y).tobytes()
+
+
 @pytest.mark.parametrize("zeros", [(0.0,), (-0.0,), (0.0, -0.0)])
+@pytest.mark.parametrize("code", ["f4", "f8"])
 async def test_zeros_of_both_signs_in_an_extreme(
-    monkeypatch: pytest.MonkeyPatch, at_once: Natives, zeros: tuple[float, ...]
+    monkeypatch: pytest.MonkeyPatch, at_once: Natives, code: str, zeros: tuple[float, ...]
 ) -> None:
     force_runs(monkeypatch, 4_096, at_once)
     enable()
-    array = -np.abs(numbers("f8"))
+    array = -np.abs(numbers(code))
     array[::10] = np.resize(zeros, array[::10].shape)
-    before = at_once.statistics().blocks_repeated
-    for _ in range(2):
-        x = ops.asarray(array)
-        assert np.asarray(await ops.max(x * 2)).tobytes() == np.max(array * 2).tobytes()
-    assert (at_once.statistics().blocks_repeated > before) == (len(zeros) > 1)
+    for compute, values, own in ((np.max, array, ops.max), (np.min, -array, ops.min)):
+        before = at_once.statistics().blocks_repeated
+        for _ in range(2):
+            x = ops.asarray(values)
+            assert np.asarray(await own(x * 2)).tobytes() == compute(values * 2).tobytes()
+        assert (at_once.statistics().blocks_repeated > before) == (len(zeros) > 1)
 
 
 # The compiler in the background

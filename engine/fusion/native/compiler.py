@@ -66,8 +66,6 @@ def compile_structure(structure: Structure, usable: Usable, minds_nans: bool | N
     """Compile a structure. Raises `UnsupportedError` where that is not possible, and what LLVM raises."""
 
     def inline(each: Instruction | Reduction) -> bool:
-        if isinstance(each, Reduction):
-            return usable(each)
         return _is_written(each) and usable(each)
 
     stages = staged(structure, inline)
@@ -94,9 +92,11 @@ def _function_of(text: str) -> tuple[Function, bool]:
     return function, False
 
 
-def _is_written(instruction: Instruction) -> bool:
-    """Tell whether an instruction is compiled, on this machine, if it is found to have NumPy's bits."""
-    op, loop = instruction.op, instruction.loop
+def _is_written(each: Instruction | Reduction) -> bool:
+    """Tell whether an instruction, or a reduction, is compiled on this machine if it is found to have NumPy's bits."""
+    if isinstance(each, Reduction):
+        return each.code != "f2" or converts_halves()
+    op, loop = each.op, each.loop
     if op == WHERE:
         return True
     if "f2" in loop and not converts_halves():

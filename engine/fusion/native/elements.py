@@ -27,6 +27,11 @@ class Elements:
         self._minds_nans = minds_nans and not made.structure.careful
         """True if a NaN among the operands may meet another one, so that it is not certain which one comes out."""
         structure = made.structure
+        self.excludes_nans = self._minds_nans and not structure.has_nan
+        """True if no lane without doubts has a NaN: those that come from outside are doubted, and the flags tell of
+        those that arise."""
+        self._unchecked: tuple[Lanes, str, str] | None = None
+        """Floats that are still to be checked, with the next ones of the same kind."""
         self._only_reads = bool(structure.reductions) and all(each.output is None for each in structure.instructions)
 
     def read(self, lanes: Lanes, index: int, position: str) -> str:
@@ -81,8 +86,21 @@ class Elements:
 
     def check(self, lanes: Lanes, code: str, value: str) -> None:
         """Doubt NaNs that come from outside of a pass, where they may meet others."""
-        if self._minds_nans and code in FLOATS:
-            lanes.doubt(lanes.is_nan(code, value))
+        if not self._minds_nans or code not in FLOATS:
+            return
+        if self._unchecked is not None and self._unchecked[:2] == (lanes, code):
+            lanes.doubt(lanes.unordered(code, self._unchecked[2], value))
+            self._unchecked = None
+            return
+        self.check_all()
+        self._unchecked = lanes, code, value
+
+    def check_all(self) -> None:
+        """Check what is left, before the values are out of reach."""
+        if self._unchecked is not None:
+            lanes, code, value = self._unchecked
+            lanes.doubt(lanes.unordered(code, value, value))
+            self._unchecked = None
 
     def write(self, lanes: Lanes, index: int, position: str, value: str, *, streamed: bool = False) -> None:
         """Elements into an array, in the form that they have in memory; past the caches, where vectors are aligned."""

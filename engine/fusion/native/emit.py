@@ -239,6 +239,16 @@ class Lanes:
         magnitude = self.binary("and", scalar, self.bits(code, value), self.constant(scalar, _magnitude(code)))
         return self.compare("sgt", scalar, magnitude, self.constant(scalar, infinity(code)))
 
+    def unordered(self, code: str, left: str, right: str) -> str:
+        """Tell whether one of two floats is a NaN, where no flag matters if one is."""
+        if code == "f2":
+            return self.binary("or", "i1", self.is_nan(code, left), self.is_nan(code, right))
+        return self.plain_compare("uno", code, left, right)
+
+    def plain_compare(self, predicate: str, code: str, left: str, right: str) -> str:
+        """A comparison of `f4` or `f8` that may raise a flag for a NaN: LLVM finds better instructions for it."""
+        return self.op(f"fcmp {predicate} {self.type(code)} {left}, {right}")
+
     def _suffix(self, code: str) -> str:
         name = f"f{8 * bytes_of(code)}"
         return f"v{self.lanes}{name}" if self.lanes > 1 else name

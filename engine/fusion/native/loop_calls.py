@@ -11,6 +11,7 @@ from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import FLOATS, bits_of, bytes_of, sign_bit, stored_type_of
 from engine.fusion.native.flagging import Flagging
+from engine.fusion.native.primitives import truth
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import Home, Instruction, Reduction, Ref
 
@@ -96,7 +97,7 @@ class LoopCalls:
         """Where zeros of both signs are the extreme, the order of instructions decides which one it is."""
         made, source, single, bits = self._made, self._made.source, self._made.single, bits_of(code)
         scan, scanned = self._rows.label("scan", "scanned")
-        zero = single.float_compare("oeq", code, extreme, single.constant(FLOATS[code], 0))
+        zero = single.negated(truth(single, code, extreme))
         source.line(f"br i1 {zero}, label %{scan}, label %{scanned}")
         source.label(scan)
         other = single.binary("xor", bits, single.bits(code, extreme), str(sign_bit(code)))

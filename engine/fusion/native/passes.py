@@ -8,7 +8,7 @@ from engine.fusion.native.casts import cast
 from engine.fusion.native.elements import Elements
 from engine.fusion.native.emit import Lanes, bits_of, stored_type_of
 from engine.fusion.native.llvm import breathe
-from engine.fusion.native.primitives import primitive
+from engine.fusion.native.primitives import of_numbers, primitive
 from engine.fusion.native.reducing import Reducing
 from engine.fusion.native.rows import Rows
 from engine.fusion.native.structure import CAST, REPEATED, WHERE, Instruction, Ref, Stage
@@ -36,6 +36,7 @@ class Pass:
                 if kind == "array" and structure.arrays[place].inner == REPEATED and place not in self._once:
                     value = self._elements.read(self._made.single, place, "0")
                     self._once[place] = spread(self._made, structure.arrays[place].code, value)
+        self._elements.check_all()
         if self._stage.reductions:
             self._reducing.row(self._compute)
             return
@@ -60,12 +61,13 @@ class Pass:
             operands = [self._value(lanes, ref, position) for ref in instruction.refs]
             if structure.careful and structure.meets(instruction):
                 doubt_nans(lanes, instruction.code, *operands)
-            result = compute(lanes, instruction, operands)
+            result = compute(lanes, instruction, operands, numbers=self._elements.excludes_nans)
             self._values[Ref("step", index)] = result
             self._keep(lanes, index, instruction, position, result)
         for number in self._stage.reductions:
             value = self._value(lanes, structure.reductions[number].ref, position)
             self._reducing.add(lanes, number, value, position)
+        self._elements.check_all()
 
     def _keep(self, lanes: Lanes, index: int, instruction: Instruction, position: str, result: str) -> None:
         home = self._made.stages.homes.get(index)
@@ -107,13 +109,13 @@ def doubt_nans(lanes: Lanes, code: str, left: str, right: str) -> None:
     lanes.doubt(lanes.binary("and", "i1", both, differ))
 
 
-def compute(lanes: Lanes, instruction: Instruction, operands: list[str]) -> str:
-    """Write one instruction."""
+def compute(lanes: Lanes, instruction: Instruction, operands: list[str], *, numbers: bool) -> str:
+    """Write one instruction; with `numbers`, no operand is a NaN."""
     op, loop = instruction.op, instruction.loop
     if op == CAST:
         return cast(lanes, loop[0], loop[1], operands[0])
     if op == WHERE:
         return lanes.select(loop[-1], *operands)
-    emit = primitive(op, loop)
+    emit = (of_numbers(op, loop) if numbers else None) or primitive(op, loop)
     assert emit is not None
     return emit(lanes, loop[0], operands)

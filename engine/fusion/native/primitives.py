@@ -45,6 +45,27 @@ def primitive(ufunc: object, loop: Loop) -> Emit | None:
     return _ARITHMETIC.get(ufunc, {}).get(kind) if result == operand else None
 
 
+def of_numbers(ufunc: object, loop: Loop) -> Emit | None:
+    """The instructions of an extreme, or of a comparison, of floats none of which is a NaN; None for all other ufuncs.
+
+    They are fewer than those that know NaNs. They may raise a flag for one, as no flag matters then.
+    """
+    if not isinstance(ufunc, np.ufunc) or loop[0] not in ("f4", "f8"):
+        return None
+    if ufunc in _COMPARED and loop[-1] == "b1":
+        return _plain(_COMPARED[ufunc])
+    return _extreme_of_numbers(_BEYOND[ufunc]) if ufunc in _BEYOND else None
+
+
+def _plain(predicate: str) -> Emit:
+    return lambda lanes, code, args: lanes.plain_compare(predicate, code, *args)
+
+
+def _extreme_of_numbers(predicate: str) -> Emit:
+    """The first operand where it is beyond the second; the second where they are equal. One instruction on x86."""
+    return lambda lanes, code, args: lanes.select(code, lanes.plain_compare(predicate, code, *args), *args)
+
+
 def meets_nans(ufunc: object) -> bool:
     """Tell whether the order of instructions decides which NaN is the result of two of them."""
     return ufunc in _MEETING
@@ -241,14 +262,34 @@ _ARITHMETIC: dict[np.ufunc, dict[str, Emit]] = {
     np.left_shift: dict.fromkeys("iu", _shift("shl")),
     np.right_shift: {"i": _shift("ashr"), "u": _shift("lshr")},
 }
+_COMPARED: dict[np.ufunc, str] = {
+    np.equal: "oeq",
+    np.not_equal: "une",
+    np.less: "olt",
+    np.less_equal: "ole",
+    np.greater: "ogt",
+    np.greater_equal: "oge",
+}
 _TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
-    np.equal: {"f": _ordered("oeq"), **dict.fromkeys("iub", _integer_compare("eq"))},
-    np.not_equal: {"f": _ordered("une"), **dict.fromkeys("iub", _integer_compare("ne"))},
-    np.less: {"f": _ordered("olt"), "i": _integer_compare("slt"), **dict.fromkeys("ub", _integer_compare("ult"))},
-    np.less_equal: {"f": _ordered("ole"), "i": _integer_compare("sle"), **dict.fromkeys("ub", _integer_compare("ule"))},
-    np.greater: {"f": _ordered("ogt"), "i": _integer_compare("sgt"), **dict.fromkeys("ub", _integer_compare("ugt"))},
+    np.equal: {"f": _ordered(_COMPARED[np.equal]), **dict.fromkeys("iub", _integer_compare("eq"))},
+    np.not_equal: {"f": _ordered(_COMPARED[np.not_equal]), **dict.fromkeys("iub", _integer_compare("ne"))},
+    np.less: {
+        "f": _ordered(_COMPARED[np.less]),
+        "i": _integer_compare("slt"),
+        **dict.fromkeys("ub", _integer_compare("ult")),
+    },
+    np.less_equal: {
+        "f": _ordered(_COMPARED[np.less_equal]),
+        "i": _integer_compare("sle"),
+        **dict.fromkeys("ub", _integer_compare("ule")),
+    },
+    np.greater: {
+        "f": _ordered(_COMPARED[np.greater]),
+        "i": _integer_compare("sgt"),
+        **dict.fromkeys("ub", _integer_compare("ugt")),
+    },
     np.greater_equal: {
-        "f": _ordered("oge"),
+        "f": _ordered(_COMPARED[np.greater_equal]),
         "i": _integer_compare("sge"),
         **dict.fromkeys("ub", _integer_compare("uge")),
     },
@@ -261,6 +302,7 @@ _TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
     np.isfinite: {"f": _against_infinity("slt")},
     np.signbit: {"f": _signbit},
 }
+_BEYOND: dict[np.ufunc, str] = {np.maximum: "ogt", np.minimum: "olt"}
 _EXTREMES_OF_HALVES: dict[np.ufunc, Emit] = {np.maximum: _extreme("oge"), np.minimum: _extreme("ole")}
 """The first operand where both are equal: NumPy's loops for floats of 16 bits are others."""
 _MEETING = frozenset({np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum})

@@ -26,7 +26,7 @@ class Reducing:
         self._made, self._given, self._rows, self._elements = made, given, rows, elements
         reductions = made.structure.reductions
         self._accumulators = {
-            number: Accumulator(made, reductions[number])
+            number: Accumulator(made, reductions[number], numbers=elements.excludes_nans)
             for stage in made.stages.stages
             for number in stage.reductions
             if not self._is_of_columns(reductions[number])
