@@ -55,22 +55,39 @@ def candidates(version: str) -> Iterator[str]:
     """Yield the programs that may be an interpreter of this version, the likeliest first."""
     yield sys.executable
     yield from filter(None, (shutil.which(f"python{version}"), shutil.which("python3"), shutil.which("python")))
+    yield from installed(f"*{version}*/bin/python{version}")
+
+
+def installed(pattern: str) -> list[str]:
+    """Return the programs that pyenv and uv have in folders of their own, the newest of each first."""
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")) / "versions"
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", "~/.local/share/uv/python"))
-    for folder in (pyenv, uv):
-        yield from map(str, sorted(folder.expanduser().glob(f"*{version}*/bin/python{version}"), reverse=True))
+    return [str(path) for folder in (pyenv, uv) for path in sorted(folder.expanduser().glob(pattern), reverse=True)]
+
+
+def free_threaded() -> list[str]:
+    """Return the free-threaded interpreters that are found: on the path, of pyenv and of uv, at most one a version."""
+    found: dict[str, str] = {}
+    on_path = (shutil.which(f"python{version}t") for version in VERSIONS)
+    for program in (*filter(None, on_path), *installed("*/bin/python3.*[0-9]t")):
+        probe = probed(program)
+        if probe[1:] == ["True"]:
+            found.setdefault(probe[0], program)
+    return list(found.values())
+
+
+def probed(program: str) -> list[str]:
+    """Return the version of an interpreter and whether it is free-threaded, as text; nothing where it is none."""
+    try:
+        probe = subprocess.run([program, "-c", PROBE], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return probe.stdout.split() if probe.returncode == 0 else []
 
 
 def interpreter(version: str) -> str | None:
     """Find an ordinary interpreter of this version that can make an environment."""
-    for program in candidates(version):
-        try:
-            probe = subprocess.run([program, "-c", PROBE], capture_output=True, text=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if probe.returncode == 0 and probe.stdout.split() == [version, "False"]:
-            return program
-    return None
+    return next((program for program in candidates(version) if probed(program) == [version, "False"]), None)
 
 
 def requirements(quarter: bool) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,6 +39,12 @@ def examples(whole: int, sample: int) -> int:
 def explode(x: np.ndarray[Any, Any], message: str = "boom") -> np.ndarray[Any, Any]:
     """Raise a `KeyError` with this message."""
     raise KeyError(message)
+
+
+async def reached(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until a condition holds, however long a busy machine takes to it."""
+    while not condition():  # noqa: ASYNC110 - there is no event for what a test looks at
+        await asyncio.sleep(0)
 
 
 async def turns(count: int = 20) -> None:

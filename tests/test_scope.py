@@ -825,6 +825,7 @@ async def test_leaving_waits_no_longer_than_the_operation_timeout() -> None:
             async with engine.scope():
                 held = gate(1.0)
                 queued = ops.add(held, 3.0)
+                await asyncio.to_thread(gate.wait_entered, 30)
         gate.open()
         for handle in (held, queued):
             with pytest.raises(engine.OpCancelledError):

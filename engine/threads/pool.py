@@ -137,8 +137,9 @@ class Workers:
                     self._idle.remove(worker)
             try:
                 job()
-            except BaseException:  # noqa: BLE001 - a defect of the engine: show it, keep the worker
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:  # noqa: BLE001 - a defect of the engine: show it, keep the worker
+                if not _at_the_end(error):
+                    sys.excepthook(*sys.exc_info())
             del job
             with self._lock:
                 self._abandoned.discard(worker)
@@ -147,6 +148,14 @@ class Workers:
                 self._idle.append(worker)
         with self._lock:
             self._all.discard(worker)
+
+
+def _at_the_end(error: BaseException) -> bool:
+    """Tell whether a worker needed another thread when the process was ending, which Python 3.12 and later refuse.
+
+    Ops that then never run are reported at exit.
+    """
+    return isinstance(error, RuntimeError) and "at interpreter shutdown" in str(error)
 
 
 workers = Workers()

@@ -8,6 +8,7 @@ import logging
 import pickle
 import pydoc
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import threadpoolctl  # type: ignore[import-untyped]
 import engine
 from engine import ops
 from engine.testing import GateOp
+from tests.common import reached
 
 ONE_THREAD = engine.Config(intra_op_parallelism_threads=1)
 TIMED = engine.Config(operation_timeout_in_ms=20)
@@ -306,6 +308,7 @@ async def test_awaiting_longer_than_the_timeout_names_the_op_and_its_state(gate:
     async with engine.Executor(TIMED, execution_mode=engine.ASYNC):
         running = gate(1)
         queued = ops.add(running, 1)
+        await asyncio.to_thread(gate.wait_entered, 30)
         with pytest.raises(TimeoutError, match=r"0\.02 s.*'gate' on CPU:0.*test_config\.py.*it is running"):
             await running
         with pytest.raises(TimeoutError, match=r"'add'.*it is pending"):
@@ -317,6 +320,7 @@ async def test_awaiting_longer_than_the_timeout_names_the_op_and_its_state(gate:
         with pytest.raises(TimeoutError, match=r"'gate'.*it is running"):
             await engine.synchronize()
         gate.open()
+        await reached(queued.is_ready)
         assert await queued == 2
 
 
@@ -324,6 +328,7 @@ def test_blocking_longer_than_the_timeout_names_the_op_and_its_state(gate: GateO
     with engine.Executor(TIMED, execution_mode=engine.ASYNC):
         running = gate(1)
         queued = ops.add(running, 1)
+        assert gate.wait_entered(30)
         for read in (running.result, running.item, running.__array__, running.__bool__):
             with pytest.raises(TimeoutError, match=r"0\.02 s.*'gate' on CPU:0.*it is running"):
                 read()
@@ -334,6 +339,8 @@ def test_blocking_longer_than_the_timeout_names_the_op_and_its_state(gate: GateO
         with engine.execution_mode(engine.SYNC), pytest.raises(TimeoutError, match=r"'gate'.*it is running"):
             ops.add(running, 1)
         gate.open()
+        while not queued.is_ready():
+            threading.Event().wait(0.001)
         assert queued.result() == 2
 
 

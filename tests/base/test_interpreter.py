@@ -1,19 +1,23 @@
 """Interpreters: a free-threaded build is refused; where references cannot be counted, nothing is written over."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.all_pythons import free_threaded
+
 ROOT = Path(__file__).resolve().parents[2]
+FREE_THREADED = free_threaded()
 
 
-def python(program: str) -> subprocess.CompletedProcess[str]:
+def python(program: str, *switches: str, interpreter: str = sys.executable) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [interpreter, "-W", "error", *switches, "-c", program],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -30,17 +34,31 @@ def test_a_free_threaded_build_is_refused_at_import() -> None:
     assert f"uv python install {sys.version_info[0]}.{sys.version_info[1]}" in completed.stderr
 
 
-def test_nothing_else_is_imported_before_that() -> None:
-    program = """
-import sys
-sys.abiflags += "t"
+NOTHING_ELSE = """
 try:
     import engine.ops
-except ImportError:
-    pass
+except ImportError as error:
+    print(error)
 print([name for name in sys.modules if name.partition(".")[0] == "numpy" or name.startswith("engine.memory")])
 """
-    assert python(program).stdout == "[]\n"
+
+
+def test_nothing_else_is_imported_before_that() -> None:
+    message, imported = python(f"import sys; sys.abiflags += 't'\n{NOTHING_ELSE}").stdout.splitlines()
+    assert "does not run on a free-threaded build" in message
+    assert imported == "[]"
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="no free-threaded build is found here: python3.13t or a later one")
+@pytest.mark.parametrize("lock", ["0", "1"], ids=["without-lock", "with-lock"])
+@pytest.mark.parametrize("interpreter", FREE_THREADED or [""])
+def test_a_real_free_threaded_build_is_refused_with_and_without_its_lock(interpreter: str, lock: str) -> None:
+    on = python("import sys; print(sys._is_gil_enabled())", "-X", f"gil={lock}", interpreter=interpreter)
+    assert on.stdout.split() == [str(lock == "1")]
+    completed = python(f"import sys\n{NOTHING_ELSE}", "-X", f"gil={lock}", interpreter=interpreter)
+    message, imported = completed.stdout.splitlines()
+    assert re.match(r"eagerloop does not run on a free-threaded build of Python \(3\.\d+[^ ]*\), nor", message)
+    assert imported == "[]"
 
 
 # A chain whose buffers are written over, results that a worker adopts, and views that are kept while others are made.

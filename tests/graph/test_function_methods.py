@@ -461,7 +461,8 @@ HOLDERS: dict[str, tuple[Callable[[float], Any], Callable[[Any], Any]]] = {
     "function": (lambda number: lambda *args: args[-1] * number, lambda w: w(1.0)),
     "bound method": (lambda number: Model(number).scaled, lambda w: w(np.ones(3))),
     "plain bound method": (lambda number: SlottedMethod(number).get, lambda w: w()),
-    "partial": (lambda number: functools.partial(max, [number, 0.0]), lambda w: w()),
+    # Of a class it is a method from Python 3.14 on, and is given the instance too.
+    "partial": (lambda number: functools.partial(lambda held, *args: max(held), [number]), lambda w: w()),
     "what NumPy reads": (Readable, lambda w: np.asarray(w)),
     "subclass of a number": (type("Number", (float,), {}), float),
     "subclass of a text": (type("Text", (str,), {}), float),

@@ -31,7 +31,7 @@ quick = settings(
 @pytest.fixture(autouse=True)
 def asynchronous(fresh_engine: None) -> None:
     """ASYNC mode for the whole program; what waits behind a closed gate by mistake fails."""
-    engine.enable_eager_execution(engine.Config(operation_timeout_in_ms=1_000), execution_mode=engine.ASYNC)
+    engine.enable_eager_execution(engine.Config(operation_timeout_in_ms=30_000), execution_mode=engine.ASYNC)
 
 
 def said_and_computed(function: Callable[..., Any], *arrays: Any) -> None:

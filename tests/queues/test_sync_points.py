@@ -15,6 +15,7 @@ from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
 from handles import Handle
 from handles.cell import Cell
+from tests.common import reached
 
 IMPLICIT: dict[str, Callable[[Handle], Any]] = {
     "bool": bool,
@@ -355,6 +356,7 @@ async def test_the_timeout_of_the_configuration_holds_for_await(gate: GateOp) ->
         with pytest.raises(TimeoutError):
             await waiting
     gate.open()
+    await reached(handle.is_ready)
     assert await handle == 2
 
 

@@ -462,7 +462,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 
 def test_a_loop_that_is_run_inside_another_one_has_its_errors_too() -> None:
-    """As some tools for notebooks have it: asyncio itself forbids it."""
+    """As some tools for notebooks have it: asyncio itself forbids it, and from Python 3.14 on a second task, too."""
 
     async def inner() -> int:
         ops.add(np.ones(3), np.ones(4))
@@ -472,7 +472,9 @@ def test_a_loop_that_is_run_inside_another_one_has_its_errors_too() -> None:
 
     async def outer() -> None:
         await ops.add(1, 1)
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        asyncio.tasks._leave_task(loop, task)
         asyncio._set_running_loop(None)
         nested = asyncio.new_event_loop()
         try:
@@ -480,6 +482,7 @@ def test_a_loop_that_is_run_inside_another_one_has_its_errors_too() -> None:
         finally:
             nested.close()
             asyncio._set_running_loop(loop)
+            asyncio.tasks._enter_task(loop, task)
         await engine.synchronize()
         assert await ops.add(2, 1) == 3
 

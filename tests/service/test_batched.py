@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import math
 import threading
 import weakref
@@ -445,8 +446,12 @@ async def test_cancel_pending_ends_the_calls(asynchronous: None, held: Held) -> 
 async def test_an_operation_timeout_ends_a_call(held: Held) -> None:
     double = engine.batched(held, max_wait=FOREVER)
     async with engine.Executor(engine.Config(operation_timeout_in_ms=30), execution_mode=engine.ASYNC):
-        with pytest.raises(TimeoutError, match="its batch runs"):
-            await double(1)
+        said = "it waits for a batch"
+        while "it waits for a batch" in said:  # on a busy machine time may be up before its batch begins
+            with pytest.raises(TimeoutError) as raised:
+                await double(1)
+            said = str(raised.value)
+        assert "its batch runs" in said
         held.open()
 
 
@@ -818,7 +823,7 @@ def test_it_looks_like_its_function() -> None:
         return x
 
     assert (predict.__name__, predict.__doc__) == ("predict", "Predict.")
-    assert asyncio.iscoroutinefunction(predict.__call__)
+    assert inspect.iscoroutinefunction(predict.__call__)
     assert repr(predict) == "<engine.batched 'predict'>"
 
 
