@@ -21,7 +21,7 @@ from handles.cell import Cell
 class Ticket:
     """One op that runs batches; which calls they have is settled when they begin."""
 
-    __slots__ = ("alone", "calls", "cell", "demand")
+    __slots__ = ("alone", "calls", "cell", "demand", "over")
 
     def __init__(self, alone: Call | None = None) -> None:
         self.alone = alone
@@ -30,6 +30,8 @@ class Ticket:
         """The calls of its batch."""
         self.cell: Callable[[], Cell | None] = lambda: None
         self.demand: Demand | None = None
+        self.over = False
+        """True once its op has ended; where that was cancelled, its code may still run, and takes no more calls."""
 
 
 class Tickets:
@@ -97,6 +99,9 @@ class Tickets:
         with self._lock:
             if self._coming is ticket:
                 self._coming = None
+            if ticket.over:
+                ticket.calls = []
+                return ticket.calls
             if ticket.alone is not None:
                 ticket.calls, ticket.alone = [ticket.alone], None
             else:
@@ -120,6 +125,7 @@ class Tickets:
         """
         with self._lock:
             self._running.pop(ticket, None)
+            ticket.over = True
             if self._coming is ticket:
                 self._coming = None
             calls = [call for call in ticket.calls if not call.done]

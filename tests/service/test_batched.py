@@ -19,6 +19,7 @@ import pytest
 import engine
 from engine import ops
 from engine.custom.batches import Call, Pace, Waiting
+from engine.custom.tickets import Ticket, Tickets
 from engine.testing import GateOp
 from handles import Symbol
 
@@ -441,6 +442,31 @@ async def test_cancel_pending_ends_the_calls(asynchronous: None, held: Held) -> 
     assert [type(each) for each in results] == [engine.OpCancelledError] * 4
     held.open()
     assert await double(3) == 6
+
+
+async def test_a_batch_that_was_cancelled_while_it_ran_holds_no_later_call_up(
+    asynchronous: None, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_again = threading.Semaphore(0)
+    begin = Tickets.begin
+
+    def noted(self: Tickets, ticket: Ticket) -> list[Call]:
+        calls = begin(self, ticket)
+        looked_again.release()
+        return calls
+
+    monkeypatch.setattr(Tickets, "begin", noted)
+    monkeypatch.setattr("engine.custom.batch_kernel.SPAN", FOREVER)
+    double = engine.batched(held, max_wait=FOREVER)
+    call = asyncio.create_task(double(0))
+    await held.wait_entered()
+    assert looked_again.acquire(blocking=False)
+    engine.cancel_pending()
+    assert [type(each) for each in await outcomes(call)] == [engine.OpCancelledError]
+    held.open()
+    assert await asyncio.to_thread(looked_again.acquire, timeout=20)  # it looks for more calls, and there are none
+    assert await double(3) == 6
+    assert double.statistics().waiting == 0
 
 
 async def test_an_operation_timeout_ends_a_call(held: Held) -> None:
