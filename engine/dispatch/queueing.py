@@ -24,7 +24,7 @@ from engine.queues.device_queue import DeviceQueue
 from engine.queues.operands import SCALARS, operand
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from handles.base import Handle
-from handles.cell import PENDING, Cell, Group
+from handles.cell import PENDING, Cell, Group, pending_cell
 from handles.pending import AsyncHandle
 
 BYTES_COUNTED = 4096
@@ -116,9 +116,7 @@ class AsyncDispatcher(Dispatcher):
         queue = self.queue
         if cells[0].home is not queue or not (queue.on_host and self.plain) or errstate() is not DEFAULT_ERRSTATE:
             return None
-        frame = frame_at(3)
-        while INTERNAL in frame.f_globals and frame.f_back is not None:
-            frame = frame.f_back
+        frame = user_frame(3)
         if op.outputs != 1:
             record = make_record(op, cells, None, queue, frame.f_code, frame.f_lasti)
             handles = handles_of(record, AsyncHandle)
@@ -127,9 +125,7 @@ class AsyncDispatcher(Dispatcher):
         cell = self.put(queue, op, cells, None, frame.f_code, frame.f_lasti)
         if not queue.scheduled:
             queue.schedule()
-        handle = new(AsyncHandle)
-        handle._cell = cell
-        return (handle,)
+        return (handle_of(cell, AsyncHandle),)
 
     def put(
         self,
@@ -141,15 +137,7 @@ class AsyncDispatcher(Dispatcher):
         lasti: int,
     ) -> Cell:
         """Put an op that needs nothing but its operands on a queue: `dispatch` has a copy of this on its fast path."""
-        cell = Cell()  # filled here, as in `dispatch`
-        cell.op = op
-        cell.args = operands
-        cell.params = params
-        cell.home = queue
-        cell.code = code
-        cell.lasti = lasti
-        cell.value = PENDING
-        cell.waiters = cell.group = cell.rare = None
+        cell = pending_cell(op, operands, params, queue, code, lasti)
         if len(queue.pending) >= queue.room:
             self.core.make_room(queue, op.name, admitted=self.group is not None)
         if self.group is not None:

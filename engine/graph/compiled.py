@@ -38,7 +38,8 @@ class CompiledReplay:
         self._constants = draft.constants
         self._scalars = draft.operands.scalars
         self._results = draft.results
-        self._is_direct = len(draft.results) == 1 and not any(step.op.fusion.facts.reduction for step in plan.steps)
+        self.is_direct = len(draft.results) == 1 and not any(step.op.fusion.facts.reduction for step in plan.steps)
+        """True if a call is little more than that of the compiled code: one result, no reduction."""
         self._chain: Chain | None = None
         if self._key is not None:
             chains.plan_once(self._key, self._scalars)
@@ -73,11 +74,6 @@ class CompiledReplay:
     def is_out_of_question(self) -> bool:
         """True if there is no chain, and none is to come: the steps are none, or nothing can be compiled here."""
         return self._key is None or not chains.active or chains.refuses(self._key)
-
-    @property
-    def is_direct(self) -> bool:
-        """True if a call is little more than that of the compiled code: one result, no reduction."""
-        return self._is_direct
 
     @property
     def takes(self) -> Sequence[Kind]:

@@ -95,12 +95,12 @@ class Replay:
         if compiled is None or compiled.is_out_of_question:
             if known is None and self._may_be_recognized and (op := self._merged_whole(recognized=True)) is not None:
                 kinds = kinds_of(self.plan)
-                self._shortcut = None if kinds is None else Shortcut(None, kinds, op).giving(outline, results)
+                self._shortcut = None if kinds is None else Shortcut(None, kinds, op, outline, results)
             return self._shortcut
         chain = compiled.ready_chain()
         if chain is not None and not self.captured and (known is None or known.chain is not chain):
             op = known_call(self.plan, compiled, chain, self._name)
-            self._shortcut = Shortcut(chain, compiled.takes, op).giving(outline, results)
+            self._shortcut = Shortcut(chain, compiled.takes, op, outline, results)
         return self._shortcut
 
     def _merged_whole(self, *, quick: bool = False, recognized: bool = False) -> Op | None:
@@ -108,8 +108,9 @@ class Replay:
         if not plan.steps or not plan.outputs or len(plan.steps) > SEGMENT_STEPS:
             return None
         inputs = (*range(plan.inputs), *self.captured)
+        compiled = None if recognized else self.compiled  # which is out of question then
         return merge(
-            *(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, self.compiled),
+            *(plan, plan.steps, self._costs, inputs, plan.outputs, self._name, compiled),
             quick=quick,
             recognized=recognized,
         )

@@ -36,17 +36,14 @@ class Shortcut:
 
     __slots__ = ("_op", "_outline", "_recognize", "_results", "chain")
 
-    def __init__(self, chain: Chain | None, takes: Sequence[Kind], op: Op) -> None:
+    def __init__(
+        self, chain: Chain | None, takes: Sequence[Kind], op: Op, outline: object, results: Sequence[int]
+    ) -> None:
+        """A call gives these results of the op, in a pytree of this outline."""
         self.chain = chain
         self._op = op
         self._recognize = recognizer(takes, laid_out=chain is not None)
-        self._outline: object = LEAF
-        self._results: Sequence[int] = (0,)
-
-    def giving(self, outline: object, results: Sequence[int]) -> Shortcut:
-        """The same for a function that gives these outputs of the plan, in a pytree of this outline."""
         self._outline, self._results = outline, results
-        return self
 
     def dispatch(self, args: Sequence[object]) -> Any:
         """Dispatch a call that user code made through one function; None, and nothing done, where it is another one."""
@@ -60,8 +57,10 @@ class Shortcut:
         if dispatcher.__class__ is not AsyncDispatcher:
             return None
         handles = dispatcher.dispatch_cells(self._op, cells)
-        if handles is None or self._outline is LEAF:
-            return None if handles is None else handles[0]
+        if handles is None:
+            return None
+        if self._outline is LEAF:
+            return handles[0]
         return pack(self._outline, iter([handles[each] for each in self._results]))
 
 

@@ -131,26 +131,27 @@ class Slice:
             if len(pending) != 1 or pending[0] is not record or record.value is not PENDING:
                 return False
             operands = [each.value for each in record.args]
-            if record.rare is not None:  # it has several results, or a scope's context
-                self._completions.complete(record, execute(record, operands, queue.device, queue.backend))
-                self._completions.completed += 1
-                pending.popleft()
-                return True
-            try:
-                value = cell.op.guarded(*operands)
-                if value.__class__ is not ARRAY:
-                    value = checked(np.asarray(value))
-            except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
-                self._completions.complete(cell, value_after(error, cell, operands))
-                self._completions.completed += 1
+            if record.rare is not None:  # it has several results
+                outcome = execute(record, operands, queue.device, queue.backend)
             else:
-                cell.value = value
-                self._completions.completed += 1
-                cell.args = ()
-                if cell.group is not None:
-                    tell_group(cell)
-                if cell.waiters is not None:
-                    call_waiters(cell)
+                try:
+                    value = cell.op.guarded(*operands)
+                    if value.__class__ is not ARRAY:
+                        value = checked(np.asarray(value))
+                except Exception as error:  # noqa: BLE001 - any error of a kernel is the op's failure
+                    outcome = value_after(error, cell, operands)
+                else:
+                    cell.value = value
+                    self._completions.completed += 1  # here, where no interrupt comes in between
+                    cell.args = ()
+                    if cell.group is not None:
+                        tell_group(cell)
+                    if cell.waiters is not None:
+                        call_waiters(cell)
+                    pending.popleft()
+                    return True
+            self._completions.complete(record, outcome)
+            self._completions.completed += 1
             pending.popleft()
         return True
 

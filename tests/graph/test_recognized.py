@@ -11,7 +11,7 @@ import pytest
 
 import engine
 from engine import ops
-from engine.graph.shortcut import Shortcut
+from tests.graph.shortcuts import noted
 
 Array = np.ndarray[Any, Any]
 
@@ -20,16 +20,7 @@ Array = np.ndarray[Any, Any]
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each call that a shortcut was asked for, whether it took it; nothing is compiled."""
     monkeypatch.setattr("engine.fusion.native.natives.natives.enabled", False)
-    answers: list[bool] = []
-    dispatch = Shortcut.dispatch
-
-    def noted(self: Shortcut, args: Any) -> Any:
-        result = dispatch(self, args)
-        answers.append(result is not None)
-        return result
-
-    monkeypatch.setattr(Shortcut, "dispatch", noted)
-    return answers
+    return noted(monkeypatch)
 
 
 def square(seed: int = 0) -> Array:

@@ -15,7 +15,7 @@ from engine.fusion.chains.chains import Chains
 from engine.fusion.native.machine import is_available
 from engine.fusion.native.natives import Natives
 from engine.graph.function import Function
-from engine.graph.shortcut import Shortcut
+from tests.graph.shortcuts import noted
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="there is no compiler: llvmlite is not installed")
 
@@ -31,16 +31,7 @@ def natives() -> Natives:
 def taken(monkeypatch: pytest.MonkeyPatch, natives: Natives) -> list[bool]:
     """For each call that a shortcut was asked for, whether it took it; chains are compiled before they are needed."""
     monkeypatch.setattr("engine.graph.compiled.chains", Chains(natives, sightings=1))
-    answers: list[bool] = []
-    dispatch = Shortcut.dispatch
-
-    def noted(self: Shortcut, args: Any) -> Any:
-        handle = dispatch(self, args)
-        answers.append(handle is not None)
-        return handle
-
-    monkeypatch.setattr(Shortcut, "dispatch", noted)
-    return answers
+    return noted(monkeypatch)
 
 
 def steps(x: Any, y: Any) -> Any:

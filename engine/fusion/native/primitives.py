@@ -270,28 +270,17 @@ _COMPARED: dict[np.ufunc, str] = {
     np.greater: "ogt",
     np.greater_equal: "oge",
 }
+_ORDERS = {np.less: "lt", np.less_equal: "le", np.greater: "gt", np.greater_equal: "ge"}
 _TRUTHS: dict[np.ufunc, dict[str, Emit]] = {
     np.equal: {"f": _ordered(_COMPARED[np.equal]), **dict.fromkeys("iub", _integer_compare("eq"))},
     np.not_equal: {"f": _ordered(_COMPARED[np.not_equal]), **dict.fromkeys("iub", _integer_compare("ne"))},
-    np.less: {
-        "f": _ordered(_COMPARED[np.less]),
-        "i": _integer_compare("slt"),
-        **dict.fromkeys("ub", _integer_compare("ult")),
-    },
-    np.less_equal: {
-        "f": _ordered(_COMPARED[np.less_equal]),
-        "i": _integer_compare("sle"),
-        **dict.fromkeys("ub", _integer_compare("ule")),
-    },
-    np.greater: {
-        "f": _ordered(_COMPARED[np.greater]),
-        "i": _integer_compare("sgt"),
-        **dict.fromkeys("ub", _integer_compare("ugt")),
-    },
-    np.greater_equal: {
-        "f": _ordered(_COMPARED[np.greater_equal]),
-        "i": _integer_compare("sge"),
-        **dict.fromkeys("ub", _integer_compare("uge")),
+    **{
+        ufunc: {
+            "f": _ordered(_COMPARED[ufunc]),
+            "i": _integer_compare(f"s{order}"),
+            **dict.fromkeys("ub", _integer_compare(f"u{order}")),
+        }
+        for ufunc, order in _ORDERS.items()
     },
     np.logical_and: dict.fromkeys("fiub", _logical("and")),
     np.logical_or: dict.fromkeys("fiub", _logical("or")),
