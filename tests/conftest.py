@@ -21,7 +21,7 @@ from engine.dispatch.executor import Core, State
 from engine.queues import forking
 from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
-from tests.common import SWEEP_SEED
+from tests.common import SWEEP_SEED, WHOLE_SWEEPS, chosen
 
 os.environ["SCIPY_ARRAY_API"] = (
     "1"  # read when SciPy is imported, which is when the first test that needs it is collected
@@ -99,6 +99,28 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let Hypothesis draw by the seed of the sweeps, which is printed: a run can be had again."""
     if config.getoption("hypothesis_seed") is None:
         config.option.hypothesis_seed = SWEEP_SEED
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a sample of the cases of each test that is marked as a sweep; all of one that is named on the command line.
+
+    It comes before other choices, such as of what failed last: the sample depends on the seed alone.
+    """
+    if WHOLE_SWEEPS or any("::" in argument for argument in config.args):
+        return
+    sweeps: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep") is not None:
+            sweeps.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[pytest.Item] = set()
+    for name, cases in sweeps.items():
+        marker = cases[0].get_closest_marker("sweep")
+        assert marker is not None
+        sample = chosen(len(cases), math.ceil(len(cases) / marker.kwargs.get("one_in", 3)), name)
+        left_out.update(case for place, case in enumerate(cases) if place not in sample)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True, scope="module")

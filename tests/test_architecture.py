@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -167,9 +168,9 @@ class Import:
     type_checking: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Module:
-    """One parsed source file."""
+    """One parsed source file. It is itself alone, as a key: what is read off it is kept."""
 
     name: str
     tree: ast.Module
@@ -206,8 +207,9 @@ def _targets(module: Module, node: ast.AST) -> Iterator[str]:
             yield ast.unparse(node.args[0]).strip("'\"") if node.args else "?"
 
 
-def imports(module: Module) -> Iterator[Import]:
-    """Yield every import of `module`, wherever it stands."""
+@cache
+def imports(module: Module) -> tuple[Import, ...]:
+    """Return every import of `module`, wherever it stands."""
 
     def visit(node: ast.AST, in_function: bool, type_checking: bool) -> Iterator[Import]:
         for target in _targets(module, node):
@@ -217,7 +219,7 @@ def imports(module: Module) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, in_function, type_checking or child in guarded)
 
-    return visit(module.tree, in_function=False, type_checking=False)
+    return tuple(visit(module.tree, in_function=False, type_checking=False))
 
 
 def resolve(target: str, modules: Mapping[str, Module]) -> str | None:

@@ -76,6 +76,7 @@ def test_programs_have_values_failures_and_large_arrays(seed: int) -> None:
     }
 
 
+@pytest.mark.sweep(one_in=2)
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sync_programs_are_numpy(seed: int, devices: int) -> None:
@@ -83,6 +84,7 @@ def test_sync_programs_are_numpy(seed: int, devices: int) -> None:
     assert play_blocking(program_of(seed), devices).read > STEPS // 20
 
 
+@pytest.mark.sweep(one_in=2)
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_async_programs_without_a_loop_are_numpy(seed: int, devices: int) -> None:
@@ -90,6 +92,7 @@ def test_async_programs_without_a_loop_are_numpy(seed: int, devices: int) -> Non
     assert in_a_thread(program_of(seed), devices).read > STEPS // 20
 
 
+@pytest.mark.sweep(one_in=2)
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_async_programs_on_a_loop_are_numpy(seed: int, devices: int) -> None:
@@ -99,12 +102,14 @@ async def test_async_programs_on_a_loop_are_numpy(seed: int, devices: int) -> No
     assert player.read > STEPS // 20
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
 async def test_no_configuration_changes_a_bit(options: dict[str, Any]) -> None:
     enable(engine.ASYNC, 2, **options)
     await Player(program_of(5, 2_000), Awaiting(), devices=2, one_by_one=False).play()
 
 
+@pytest.mark.sweep(one_in=2)
 @pytest.mark.parametrize("mode", engine.ExecutionMode)
 async def test_programs_of_several_threads_and_a_loop_at_once_are_numpy(mode: engine.ExecutionMode) -> None:
     enable(mode, 2, inter_op_parallelism_threads=2)

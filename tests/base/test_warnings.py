@@ -100,6 +100,7 @@ def queued(mode: engine.ExecutionMode) -> Iterator[Queued]:
     queued.open()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("array", [SMALL, MATRIX, LARGE], ids=["small", "matrix", "large"])
 @pytest.mark.parametrize("program", [pytest.param(each, id=name) for name, each in WARNING.items()])
 def test_warnings_are_those_of_numpy(program: Callable[[Any], Any], array: Any, queued: Queued) -> None:

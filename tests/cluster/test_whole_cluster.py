@@ -58,6 +58,7 @@ FUNCTIONS: list[tuple[str, Callable[[Any], Any]]] = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "call"), FUNCTIONS, ids=[name for name, _ in FUNCTIONS])
 @pytest.mark.parametrize("mode", [SYNC, ASYNC], ids=lambda mode: mode.name)
 def test_functions_of_numpy_give_what_numpy_gives(

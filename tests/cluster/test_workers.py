@@ -96,6 +96,7 @@ ROWS: list[tuple[str, Callable[[Any], Any]]] = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "call"), ROWS, ids=[name for name, _ in ROWS])
 def test_functions_of_numpy_give_what_numpy_gives(
     enabled: engine.ExecutionMode, name: str, call: Callable[[Any], Any]

@@ -945,6 +945,7 @@ def grow(rng: random.Random, values: list[tuple[Handle, Array]], steps: int, dev
                 values.append((function(h1, h2), reference(a1, a2)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("lookahead", [1, 3, 50])
 @pytest.mark.parametrize("seed", range(6))
 async def test_random_programs_in_random_order_are_numpy(seed: int, lookahead: int) -> None:

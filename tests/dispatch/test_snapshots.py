@@ -100,6 +100,7 @@ REDUCTIONS: dict[str, tuple[Callable[..., Handle], Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.sweep
 @every_view
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("axis", [None, 0, -1])

@@ -132,6 +132,7 @@ CHAINS: list[tuple[Callable[..., Any], str]] = [
 IDS = [f"{chain.__name__} {code}" for chain, code in CHAINS]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("chain", "code"), CHAINS, ids=IDS)
 async def test_a_chain_in_place_has_numpys_bits(watched: Watched, chain: Callable[..., Any], code: str) -> None:
     enable()
@@ -274,6 +275,7 @@ def on_workers(monkeypatch: pytest.MonkeyPatch, watched: Watched) -> Watched:
     return watched
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("chain", "code"), CHAINS, ids=IDS)
 async def test_a_group_that_is_a_chain_has_numpys_bits(
     on_workers: Watched, chain: Callable[..., Any], code: str
@@ -357,6 +359,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("first", "second", "way"), PAIRS)
 async def test_layouts_are_numpys(watched: Watched, first: str, second: str, way: str) -> None:
     enable()

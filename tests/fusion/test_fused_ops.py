@@ -68,6 +68,7 @@ FUSED: dict[str, tuple[Callable[[Any], Any], str, Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("program", "name", "dtype"), FUSED.values(), ids=FUSED)
 async def test_what_a_ufunc_computes_is_part_of_a_run(
     watched: Watched, program: Callable[[Any], Any], name: str, dtype: Any
@@ -163,6 +164,7 @@ def outcome(program: Callable[[Any], Any], x: Array) -> Any:
         return error
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["exp", "log1p", "tan", "arctan", "cbrt", "sinh", "exp2", "sqrt", "square", "rint"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 async def test_operands_walked_backwards_give_the_bits_of_the_whole(name: str, dtype: Any) -> None:
@@ -175,6 +177,7 @@ async def test_operands_walked_backwards_give_the_bits_of_the_whole(name: str, d
             assert_same(await ufunc(ops.asarray(x)), ufunc(x))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["exp", "arcsin", "log10", "sin"])
 @pytest.mark.parametrize("size", [64, 65, 129, 64 * 7 + 1])
 async def test_no_block_is_a_single_element(name: str, size: int) -> None:
@@ -186,6 +189,7 @@ async def test_no_block_is_a_single_element(name: str, size: int) -> None:
         assert_same(await ufunc(ops.asarray(moved) * 1), ufunc(moved))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reduce", [np.max, np.min])
 @pytest.mark.parametrize("size", [63, 64, 1000, 1001])

@@ -66,12 +66,14 @@ def enable(threads: int = 2) -> None:
 # Each instruction by itself
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("ufunc", COMPILED, ids=lambda each: each.__name__)
 def test_compiled_ufuncs_have_numpys_bits_for_special_values(ufunc: np.ufunc) -> None:
     for loop in loops_of(ufunc):
         assert has_numpys_bits(Instruction(ufunc, (), loop)), loop
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("source", CASTS)
 def test_compiled_casts_have_numpys_bits_for_special_values(source: str) -> None:
     for target in CASTS:
@@ -92,6 +94,7 @@ def warns(call: Callable[..., Any], *operands: Any) -> bool:
     return False
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("ufunc", COMPILED, ids=lambda each: each.__name__)
 def test_what_numpy_warns_of_is_noticed(ufunc: np.ufunc) -> None:
     """One element for each pair of values: where NumPy warns, compiled code leaves the element to NumPy."""
@@ -152,6 +155,7 @@ def reduced(x: Any, y: Any, xp: Any) -> Any:
 GROUPS = [(floats, "f8"), (floats, "f4"), (integers, "i4"), (integers, "i8"), (integers, "u1"), (reduced, "f8")]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("values", [numbers, mixed])
 @pytest.mark.parametrize(("group", "code"), GROUPS, ids=[f"{group.__name__} {code}" for group, code in GROUPS])
 async def test_groups_have_numpys_bits_and_warnings(
@@ -189,6 +193,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("second", LAYOUTS)
 @pytest.mark.parametrize("first", LAYOUTS)
 async def test_layouts_have_numpys_bits(

@@ -141,6 +141,7 @@ def bits(array: Array) -> bytes:
     return array.tobytes()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("values", [numbers, mixed])
 @pytest.mark.parametrize(("group", "code"), GROUPS, ids=[f"{group.__name__} {code}" for group, code in GROUPS])
 async def test_groups_have_numpys_bits_and_warnings(

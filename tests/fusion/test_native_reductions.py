@@ -116,6 +116,7 @@ async def compare(compute: Callable[[Any, Any, Any], list[Any]], x: Array, y: Ar
     assert {str(each.message) for each in caught} == {str(each.message) for each in said}
 
 
+@pytest.mark.sweep(one_in=4)
 @pytest.mark.parametrize(("axis", "shapes"), WAYS, ids=[str(axis) for axis, _ in WAYS])
 @pytest.mark.parametrize(("code", "keepdims"), CASES)
 async def test_reductions_have_numpys_bits(
@@ -147,6 +148,7 @@ SUMS: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("compute", SUMS.values(), ids=SUMS)
 async def test_reductions_of_what_comes_from_elsewhere(
@@ -205,6 +207,7 @@ def misaligned(nbytes: int) -> Array:
 misaligned.count = 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.sweep(one_in=4)
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("code", ["b1", "i2", "f8"])
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -44,6 +44,7 @@ def compiled(request: pytest.FixtureRequest) -> Natives:
     return Natives(enabled=request.param, at_once=True)
 
 
+@pytest.mark.sweep(one_in=4)
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
 @pytest.mark.parametrize("devices", [1, 2])
@@ -220,6 +221,7 @@ def relevant(array: Array) -> list[int]:
     return [stride for stride, length in zip(array.strides, array.shape, strict=True) if length > 1]
 
 
+@pytest.mark.sweep(one_in=4)
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("block", [TINY, WHOLE])
 @pytest.mark.parametrize("seed", sampled(range(3), 1))

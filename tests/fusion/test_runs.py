@@ -236,6 +236,7 @@ ALONG: list[tuple[tuple[int, ...], Any, Any]] = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("shape", "other", "axis"), ALONG)
 @pytest.mark.parametrize("keepdims", [False, True], ids=["without axes", "with axes"])
 @pytest.mark.parametrize("special", [False, True], ids=["numbers", "special numbers"])
@@ -346,6 +347,7 @@ STATES: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("states", STATES.values(), ids=STATES)
 @pytest.mark.parametrize(("x", "program"), WARNING.values(), ids=WARNING)
 async def test_warnings_and_errors_are_numpys(x: Array, program: Callable[[Any, Any], Any], states: Any) -> None:

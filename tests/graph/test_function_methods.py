@@ -350,6 +350,7 @@ USES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("cls", [Model, Child, Data, WeakSlotted, DictSlotted])
 @pytest.mark.parametrize("use", USES)
 def test_instances_are_collected_with_all_that_was_traced(mode: engine.ExecutionMode, cls: type[Any], use: str) -> None:
@@ -476,6 +477,7 @@ class SlottedMethod(SlottedData):
         return self.w
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:functools.partial will be a method:FutureWarning")  # from Python 3.13 on
 @pytest.mark.parametrize("kind", HOLDERS)
 @pytest.mark.parametrize("place", ["instance", "class", "argument"])
@@ -554,6 +556,7 @@ def read_only(array: Any) -> Any:
     return view
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("as_argument", [False, True])
 def test_every_attribute_that_is_changed_in_place_is_seen(

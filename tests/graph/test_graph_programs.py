@@ -100,6 +100,7 @@ def test_symbols_say_what_the_values_will_be(seed: int) -> None:
         assert shape is None or all(n in (None, m) for n, m in zip(shape, expected.shape, strict=True))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("without", [(), OWN], ids=["all", "known"])
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("seed", SEEDS)

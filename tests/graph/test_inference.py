@@ -101,6 +101,7 @@ def functions_of(count: int) -> list[str]:
     return names
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", functions_of(1))
 @quick
 @given(x=arrays())
@@ -109,6 +110,7 @@ def test_every_function_of_one_array(name: str, x: Array) -> None:
     said_and_computed(getattr(ops, name), x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", functions_of(2))
 @quick
 @given(x=arrays(), y=arrays() | SCALARS)

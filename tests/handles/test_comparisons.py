@@ -117,6 +117,7 @@ def outcome(function: Callable[[], Any]) -> Any:
     return value.dtype, value.shape, value.tolist()
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("compare", OPERATORS.values(), ids=OPERATORS)
 @pytest.mark.parametrize("name", ARRAYS)
@@ -133,6 +134,7 @@ def test_comparisons_are_numpys(name: str, compare: Callable[[Any, Any], Any], m
             assert reflected == outcome(partial(compare, other, x)), other_name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("compare", OPERATORS.values(), ids=OPERATORS)
 @pytest.mark.parametrize("left", ARRAYS)
 def test_comparisons_of_handles_are_numpys(
@@ -148,6 +150,7 @@ def test_comparisons_of_handles_are_numpys(
         assert outcome(partial(compare, h, [ops.asarray(y)])) == outcome(partial(compare, x, [y])), name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("compare", OPERATORS.values(), ids=OPERATORS)
 @pytest.mark.parametrize("left", ARRAYS)
 def test_comparisons_of_an_array_with_a_handle_are_numpys(

@@ -190,6 +190,7 @@ def values(names: Names) -> Names:
     return {name: np.asarray(value).tolist() for name, value in names.items()}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_after_a_write_all_names_hold_what_they_hold_in_numpy(

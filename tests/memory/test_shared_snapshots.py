@@ -78,6 +78,7 @@ def test_ops_that_wait_share_a_snapshot(gate: GateOp, name: str) -> None:
         assert executor.statistics().pending_bytes == 0
 
 
+@pytest.mark.sweep
 @every_large
 @pytest.mark.parametrize("seed", range(3))
 def test_each_op_sees_what_the_array_was_at_its_call(gate: GateOp, name: str, seed: int) -> None:

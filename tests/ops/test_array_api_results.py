@@ -80,6 +80,7 @@ UFUNCS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(name for name, ufunc in UFUNCS.items() if ufunc.nin == 1))
 @given(x=arrays())
 @QUICK
@@ -87,6 +88,7 @@ def test_elementwise_functions_of_one_array(name: str, mode: engine.ExecutionMod
     check(getattr(ops, name), UFUNCS[name], x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(name for name, ufunc in UFUNCS.items() if ufunc.nin == 2))
 @given(data=st.data())
 @QUICK
@@ -96,6 +98,7 @@ def test_elementwise_functions_of_two_arrays(name: str, mode: engine.ExecutionMo
     check(getattr(ops, name), UFUNCS[name], first, second)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["add", "multiply", "pow", "divide", "floor_divide", "equal", "maximum"])
 @pytest.mark.parametrize("scalar", [True, 2, -1, 0.5, 1j])
 @given(x=arrays())
@@ -258,6 +261,7 @@ ROWS: dict[str, Row] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(ROWS))
 @given(data=st.data())
 @QUICK
@@ -287,6 +291,7 @@ MATRICES = (
 )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8", "c16", "i4"])
 @pytest.mark.parametrize(
@@ -299,6 +304,7 @@ def test_functions_of_matrices(name: str, dtype: str, shape: tuple[int, ...], mo
     check(getattr(ops.linalg, name), getattr(np.linalg, name), x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "shapes", [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((4, 2, 3), (3, 5)), ((2, 3), (2, 3)), ((), (3,))], ids=str
 )

@@ -157,6 +157,7 @@ def filled(dtype: Any) -> Any:
     return np.full((3, 3), "ab", dtype) if dtype == TEXTS else np.zeros((3, 3), dtype)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", DTYPES)
 def test_every_value_is_written_as_numpy_writes_it(name: str, mode: engine.ExecutionMode) -> None:
     dtype = DTYPES[name]
@@ -240,6 +241,7 @@ WRITERS = (
 )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.__name__)
 def test_other_ways_to_write_take_the_same_values(
     writer: Callable[[Any, Any], Any], mode: engine.ExecutionMode

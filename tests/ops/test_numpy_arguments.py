@@ -409,6 +409,7 @@ def copied(call: Call) -> Call:
     return Call(args, {name: arrays_in(value, np.copy) for name, value in call.kwargs.items()})
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_function_takes_its_arguments_as_numpy_does(name: str, mode: engine.ExecutionMode) -> None:
     function, different = FUNCTIONS[name], []
@@ -421,6 +422,7 @@ def test_a_function_takes_its_arguments_as_numpy_does(name: str, mode: engine.Ex
     assert not isinstance(expected(name)[0][1], type), f"the call without options fails: {expected(name)[0]}"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays_beside_a_handle_are_taken_and_left_as_they_are(name: str, mode: engine.ExecutionMode) -> None:
     """Each operand in turn is a handle, the others are arrays, which can be written to afterwards."""
@@ -523,6 +525,7 @@ def expected_into(name: str) -> tuple[tuple[Call, Any, Any], ...]:
     return tuple(found)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["handle", "array"])
 @pytest.mark.parametrize("name", WITH_OUT)
 def test_out_is_written_to_wherever_it_stands(name: str, kind: str, mode: engine.ExecutionMode) -> None:

@@ -97,6 +97,7 @@ def all_calls(function: Any) -> Iterator[tuple[Call, Any]]:
                 yield call, real
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ARRAYS)
 async def test_what_is_said_before_it_runs_is_so(name: str) -> None:
     function, wrong = FUNCTIONS[name], []
@@ -114,6 +115,7 @@ async def test_what_is_said_before_it_runs_is_so(name: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in ARRAYS if name not in ("poly", "roots")])  # they need values
 def test_what_a_graph_says_is_so(name: str) -> None:
     """With lengths that are known, or with none."""
@@ -260,6 +262,7 @@ UFUNCS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", UFUNCS)
 async def test_the_shape_of_every_ufunc_is_known(name: str) -> None:
     """Each ufunc, on numbers of every kind that it takes, as a matrix and a vector."""

@@ -291,6 +291,7 @@ SINGLE: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "error"), [(name, error) for name, row in ROWS.items() for error in row.errors])
 def test_what_an_op_is_said_to_raise_it_raises(name: str, error: str, mode: engine.ExecutionMode) -> None:
     for kind, call in bad_calls(name, error):

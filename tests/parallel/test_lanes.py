@@ -85,6 +85,7 @@ ALONG: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 SHAPES = ((70, 50), (3, 60, 55), (50, 1, 64))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("special", [False, True], ids=["numbers", "special numbers"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int32", "int64", "bool"])
 @pytest.mark.parametrize("name", ALONG)
@@ -102,6 +103,7 @@ async def test_results_along_an_axis_have_the_bits_of_numpys(
             assert result.tobytes() == expected.tobytes(), axis
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("special", [False, True], ids=["numbers", "special numbers"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int32", "complex64"])
 @pytest.mark.parametrize("keepdims", [False, True], ids=["without axes", "with axes"])

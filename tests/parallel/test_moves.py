@@ -77,6 +77,7 @@ def indices(length: int) -> Array:
     return np.random.default_rng(length).integers(-length, length, 300)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("dtype", ["float64", "int16", "bool"])
 @pytest.mark.parametrize("shape", [(40, 7), (5, 3, 4)], ids=str)

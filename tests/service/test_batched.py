@@ -90,6 +90,7 @@ async def until(condition: Callable[[], bool]) -> None:
 # What a call gives, in both modes
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "int16", "bool", "complex128", "M8[s]", "U3"])
 async def test_each_call_gets_its_part(mode: engine.ExecutionMode, axis: int, dtype: str) -> None:
