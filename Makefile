@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 # Tests start hundreds of interpreters: each would compile the whole package anew, which takes longer than most programs.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo service test test-all test-others bench bench-peers soak lint docs clean help
+.PHONY: demo service test test-all test-others bench bench-peers soak lint collect wheel docs clean help
 # Two installs into one environment must not overlap.
 .NOTPARALLEL:
 
@@ -21,6 +21,7 @@ help:
 	@echo "make service      the example service under load for 30 seconds, beside the same without the engine"
 	@echo "make test         style, types, pages, tests, and the built package; test-all: on every Python found here"
 	@echo "make lint         style and types alone"
+	@echo "make wheel        both distributions built, checked, and installed elsewhere"
 	@echo "make docs         all pages and the reference as one site: build/docs/index.html"
 	@echo "make bench        measure, and write docs/performance.md; bench-peers: install what it compares with"
 	@echo "make soak         a service under mixed load for an hour; SOAK_SECONDS=60 for less"
@@ -33,12 +34,11 @@ demo: $(VENV)/.demo
 service: $(VENV)/.service
 	$(BIN)/python docs/examples/service/load.py --seconds 30
 
-# Style and types beside the pages, as each takes one core; behaviour, a process for each core; then the wheel as a user
-# would install it.
+# Style and types beside the pages and the built package, as each takes one core; then behaviour. Each process of pytest
+# imports all tests: one compiles them before, and names what cannot be imported.
 test: $(VENV)/.test
-	@$(MAKE) --no-print-directory lint & lint=$$!; $(MAKE) --no-print-directory docs; docs=$$?; wait $$lint && exit $$docs
+	@$(MAKE) --no-print-directory lint collect & lint=$$!; $(MAKE) --no-print-directory docs wheel; rest=$$?; wait $$lint && exit $$rest
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
-	$(BIN)/python tests/wheel_check.py
 
 # On every supported Python that is found here; what is not found is named. `make test-all PYTEST="tests/test_cli.py"`.
 test-all: $(VENV)/.test
@@ -71,6 +71,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+collect: $(VENV)/.test
+	@found=$$($(BIN)/python -m pytest --collect-only -qq 2>&1) || { echo "$$found"; exit 1; }
+
+# Both distributions, and the wheel as a user would install it.
+wheel: $(VENV)/.test
+	$(BIN)/python tests/wheel_check.py
 
 # Anew each time: what a page is made of cannot be told from the dates of files, as op tables make the functions.
 docs: $(VENV)/.test

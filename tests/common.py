@@ -35,7 +35,7 @@ def chosen(cases: int, count: int, of: str) -> set[int]:
 
 
 def examples(whole: int, sample: int) -> int:
-    """Say how many examples Hypothesis draws for a slow sweep: all that it is worth, or a sample of them."""
+    """Say how many examples or steps a slow sweep has: all that it is worth, or a sample of them."""
     return whole if WHOLE_SWEEPS else sample
 
 

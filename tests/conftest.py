@@ -101,6 +101,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = SWEEP_SEED
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one process more than there are cores: the tests that wait for other programs leave theirs to it."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a sample of the cases of each test that is marked as a sweep; all of one that is named on the command line.

@@ -191,6 +191,7 @@ CERTAIN = {"a worker op runs", "a gate is closed", "asyncio.run ended with a run
 """Cases in which one op runs and the one behind it never ran; in others that depends on which thread was faster."""
 
 
+@pytest.mark.sweep(one_in=2)
 @pytest.mark.parametrize("case", QUIET)
 def test_exiting_is_quiet_and_in_time_when(case: str) -> None:
     done = play(QUIET[case])

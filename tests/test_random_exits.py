@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.common import examples
 from tests.exit_programs import program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,7 @@ LEFT = re.compile(
 NOISE = re.compile(
     r"Warning|Exception ignored|Fatal|never retrieved|never awaited|was destroyed|AttributeError|NoneType|Segmentation"
 )
-SAMPLE = int(os.environ.get("EXITS", "10"))
+SAMPLE = int(os.environ.get("EXITS", str(examples(10, 4))))
 FIRST = int(os.environ.get("EXITS_FROM", random.randrange(1_000_000)))
 
 

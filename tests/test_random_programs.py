@@ -17,7 +17,7 @@ from tests.programs.model import Program, quiet
 from tests.programs.player import Player
 from tests.programs.reading import Awaiting, Blocking, run_blocking
 
-STEPS = 10_000
+STEPS = examples(10_000, 4_000)
 SEEDS = sampled(range(5), 1)
 
 CONFIGS = {

@@ -161,6 +161,7 @@ async def tasks(seed: int) -> int:
     return sum(player.compared for player in players)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seed", SEEDS)
 def test_loops_and_threads_that_use_the_engine_at_once_get_their_values(seed: int) -> None:
     chance = random.Random(seed)

@@ -172,6 +172,7 @@ def said(path: Path, *options: str, way: str) -> str:
     return ran.stderr
 
 
+@pytest.mark.sweep(one_in=2)
 @pytest.mark.parametrize("filters", [(), ("-W", "always"), ("-W", "once"), ("-W", "ignore")], ids=" ".join)
 def test_programs_say_what_they_say_with_arrays(filters: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "program.py"

@@ -110,6 +110,7 @@ def test_functions_of_numpy_give_what_numpy_gives(
     assert np.asarray(result.result()).tobytes() == expected.tobytes()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", ["?", "i1", "u8", "f2", "f4", "g", "c8", "c16", "S3", "U4", "m8[ns]", "V6"])
 @pytest.mark.parametrize("length", [0, 3, 100_000])
 def test_arrays_of_every_dtype_go_there_and_back(executor: MakeExecutor, dtype: str, length: int) -> None:

@@ -589,6 +589,7 @@ class MyInterrupt(BaseException):
     """What no `except Exception` catches."""
 
 
+@pytest.mark.sweep
 @either
 @pytest.mark.parametrize(
     "error",

@@ -970,6 +970,7 @@ async def test_random_programs_in_random_order_are_numpy(seed: int, lookahead: i
                 queue.backlog.check()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("mode", [SYNC, ASYNC], ids=lambda mode: mode.name)
 @pytest.mark.parametrize("seed", range(4))
 def test_random_programs_off_the_loop_are_numpy(

@@ -210,6 +210,7 @@ DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 DTYPES += ["float16", "float32", "float64", "complex64", "complex128"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("policy", engine.DevicePolicy)
 def test_what_each_policy_does_to_each_dtype(

@@ -126,6 +126,7 @@ def test_matrix_products_of_views_are_bit_identical(make: Callable[[], Array], m
     assert same_bits(ops.matmul(array, other).result(), array @ other)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["log1p", "exp", "tan", "arctan"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_one_element_walked_backwards_is_bit_identical(mode: engine.ExecutionMode, name: str, dtype: Any) -> None:

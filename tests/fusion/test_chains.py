@@ -327,6 +327,7 @@ async def test_an_operand_that_dies_is_written_over_all_the_same(on_workers: Wat
     assert len(on_workers.computed) == computed  # planned as a group that writes over its operand
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("chain", "code"), CHAINS, ids=IDS)
 @pytest.mark.parametrize("mode", [engine.SYNC, engine.ASYNC])
 async def test_a_function_that_is_a_chain_has_numpys_bits(

@@ -123,6 +123,7 @@ async def test_what_is_updated_keeps_its_dtype_and_layout() -> None:
     assert_same(await h, (numbers(np.float32) + np.ones(N)).astype(np.float32))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128, np.float32])
 @pytest.mark.parametrize("symbol", ["imul", "iadd", "itruediv", "ipow"])
 async def test_what_is_walked_backwards_is_updated_backwards(dtype: Any, symbol: str) -> None:
@@ -213,6 +214,7 @@ async def test_which_nan_a_sum_is_is_numpys_choice(size: int) -> None:
             assert_same(await ops.sum(ops.asarray(x) * 1), np.sum(x * 1))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("exponent", [2, 2.0, 0.5, 3, 2.5])
 @pytest.mark.parametrize("base", [1e300, -1.0, 1e-200])
 async def test_a_power_warns_as_numpys(exponent: float, base: float) -> None:
@@ -240,6 +242,7 @@ async def test_zeros_of_both_signs_are_clipped_as_by_numpy(size: int) -> None:
 # Scalars
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "scalar", [2.0, 2, True, np.float64(2), np.float32(2), np.int8(2), np.bool_(True)], ids=lambda s: repr(s)
 )

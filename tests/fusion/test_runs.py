@@ -357,6 +357,7 @@ async def test_warnings_and_errors_are_numpys(x: Array, program: Callable[[Any, 
         assert await said_by_engine(lambda: program(ops, h)) == expected
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("x", "program"), WARNING.values(), ids=WARNING)
 async def test_warnings_that_are_errors_are_the_ops_failures(x: Array, program: Callable[[Any, Any], Any]) -> None:
     h = ops.asarray(x)

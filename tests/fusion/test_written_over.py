@@ -151,6 +151,7 @@ OTHERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("settle_first", [False, True], ids=["pending", "ready"])
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 async def test_what_something_else_refers_to_stays(other: Callable[[Any], Any], settle_first: bool) -> None:

@@ -406,6 +406,7 @@ def test_python_runs_when_it_is_traced(mode: engine.ExecutionMode) -> None:
     assert calls == ["traced"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("steps", [1, 10, 300, 3 * SEGMENT_STEPS])
 @pytest.mark.parametrize("size", [4, 100_000])
 def test_long_functions_give_the_bits_of_numpy(mode: engine.ExecutionMode, steps: int, size: int) -> None:

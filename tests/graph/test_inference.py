@@ -118,6 +118,7 @@ def test_every_function_of_two_arrays(name: str, x: Array, y: Any) -> None:
     said_and_computed(getattr(ops, name), x, y)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", functions_of(2))
 @quick
 @given(x=arrays(), y=SCALARS)

@@ -127,6 +127,7 @@ def random_graph(seed: int) -> tuple[engine.Graph, Any, list[Any], list[Array]]:
     return graph, fed, [symbol for symbol, _ in fetched], [array for _, array in fetched]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(8))
 async def test_random_graphs_are_numpy(backend: Taking, seed: int) -> None:
     graph, fed, fetches, expected = random_graph(seed)

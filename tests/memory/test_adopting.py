@@ -111,6 +111,7 @@ def test_off_the_loop(keep: Keep, outputs: int, kind: str, mode: engine.Executio
     check(keep, [handle.result() for handle in handles], kept, addresses)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("keep", [*SOLE, *KEPT])
 @COUNTS
 @SUSPENDED
@@ -128,6 +129,7 @@ def device() -> Iterator[str]:
         yield "STEPPED:0"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("keep", [*SOLE, *KEPT])
 @COUNTS
 @SUSPENDED

@@ -452,6 +452,7 @@ def test_arrays_beside_a_handle_are_taken_and_left_as_they_are(name: str, mode: 
         assert all(other.flags.writeable for other in others)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in ARRAYS if FUNCTIONS[name] in FORMS])
 def test_a_plain_call_is_one_of_the_row(name: str) -> None:
     """Its shape is known at once, however its arguments are passed."""
@@ -542,6 +543,7 @@ def test_out_is_written_to_wherever_it_stands(name: str, kind: str, mode: engine
     assert not isinstance(expected_into(name)[0][2], type), f"the plain call fails: {expected_into(name)[0]}"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", WITH_OUT)
 def test_an_out_that_does_not_fit_is_refused_and_stays(name: str, mode: engine.ExecutionMode) -> None:
     function = FUNCTIONS[name]
@@ -613,6 +615,7 @@ FORMS_OF_EINSUM: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("optimize", [None, False, True, "greedy"])
 @pytest.mark.parametrize("name", FORMS_OF_EINSUM)
 def test_einsum_in_every_form(name: str, optimize: Any, mode: engine.ExecutionMode) -> None:

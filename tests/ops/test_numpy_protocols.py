@@ -124,6 +124,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CALLS)
 def test_a_numpy_call_gives_handles_of_the_very_values(name: str, mode: engine.ExecutionMode) -> None:
     with np.errstate(invalid="ignore"):

@@ -117,6 +117,7 @@ SIMPLE = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("function", "row"), SIMPLE)
 def test_shape_and_dtype_of_ops_of_one_array_are_as_said(function: Any, row: Row, mode: engine.ExecutionMode) -> None:
     more: dict[str, tuple[Any, ...]] = {"isin": ([1, 2],), "full_like": (1,), "matrix_power": (2,), "roll": (1,)}

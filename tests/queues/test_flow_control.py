@@ -404,6 +404,7 @@ def test_dispatch_outside_a_loop_keeps_to_the_mark() -> None:
         assert x.result() == 500
 
 
+@pytest.mark.sweep(one_in=2)
 async def test_tens_of_thousands_of_ops_without_an_await_end_right_in_bounded_memory() -> None:
     count = 50_000
     async with limited(ops=1_000) as executor:
