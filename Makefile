@@ -38,7 +38,7 @@ service: $(VENV)/.service
 # imports all tests: one compiles them before, and names what cannot be imported.
 test: $(VENV)/.test
 	@$(MAKE) --no-print-directory lint collect & lint=$$!; $(MAKE) --no-print-directory docs wheel; rest=$$?; wait $$lint && exit $$rest
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 1
 
 # On every supported Python that is found here; what is not found is named. `make test-all PYTEST="tests/test_cli.py"`.
 test-all: $(VENV)/.test

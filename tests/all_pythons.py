@@ -10,6 +10,7 @@ twice; a version that is missing, an environment that cannot be made, and time t
 import argparse
 import ast
 import datetime
+import importlib.util
 import os
 import re
 import shutil
@@ -34,6 +35,8 @@ FOLDERS = (
 """Where the tests of a quarter come from: what depends on the interpreter, and needs no service, browser or page."""
 TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-xdist")
 """What the environment of a quarter has beside `eagerloop[native,uvloop]`, of what `eagerloop[test]` asks for."""
+PARALLEL = ("--numprocesses=auto", "--dist=loadfile", "--max-worker-restart=1")
+"""How pytest shares the files out among processes; one that has crashed or hung is replaced once."""
 OURS = frozenset({"engine", "handles", "tests"})
 INSTALLED = frozenset({"anyio", "hypothesis", "llvmlite", "numpy", "pytest", "threadpoolctl", "uvloop"})
 """The packages that tests of a quarter may import."""
@@ -109,10 +112,19 @@ def environment(version: str, program: str, quarter: bool, deadline: float) -> P
     stamp = folder / ".made"
     if not stamp.exists() or stamp.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
         run([program, "-m", "venv", "--clear", str(folder)], deadline, check=True)
-        pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
-        run([*pip, *requirements(quarter)], deadline, check=True)
+        install(python, requirements(quarter), deadline)
         stamp.touch()
     return python
+
+
+def install(python: Path, wanted: Sequence[str], deadline: float) -> None:
+    """Install with uv, which takes seconds, where it is there and finds all; else with pip."""
+    if importlib.util.find_spec("uv") is not None:
+        uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+        if run([*uv, *wanted], deadline) == 0:
+            return
+    pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
+    run([*pip, *wanted], deadline, check=True)
 
 
 def run(command: Sequence[str], deadline: float, check: bool = False) -> int:
@@ -170,7 +182,7 @@ def tested(version: str, program: str, arguments: Sequence[str], quarter: bool, 
         return Outcome(version, f"not tested: its environment could not be made ({error})", failed=not quarter)
     pytest = [str(python), "-m", "pytest", "-q", "-o", f"cache_dir={python.parents[1] / 'cache'}"]
     try:
-        status = run([*pytest, "--exitfirst", "--numprocesses=auto", "--dist=loadfile", *arguments], deadline)
+        status = run([*pytest, *PARALLEL, "--exitfirst", *arguments], deadline)
         if status == FAILED and quarter:
             print(f"--- Python {version}: what failed, once more", flush=True)
             status = run([*pytest, "--numprocesses=1", "--last-failed", *arguments], deadline)

@@ -1,5 +1,6 @@
 """Which tests are run on the other versions of Python, and what of that fails a check."""
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -110,6 +111,27 @@ def test_an_environment_that_cannot_be_made_is_named(error: Exception, monkeypat
     outcome = all_pythons.tested(OWN, sys.executable, [], True, LATER)
     assert "not tested" in outcome.what
     assert not outcome.failed
+
+
+@pytest.mark.parametrize(
+    ("there", "status", "installers"),
+    [(True, 0, ["uv"]), (True, 2, ["uv", "pip"]), (False, 0, ["pip"])],
+    ids=["uv", "uv finds not all", "no uv"],
+)
+def test_pip_installs_what_uv_cannot(
+    there: bool, status: int, installers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Sequence[str]] = []
+
+    def note(command: Sequence[str], deadline: float, check: bool = False) -> int:
+        given.append(command)
+        return status
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if there else None)
+    monkeypatch.setattr(all_pythons, "run", note)
+    all_pythons.install(Path("python"), ["numpy"], LATER)
+    assert [command[command.index("-m") + 1] for command in given] == installers
+    assert all("python" in command and command[-1] == "numpy" for command in given)
 
 
 def test_a_version_that_is_not_found_is_named_and_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
