@@ -145,6 +145,8 @@ def __dir__() -> list[str]:
 if not _TYPE_CHECKING:  # for a type checker a name that is not there is an error
 
     def __getattr__(name: str) -> None:
+        if name in ops.__all__:
+            raise AttributeError(f"module 'engine' has no attribute {name!r}: did you mean engine.ops.{name}?")
         _raise_missing(__name__, name, __dir__())
 
 

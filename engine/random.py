@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -39,7 +39,13 @@ Rule: TypeAlias = Callable[[tuple[object, ...], Params], ShapeDtype]
 def default_rng(seed: Seed = None) -> Generator:
     """A generator of the numbers that `numpy.random.default_rng(seed)` gives, in the order in which draws are called.
 
-    Raises what NumPy raises for a seed that is none.
+    `seed` is an integer, a sequence of integers, a `SeedSequence`, a bit generator, a generator of NumPy's (whose state
+    the draws then advance), or None for one that no one can foresee. Raises what NumPy raises for a seed that is none.
+
+    >>> rng = engine.random.default_rng(2026)
+    >>> noise = rng.normal(size=3)
+    >>> (await noise == np.random.default_rng(2026).normal(size=3)).all()
+    np.True_
     """
     return Generator(np.random.default_rng(seed))
 
@@ -47,9 +53,17 @@ def default_rng(seed: Seed = None) -> Generator:
 class Generator:
     """Draws random numbers as `numpy.random.Generator` does: each draw is an op, and comes after the one before it.
 
+    `size` is the shape of a draw, an integer or a tuple of them; None is the shape of the parameters, broadcast: of
+    numbers a handle of no dimensions. Parameters may be numbers, arrays and handles.
+
     What a draw gives depends on the draws called before it, not on when it runs or where. A draw of parameters that
     cannot be raises `ValueError` at the call, and takes no numbers. A draw that fails or is cancelled later on poisons
     those that were called after it and before that became known. Draws may be called from any task or thread.
+
+    >>> rng = engine.random.default_rng(2026)
+    >>> dice = rng.integers(1, 6, size=(2, 3), endpoint=True)
+    >>> dice.shape, dice.dtype
+    ((2, 3), dtype('int64'))
     """
 
     def __init__(self, generator: np.random.Generator) -> None:
@@ -60,6 +74,14 @@ class Generator:
 
     def __repr__(self) -> str:
         return f"<engine.random.Generator of {type(self._generator.bit_generator).__name__}>"
+
+    if not TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+        def __getattr__(self, name: str) -> None:
+            hint = ""
+            if not name.startswith("_") and callable(getattr(np.random.Generator, name, None)):
+                hint = f": make an op of NumPy's own, engine.op(numpy.random.default_rng(seed).{name})(...)"
+            raise AttributeError(f"{type(self).__name__!r} object of engine.random has no attribute {name!r}{hint}")
 
     # Draws
 
@@ -209,3 +231,15 @@ def _same_shape(args: tuple[object, ...], kwargs: Params) -> ShapeDtype:
 
 
 __all__ = ["Generator", "default_rng"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> None:
+        drawn = not name.startswith("_") and hasattr(np.random.Generator, name)
+        hint = f": draws are methods of a generator, engine.random.default_rng(seed).{name}(...)" if drawn else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")

@@ -18,7 +18,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self
 
 from engine.base.errors import OpCancelledError
 from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Waiter, asyncio_loop, call_soon
@@ -59,6 +59,11 @@ def scope(
     given. `progress` shows how many of its ops have ended: True, a label, or a tqdm class.
 
     Raises `ValueError` for a timeout that is negative or not a number, and `TypeError` for arguments of another type.
+
+    >>> async with engine.scope(timeout=10.0):
+    ...     parts = [ops.sum(ops.full(100, number)) for number in range(3)]
+    >>> [part.is_ready() for part in parts]
+    [True, True, True]
     """
     check_seconds("timeout", timeout)
     if isinstance(priority, bool) or not hasattr(priority, "__index__"):
@@ -130,7 +135,21 @@ class _Entry(NamedTuple):
     progress: Progress
 
 
-class OpScope:
+class _AsyncOnly:
+    """A block whose end waits, so that it is entered with `async with`: a plain `with` is told so."""
+
+    if not TYPE_CHECKING:  # a type checker says so itself, as it finds no `__enter__`
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "engine.scope() waits for its ops at the end, which only a coroutine can: write `async with "
+                "engine.scope(...):`; in plain code dispatch the ops, then call engine.wait()"
+            )
+
+        def __exit__(self, *error: object) -> None: ...
+
+
+class OpScope(_AsyncOnly):
     """Returned by `engine.scope()`; use it with `async with`, once."""
 
     def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:

@@ -31,7 +31,7 @@ from engine.queues.hooks import hooks
 from engine.queues.waiting import Settled, block_until, timed_out
 from engine.runtime.current import current_core
 from engine.settings.scope import scope_var
-from handles.base import Handle
+from handles.base import Handle, check_seconds
 from handles.cell import PENDING, Cell, Failure, add_waiter, remove_waiter
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +42,14 @@ async def synchronize(device: str | Device | None = None, *, progress: Progress 
 
     Then raises every failure that was not reported yet: one as itself, several as an `ExceptionGroup`. Each is
     raised once; a second call returns. `progress` shows how many of the ops have ended: True, a label, or a tqdm class.
+
+    Raises `TimeoutError` after `Config.operation_timeout_in_ms`, what `engine.device` raises for a name, and
+    `EagerNotEnabledError` where no executor is in force.
+
+    >>> roots = [ops.sqrt(float(number)) for number in range(3)]
+    >>> await engine.synchronize()
+    >>> all(root.is_ready() for root in roots)
+    True
     """
     core, where = _target(device)
     with bar(progress, "synchronize") as shown:
@@ -53,10 +61,19 @@ async def synchronize(device: str | Device | None = None, *, progress: Progress 
 
 
 def wait(device: str | Device | None = None, timeout: float | None = None) -> None:
-    """The blocking twin of `synchronize`; `timeout` is in seconds.
+    """The blocking twin of `synchronize`, for scripts and threads without a loop; `timeout` is in seconds.
 
-    Raises `TimeoutError`, and `BlockingSyncError` on a thread whose event loop is running.
+    Raises what `synchronize` raises; `TimeoutError` after `timeout`, `ValueError` for a timeout that is negative or not
+    a number, and `BlockingSyncError` on a thread whose event loop is running, in ASYNC mode.
+
+    >>> def compute():
+    ...     root = ops.sqrt(16.0)
+    ...     engine.wait(timeout=10.0)
+    ...     return root.is_ready()
+    >>> await asyncio.to_thread(compute)
+    True
     """
+    check_seconds("timeout", timeout)
     check_may_block(None, "engine.wait()", "await engine.synchronize()")
     core, where = _target(device)
     limit = core.timeout if timeout is None else min(timeout, core.timeout or timeout)
@@ -67,7 +84,13 @@ def wait(device: str | Device | None = None, timeout: float | None = None) -> No
 
 
 def clear_errors() -> None:
-    """Drop the failures of the executor in force that were not reported; their handles go on raising them."""
+    """Drop the failures of the executor in force that were not reported; their handles go on raising them.
+
+    >>> inverse = ops.linalg.inv(ops.zeros((2, 2)))
+    >>> async for _ in engine.as_completed([inverse]):
+    ...     engine.clear_errors()
+    >>> await engine.synchronize()  # would have raised LinAlgError
+    """
     current_core().ledger.take()
 
 
@@ -76,6 +99,11 @@ def cancel_pending(device: str | Device | None = None) -> int:
 
     Returns how many ops that were. Their handles raise `OpCancelledError`; what runs keeps its device busy until it
     ends. Raises what `engine.device` raises for a name, and `UnknownDeviceError`.
+
+    >>> with engine.testing.hold():
+    ...     h = ops.add(1, 2)
+    ...     engine.cancel_pending()
+    1
     """
     core, where = _target(device)
     return core.cancel_pending("engine.cancel_pending() was called", where)
@@ -85,6 +113,14 @@ async def drain() -> None:
     """Wait until what is in flight is below the low-water mark, half of `Config.max_pending_ops` and bytes.
 
     As `StreamWriter.drain`: call it now and then in a loop that dispatches.
+
+    >>> h = ops.zeros(())
+    >>> for step in range(1_000):
+    ...     h = h + 1
+    ...     if step % 100 == 0:
+    ...         await engine.drain()
+    >>> await h
+    np.float64(1000.0)
     """
     core = current_core()
     while (cell := core.flow.over_low_mark()) is not None:
@@ -95,7 +131,11 @@ async def drain() -> None:
 async def gather(*handles: Handle, progress: Progress = None) -> list[Array]:
     """The values of the handles, in the order given; the first failure in time is raised, the other ops go on.
 
-    `progress` shows how many have ended: True, a label, or a tqdm class.
+    `progress` shows how many have ended: True, a label, or a tqdm class. Raises `TypeError` for an argument that is no
+    handle; a list of handles is given as `*handles`.
+
+    >>> await engine.gather(ops.add(1, 2), ops.sqrt(9.0))
+    [np.int64(3), np.float64(3.0)]
     """
     async for handle in as_completed(handles, progress=progress):
         if handle._cell.value.__class__ is Failure:
@@ -113,7 +153,10 @@ def _no_handle(index: int, argument: object) -> TypeError:
 async def as_completed(handles: Iterable[Handle], *, progress: Progress = None) -> AsyncIterator[Handle]:
     """The handles, each when its op has ended; reading one that failed raises its error.
 
-    `progress` shows how many have ended: True, a label, or a tqdm class.
+    `progress` shows how many have ended: True, a label, or a tqdm class. Raises `TypeError` for what is no handle.
+
+    >>> async for handle in engine.as_completed([ops.add(1, 2), ops.add(3, 4)]):
+    ...     assert await handle in (3, 7)
     """
     handles = tuple(handles)
     for index, handle in enumerate(handles):

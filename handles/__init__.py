@@ -13,3 +13,7 @@ from handles.symbol import Symbol
 name_missing(Handle)
 
 __all__ = ["AsyncHandle", "CancelOutcome", "EagerHandle", "Handle", "Symbol"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

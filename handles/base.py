@@ -36,6 +36,12 @@ class Handle(Facts, Operators, Methods, Scalars, Export, Memory):
     dimensions. Everything that needs the value (`bool`, `float`, `item`, `np.asarray`, ...) is an implicit sync point:
     on a running event loop, in ASYNC mode, it raises `BlockingSyncError` for a non-ready handle, whether the value
     happens to be there or not.
+
+    >>> h = ops.sqrt(ops.asarray([1.0, 4.0])) + 1
+    >>> h.shape, h.dtype, h.device
+    ((2,), dtype('float64'), Device('CPU:0'))
+    >>> await h
+    array([2., 3.])
     """
 
     __slots__ = ()

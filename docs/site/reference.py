@@ -16,6 +16,7 @@ from sphinx.util.nodes import make_refnode
 PUBLIC_MODULES = (
     "engine",
     "engine.asgi",
+    "engine.devices",
     "engine.ops",
     "engine.ops.linalg",
     "engine.ops.fft",
@@ -28,6 +29,7 @@ PUBLIC_MODULES = (
 ELSEWHERE = {
     *("engine.asgi", "engine.observe", "engine.observe.profile", "engine.ops", "engine.ops.linalg", "engine.ops.fft"),
     *("engine.testing", "handles.CancelOutcome"),
+    *("engine.devices.Array", "engine.devices.Device", "engine.devices.Operand"),
 }
 NOT_MADE_BY_USERS = {
     "engine.BatchStatistics",

@@ -3,3 +3,7 @@
 from engine.asgi.middleware import RequestStatistics, ScopeMiddleware, statistics
 
 __all__ = ["RequestStatistics", "ScopeMiddleware", "statistics"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

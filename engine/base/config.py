@@ -63,11 +63,18 @@ class Config:
         Bytes of snapshotted operands in flight past which dispatch itself executes queued work; the same for bytes.
     dask_scheduler (str, or a pair of str and distributed.Security, None):
         Address of the Dask scheduler whose workers are the `DASK` devices, and whose cluster is the `CLUSTER` device,
-        such as "tcp://10.0.0.5:8786"; for "tls://..." with Dask's `Security` where Dask's own configuration has none.
+        such as `tcp://10.0.0.5:8786`; for `tls://...` with Dask's `Security` where Dask's own configuration has none.
         None is a local cluster of processes, started by the first op that needs it and ended with the executor.
 
     Raises `ValueError` for a value out of range and `TypeError` for one of the wrong type or an unknown field, naming
     the field.
+
+    >>> config = engine.Config(device_count={"CPU": 2}, operation_timeout_in_ms=5_000)
+    >>> config == engine.Config(device_count={"CPU": 2}, operation_timeout_in_ms=5_000)
+    True
+    >>> engine.Config(max_pending_ops=0)
+    Traceback (most recent call last):
+    ValueError: Config.max_pending_ops must be at least 1, but got 0
     """
 
     device_count: Mapping[str, int] = field(default_factory=lambda: {"CPU": 1})

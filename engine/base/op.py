@@ -43,7 +43,11 @@ Variant: TypeAlias = Callable[[Sequence[Type], Sequence[object], Params], np.ufu
 
 
 class ShapeDtype(NamedTuple):
-    """Shape and dtype of a result that may not exist yet; unknown dimensions are None."""
+    """Shape and dtype of a result that may not exist yet; unknown dimensions are None.
+
+    >>> engine.ShapeDtype((None, 3), np.dtype("float64"))
+    ShapeDtype(shape=(None, 3), dtype=dtype('float64'))
+    """
 
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]

@@ -93,9 +93,22 @@ def op(
     call has a handle of its own, and cancelling one takes nothing from the others. Calls in SYNC mode have run when
     they return, so there is nothing to share.
 
-    Raises `TypeError` for what is not callable and for generator functions, and `ValueError` for `num_outputs` or
-    `max_concurrency` below 1; the op raises `TypeError` at the call where the arguments do not fit the function's
-    signature.
+    Raises `TypeError` for what is not callable, for generator functions and for a `shape` that says neither, and
+    `ValueError` for `num_outputs` or `max_concurrency` below 1; the op raises `TypeError` at the call where the
+    arguments do not fit the function's signature.
+
+    >>> @engine.op
+    ... def smooth(x, width):
+    ...     return np.convolve(x, np.ones(width) / width, mode="valid")
+    >>> await smooth(ops.arange(4.0), 2)
+    array([0.5, 1.5, 2.5])
+
+    >>> @engine.op(num_outputs=2, shape=lambda x: [((), x.dtype)] * 2)
+    ... def extremes(x):
+    ...     return x.min(), x.max()
+    >>> least, most = extremes(ops.arange(4.0))
+    >>> least.shape, await most
+    ((), np.float64(3.0))
     """
     if function is None:
         options = {"name": name, "num_outputs": num_outputs, "shape": shape, "max_concurrency": max_concurrency}
@@ -109,6 +122,9 @@ def op(
         _check_max_concurrency(max_concurrency)
     if not isinstance(coalesce, bool):
         raise TypeError(f"coalesce must be True or False, but got {coalesce!r}")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, but got {name!r}")
+    _check_shape(shape, num_outputs)
     name = name or str(getattr(function, "__name__", type(function).__name__))
     limit = None if max_concurrency is None else Slots(max_concurrency)
     return _make(function, name, num_outputs, shape, limit, coalesce)
@@ -133,6 +149,19 @@ def _check_max_concurrency(value: object) -> None:
         raise TypeError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
     if value < 1:
         raise ValueError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
+
+
+def _check_shape(shape: Any, outputs: int) -> None:
+    """Raise `TypeError` for a `shape` that says neither shape nor dtype; what a function says is seen at each call."""
+    if shape is None or callable(shape):
+        return
+    try:
+        said = [_described(shape)] if outputs == 1 else [_described(each) for each in shape]
+    except (TypeError, ValueError):
+        said = []
+    if len(said) != outputs:
+        wanted = "a (shape, dtype) pair" if outputs == 1 else f"a tuple of {outputs} (shape, dtype) pairs"
+        raise TypeError(f"shape must be {wanted}, or a function that returns one, but got {shape!r}")
 
 
 def _make(
@@ -188,13 +217,15 @@ def _inference(shape: Any, outputs: int) -> Callable[..., Any] | None:
     if shape is None:
         return None
 
-    def one(result: Any) -> ShapeDtype:
-        lengths, dtype = result
-        return ShapeDtype((lengths,) if isinstance(lengths, int) else tuple(lengths), np.dtype(dtype))
-
     def infer(*operands: Any, arguments: Any) -> Any:
         args, kwargs = fill(arguments, operands)
         result = shape(*args, **kwargs) if callable(shape) else shape
-        return one(result) if outputs == 1 else tuple(map(one, result))
+        return _described(result) if outputs == 1 else tuple(map(_described, result))
 
     return infer
+
+
+def _described(said: Any) -> ShapeDtype:
+    """The shape and dtype of one output, as a function's `shape` says them."""
+    lengths, dtype = said
+    return ShapeDtype((lengths,) if isinstance(lengths, int) else tuple(lengths), np.dtype(dtype))

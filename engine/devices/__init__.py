@@ -21,3 +21,7 @@ __all__ = [
     "register_backend",
     "registered",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -43,6 +43,9 @@ class Device:
     stands for any worker of the cluster: an op goes to the one that its inputs are on, else to the least loaded.
     Raises `ValueError` for what is not a name of a device of this process (its task and replica are 0) and `TypeError`
     for what is not a name.
+
+    >>> engine.Device("/device:CPU:1") is engine.Device("cpu:1")
+    True
     """
 
     __slots__ = ("index", "kind")

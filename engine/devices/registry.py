@@ -36,6 +36,13 @@ def register_backend(kind: str, factory: Factory) -> None:
 
     Raises `TypeError` for a kind that is no str or a factory that cannot be called, and `ValueError` for a kind that
     is no identifier, or that the engine serves itself.
+
+    >>> engine.devices.register_backend("STEPPED", lambda: engine.devices.SteppedBackend(automatic=True))
+    >>> config = engine.Config(device_count={"STEPPED": 1})
+    >>> async with engine.Executor(config, execution_mode=engine.ASYNC):
+    ...     total = await ops.sum(ops.ones(3, device="STEPPED:0"))
+    >>> total
+    np.float64(3.0)
     """
     name = _checked_kind(kind)
     if name in _BUILT_IN or name in _OF_CLUSTERS:

@@ -3,15 +3,6 @@
 It stands for every device that computes by itself: nothing is computed when a batch is submitted, and values are of a
 class of their own, which nothing computes on by mistake. It is also an example of a backend: what a record needs to be
 computed is in `_outcome`, a dozen lines.
-
->>> stepped = SteppedBackend()
->>> with engine.devices.registered("STEPPED", lambda: stepped):
-...     async with engine.Executor(engine.Config(device_count={"STEPPED": 1}), execution_mode=engine.ASYNC):
-...         with engine.device("STEPPED:0"):
-...             h = ops.add(1, 2)
-...         record = await asyncio.to_thread(stepped.wait_pending)
-...         stepped.complete(record[0])
-...         assert await h == 3
 """
 
 from __future__ import annotations
@@ -57,6 +48,15 @@ class SteppedBackend(Backend[SteppedValue]):
 
     It counts what it was asked to do in `reads` (values that went to the host), `writes` (that came from there) and
     `copies`, and keeps the sizes of its batches in `batches` and the threads that called it in `threads`.
+
+    >>> stepped = engine.devices.SteppedBackend()
+    >>> with engine.devices.registered("STEPPED", lambda: stepped):
+    ...     async with engine.Executor(engine.Config(device_count={"STEPPED": 1}), execution_mode=engine.ASYNC):
+    ...         with engine.device("STEPPED:0"):
+    ...             h = ops.add(1, 2)
+    ...         (record,) = await asyncio.to_thread(stepped.wait_pending)
+    ...         stepped.complete(record)
+    ...         assert await h == 3
     """
 
     def __init__(

@@ -25,12 +25,22 @@ graphs = _Graphs()
 
 
 def get_default_graph() -> Graph:
-    """The graph of the innermost `as_default()` here, else the default graph of the process. Asking makes no graph."""
+    """The graph of the innermost `as_default()` here, else the default graph of the process. Asking makes no graph.
+
+    >>> with engine.Graph().as_default() as graph:
+    ...     assert engine.get_default_graph() is graph
+    """
     return scope_var.get().graph or graphs.graph
 
 
 def reset_default_graph() -> None:
-    """Begin a new default graph; symbols of the old one keep theirs. Raises `RuntimeError` inside `as_default()`."""
+    """Begin a new default graph; symbols of the old one keep theirs. Raises `RuntimeError` inside `as_default()`.
+
+    >>> before = engine.get_default_graph()
+    >>> engine.reset_default_graph()
+    >>> engine.get_default_graph() is before
+    False
+    """
     if scope_var.get().graph is not None:
         raise RuntimeError(
             "reset_default_graph() replaces the default graph of the process: leave the block of "
@@ -43,7 +53,14 @@ def placeholder(dtype: object, shape: int | tuple[int | None, ...] | None = None
     """A symbol whose value each run is fed: `session.run(fetches, feed_dict={symbol: value})`.
 
     `shape` may be None (any), or have None for lengths that may be any. Raises `RuntimeError` under eager execution,
-    where there is nothing to feed; `TypeError` for a dtype of Python objects; `ValueError` for a negative length.
+    where there is nothing to feed; `TypeError` for a dtype of Python objects and for a name that is no str;
+    `ValueError` for a negative length.
+
+    >>> with engine.Graph().as_default():
+    ...     x = engine.placeholder("float64", (None, 3), name="x")
+    ...     total = ops.sum(x, axis=0)
+    >>> total.shape
+    (3,)
     """
     dispatcher = current()
     frame = user_frame(1)

@@ -33,7 +33,7 @@ from engine.graph.binding import Named, Parameters, Positional
 from engine.graph.dispatch import GraphDispatcher
 from engine.graph.identity import Bound, reference
 from engine.graph.invoke import inline, invoke
-from engine.graph.keys import described, key_by_signature, key_of, specification, with_symbols
+from engine.graph.keys import described, key_by_signature, key_of, specifications, with_symbols
 from engine.graph.shortcut import Shortcut
 from engine.graph.trace import Given, Kept, Traced, Tracer
 from engine.graph.weights import are_unchanged, recorded
@@ -90,7 +90,19 @@ def function(fn: Any = None, /, *, input_signature: Sequence[Any] | None = None)
     With `input_signature`, a sequence with an `engine.ShapeDtype(shape, dtype)` or such a pair for each array argument
     (of a method without `self`), it is traced once; a shape may have None for a length that may be any, or be None.
 
-    Raises `TypeError` for what is not a plain function, and for a signature that is none.
+    Raises `TypeError` for what is not a plain function, and for a signature that is none. A call raises `TypeError`
+    where its arguments do not fit the function's signature or cannot be hashed, and `FeedError` where they do not fit
+    `input_signature`.
+
+    >>> @engine.function
+    ... def norm(x):
+    ...     return ops.sqrt(ops.sum(x * x))
+    >>> await norm(np.array([3.0, 4.0]))
+    np.float64(5.0)
+    >>> await norm(np.array([6.0, 8.0]))
+    np.float64(10.0)
+    >>> norm.statistics().traces
+    1
     """
     if fn is None:
         return functools.partial(function, input_signature=input_signature)
@@ -155,7 +167,7 @@ class Function:
         self.python_function = fn
         """The function that is traced."""
         self._name = _name_of(fn)
-        self._signature = None if input_signature is None else tuple(map(specification, input_signature))
+        self._signature = specifications(input_signature)
         self._parameters = Parameters(fn, self._name)
         # A bound method, a partial or a callable object is what it is by its attributes too.
         self._holder: tuple[object, ...] = (fn,) if has_state(fn) else ()

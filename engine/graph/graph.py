@@ -37,6 +37,13 @@ class Graph:
     """A program written down: nodes, each an op with its operands. Sessions run it.
 
     Making one, and asking for one, makes no graph in the sense of `enable_eager_execution`; adding an op does.
+
+    >>> graph = engine.Graph()
+    >>> with graph.as_default():
+    ...     x = engine.placeholder("float64", (2,), name="x")
+    ...     y = x * 2
+    >>> [operation.name for operation in graph.operations]
+    ['x', 'multiply']
     """
 
     def __init__(self) -> None:
@@ -101,6 +108,8 @@ class Graph:
 
     def placeholder(self, dtype: object, shape: object, name: str | None, frame: FrameType) -> Symbol:
         """A node whose value each run is fed."""
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"placeholder: name must be a str or None, but got {name!r}")
         its = ShapeDtype(placeholder_shape(shape), np.dtype(dtype))  # type: ignore[arg-type, call-overload]
         if holds_objects(its.dtype):
             raise TypeError("placeholder: arrays of Python objects are not supported")

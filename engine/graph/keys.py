@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -111,7 +111,19 @@ def described(value: Handle | np.ndarray[Any, Any]) -> ShapeDtype:
 # input_signature
 
 
-def specification(given: object) -> ShapeDtype:
+def specifications(given: object) -> tuple[ShapeDtype, ...] | None:
+    """The entries of `input_signature`; None where it is None."""
+    if given is None:
+        return None
+    if isinstance(given, ShapeDtype) or not isinstance(given, Sequence) or isinstance(given, str):
+        raise TypeError(
+            "input_signature must be a sequence with an engine.ShapeDtype(shape, dtype) for each array argument, such "
+            f"as [engine.ShapeDtype((None, 3), np.dtype('float64'))], but got {given!r}"
+        )
+    return tuple(map(_specification, given))
+
+
+def _specification(given: object) -> ShapeDtype:
     """An entry of `input_signature`: a shape and a dtype, in this order or the other, or what has both."""
     if hasattr(given, "shape") and hasattr(given, "dtype"):
         shape, dtype = given.shape, given.dtype

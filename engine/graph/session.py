@@ -50,6 +50,13 @@ class Session:
     added to its graph) or closed with `close()`. Many runs may be under way at once, on any thread and any loop.
 
     Raises `TypeError` for a graph or config that is none.
+
+    >>> graph = engine.Graph()
+    >>> with engine.Session(graph) as session:
+    ...     x = engine.placeholder("float64", (2,))
+    ...     y = x * 2
+    ...     await session.run_async(y, {x: [1.0, 2.0]})
+    array([2., 4.])
     """
 
     def __init__(self, graph: Graph | None = None, config: Config | None = None) -> None:

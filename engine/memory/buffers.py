@@ -212,10 +212,18 @@ buffers = BufferCache(limit=256 << 20)
 
 
 def buffer_statistics() -> BufferStatistics:
-    """Count what the cache of large result buffers holds and how often it served."""
+    """Count what the cache of large result buffers holds and how often it served.
+
+    >>> statistics = engine.buffer_statistics()
+    >>> statistics.cached_bytes <= statistics.limit_bytes
+    True
+    """
     return buffers.statistics()
 
 
 def clear_buffers() -> None:
-    """Give the memory that is kept for reuse back to the system."""
+    """Give the memory that is kept for reuse back to the system. Arrays in use are left alone.
+
+    >>> engine.clear_buffers()
+    """
     buffers.clear()

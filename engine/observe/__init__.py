@@ -34,6 +34,11 @@ __all__ = [
     "using",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 add = hub.add
 remove = hub.remove
 using = hub.using

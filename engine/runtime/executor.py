@@ -31,6 +31,11 @@ class Executor:
 
     Options that are None are those of the program where eager execution is enabled, else `Config()`, `SILENT` and
     `SYNC`. Raises what `enable_eager_execution` raises for values that are not options.
+
+    >>> async with engine.Executor(engine.Config(max_pending_ops=1_000), execution_mode=engine.ASYNC) as executor:
+    ...     total = ops.sum(ops.ones(1_000))
+    >>> await total, executor.state
+    (np.float64(1000.0), 'closed')
     """
 
     def __init__(
@@ -83,7 +88,8 @@ class Executor:
         """Ops inside the block go to this executor, which must be open; leaving the block does not close it.
 
         For code that does not inherit the context in which the executor was entered: request handlers of a server
-        whose lifespan entered it, other threads, other notebook cells.
+        whose lifespan entered it, other threads, other notebook cells. Entering it raises `ExecutorClosedError` where
+        the executor is not open.
         """
         with entered(**in_force(self)):
             yield self

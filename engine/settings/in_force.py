@@ -11,18 +11,30 @@ from engine.settings.switch import program
 
 
 def executing_eagerly() -> bool:
-    """True if an op called here runs eagerly. Asking makes no graph."""
+    """True if an op called here runs eagerly. Asking makes no graph.
+
+    >>> engine.executing_eagerly()
+    True
+    """
     scope = scope_var.get()
     return scope.graph is None and (program.options is not None or scope.executor is not None)
 
 
 def get_execution_mode() -> ExecutionMode | None:
-    """The execution mode in force here; None where eager execution is off."""
+    """The execution mode in force here; None where eager execution is off.
+
+    >>> engine.get_execution_mode()
+    <ExecutionMode.ASYNC: 1>
+    """
     return mode_in_force() if executing_eagerly() else None
 
 
 def get_device_policy() -> DevicePolicy | None:
-    """The device policy in force here; None where eager execution is off."""
+    """The device policy in force here; None where eager execution is off.
+
+    >>> engine.get_device_policy()
+    <DevicePolicy.SILENT: 2>
+    """
     scope = scope_var.get()
     if not executing_eagerly():
         return None
@@ -32,7 +44,11 @@ def get_device_policy() -> DevicePolicy | None:
 
 
 def get_config() -> Config | None:
-    """The configuration in force here; None where eager execution is off."""
+    """The configuration in force here; None where eager execution is off.
+
+    >>> engine.get_config().max_pending_ops
+    32768
+    """
     scope = scope_var.get()
     if scope.executor is not None:
         return scope.executor.config  # type: ignore[no-any-return]
@@ -43,6 +59,9 @@ def list_devices() -> tuple[Device, ...]:
     """The devices of the executor in force here. Asking makes no graph and starts nothing.
 
     Devices on other machines show their addresses, once the first op there has connected to them.
+
+    >>> engine.list_devices()
+    (Device('CPU:0'),)
     """
     scope = scope_var.get()
     if scope.executor is not None:

@@ -183,14 +183,29 @@ def entered(**changes: object) -> Iterator[None]:
 
 
 def execution_mode(mode: ExecutionMode) -> AbstractContextManager[None]:
-    """Ops inside the block run in this mode. Raises `ValueError` for what is not a member."""
+    """Ops inside the block run in this mode. Raises `ValueError` for what is not a member.
+
+    >>> with engine.execution_mode(engine.SYNC):
+    ...     h = ops.add(1, 2)
+    >>> h.is_ready()
+    True
+    """
     if not isinstance(mode, ExecutionMode):
         raise ValueError(f"mode must be one of engine.SYNC, engine.ASYNC, but got {mode!r}")
     return entered(mode=mode)
 
 
 def device_policy(policy: DevicePolicy) -> AbstractContextManager[None]:
-    """Ops inside the block are placed under this policy. Raises `ValueError` for what is not a member."""
+    """Ops inside the block are placed under this policy. Raises `ValueError` for what is not a member.
+
+    >>> config = engine.Config(device_count={"CPU": 2})
+    >>> async with engine.Executor(config, execution_mode=engine.ASYNC):
+    ...     here, there = ops.ones(3, device="CPU:0"), ops.ones(3, device="CPU:1")
+    ...     with engine.device_policy(engine.DevicePolicy.EXPLICIT):
+    ...         total = here + there.to_device("CPU:0")  # `here + there` raises DevicePlacementError
+    >>> await total
+    array([2., 2., 2.])
+    """
     if policy is None:
         raise ValueError("policy must be an engine.DevicePolicy, but got None")
     check_policy(policy)
@@ -205,10 +220,21 @@ def device(name: str | Device | None) -> AbstractContextManager[None]:
     With None no device is asked for inside the block, even if blocks around it ask for one: ops follow their inputs.
     Raises `ValueError` for a name that is not one of a device and `TypeError` for what is no name; a device that does
     not exist is an error of the op.
+
+    >>> with engine.device("CPU:0"):
+    ...     h = ops.ones(3)
+    >>> h.device
+    Device('CPU:0')
     """
     return entered(device=None if name is None else Device(name))
 
 
 def allow_sync() -> AbstractContextManager[None]:
-    """Inside the block, blocking syncs are permitted on a running event loop."""
+    """Inside the block, blocking syncs are permitted on a running event loop, which stands still meanwhile.
+
+    >>> with engine.allow_sync():
+    ...     total = float(ops.sum(ops.ones(3)))
+    >>> total
+    3.0
+    """
     return entered(consent=True)

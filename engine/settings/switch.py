@@ -74,6 +74,10 @@ def enable_eager_execution(
     thread or device counts other than those that the first op of the program froze. A failed call changes nothing.
 
     The rules are those of TensorFlow's function of this name.
+
+    >>> engine.enable_eager_execution(execution_mode=engine.ASYNC)
+    >>> await ops.add(1, 2)
+    np.int64(3)
     """
     check_config(config)
     check_policy(device_policy)
@@ -99,7 +103,12 @@ def enable_eager_execution(
 def disable_eager_execution() -> None:
     """Take the switch back: ops outside an executor's block make a graph again. Work in flight goes on.
 
-    Eager execution can be enabled again then, with other options.
+    Eager execution can be enabled again then, with another mode and policy, and with a config of other limits; the
+    counts of devices and threads are those of the program's first op.
+
+    >>> engine.disable_eager_execution()
+    >>> engine.executing_eagerly()
+    False
     """
     with lock:
         program.disable()
@@ -123,10 +132,11 @@ def _check_same(
     }
     if conflicts:
         ways = dict.fromkeys(_OTHERWISE[name.partition(".")[0]] for name in conflicts)
+        frozen = program.in_use is not None and any(f"config.{name}" in conflicts for name in _FROZEN)
+        anew = _RESTART if frozen else "to choose anew for all of it, call engine.disable_eager_execution() first"
         raise ValueError(
             "enable_eager_execution was called before, and what it was given is in force: "
-            f"{'; '.join(conflicts.values())}. For a part of the program use {' and '.join(ways)}; to choose anew for "
-            "all of it, call engine.disable_eager_execution() first"
+            f"{'; '.join(conflicts.values())}. For a part of the program use {' and '.join(ways)}; {anew}"
         )
 
 
@@ -139,6 +149,12 @@ _OTHERWISE = {
 
 
 _FROZEN = ("device_count", "intra_op_parallelism_threads", "inter_op_parallelism_threads")
+"""Fields of a configuration that the program's first op freezes."""
+
+_RESTART = (
+    "to choose anew for all of it, restart the program and enable eager execution before the first op; in a notebook "
+    "or a test, call engine.testing.reset() first"
+)
 
 
 def _check_frozen(config: Config) -> None:
@@ -147,5 +163,6 @@ def _check_frozen(config: Config) -> None:
         if getattr(config, name) != getattr(used, name):
             raise RuntimeError(
                 f"Config.{name} cannot be modified after initialization: the program's first op ran with "
-                f"{getattr(used, name)!r}, now {getattr(config, name)!r} was asked for"
+                f"{getattr(used, name)!r}, now {getattr(config, name)!r} was asked for. For a part of the program use "
+                f"{_OTHERWISE['config']}; {_RESTART}"
             )

@@ -21,6 +21,8 @@ from engine.runtime.defaults import reset_defaults
 from engine.settings.switch import program
 from handles.base import Handle
 
+__all__ = ["GateOp", "hold", "reset"]
+
 
 def reset() -> None:
     """Put the process back to a fresh start: eager execution off, nothing enabled, in flight, frozen or reported.
@@ -28,6 +30,10 @@ def reset() -> None:
     Kinds of devices that were registered are forgotten, and observers are let go.
 
     What is queued is dropped; call it where no op is being awaited.
+
+    >>> engine.testing.reset()
+    >>> engine.executing_eagerly()
+    False
     """
     hub.clear()
     sums.start_over()
@@ -67,6 +73,14 @@ class GateOp:
 
     `gate(x)` dispatches it and returns a handle of the value of `x`. What depends on that waits; independent ops pass
     it. In SYNC mode the call itself waits.
+
+    >>> gate = engine.testing.GateOp()
+    >>> behind = gate(1) + 1
+    >>> behind.is_ready()
+    False
+    >>> gate.open()
+    >>> await behind
+    np.int64(2)
     """
 
     def __init__(self) -> None:
@@ -89,3 +103,7 @@ class GateOp:
     def wait_entered(self, timeout: float | None = None) -> bool:
         """Block until a kernel of this gate has begun; False when `timeout` seconds went by first."""
         return self._entered.wait(timeout)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

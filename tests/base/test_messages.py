@@ -20,6 +20,7 @@ from engine.runtime.current import current
 from engine.testing import GateOp
 
 ops: Any = typed_ops  # what is tried here is no method of a handle
+untyped: Any = engine  # and what is given here no type checker would pass
 
 
 @pytest.fixture
@@ -133,6 +134,68 @@ def test_enabling_again_names_the_fields_that_differ_and_no_others() -> None:
     engine.enable_eager_execution(engine.Config(max_pending_ops=5))
 
 
+def test_what_is_frozen_by_an_op_names_ways_that_work(mode: engine.ExecutionMode) -> None:
+    """Once an op has run, disabling does not free the counts: neither error says that it would."""
+    two = engine.Config(device_count={"CPU": 2})
+    ops.add(1, 2)
+    enabled = message(lambda: engine.enable_eager_execution(two), ValueError)
+    engine.disable_eager_execution()
+    disabled = message(lambda: engine.enable_eager_execution(two), RuntimeError)
+    for said in (enabled, disabled):
+        assert "`async with engine.Executor(config):`" in said
+        assert "restart the program" in said
+        assert "engine.testing.reset() first" in said
+        assert "disable_eager_execution()" not in said
+    with engine.Executor(two):
+        assert str(ops.ones(3, device="CPU:1").device) == "CPU:1"
+    engine.testing.reset()
+    engine.enable_eager_execution(two, execution_mode=mode)
+    assert len(engine.list_devices()) == 2
+
+
+# Arguments that are none
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        (lambda: untyped.wait(timeout="soon"), ValueError, "timeout must be None or a number of seconds"),
+        (lambda: untyped.wait(timeout=-1), ValueError, "but got -1"),
+        (lambda: untyped.wait(timeout=float("nan")), ValueError, "but got nan"),
+        (lambda: untyped.op(abs, name=3), TypeError, "name must be a str or None, but got 3"),
+        (lambda: untyped.op(abs, shape=3), TypeError, "shape must be a (shape, dtype) pair, or a function"),
+        (lambda: untyped.op(abs, shape=(2, 3, 4)), TypeError, "but got (2, 3, 4)"),
+        (lambda: untyped.op(abs, num_outputs=2, shape=((3,), "f8")), TypeError, "a tuple of 2 (shape, dtype) pairs"),
+        (lambda: untyped.op(abs, shape=((3,), "no dtype")), TypeError, "but got ((3,), 'no dtype')"),
+        (lambda: untyped.function(abs, input_signature=3), TypeError, "input_signature must be a sequence with"),
+        (lambda: untyped.function(abs, input_signature="f8"), TypeError, "but got 'f8'"),
+        (
+            lambda: untyped.function(abs, input_signature=engine.ShapeDtype((3,), np.dtype("f8"))),
+            TypeError,
+            "input_signature must be a sequence with an engine.ShapeDtype",
+        ),
+    ],
+)
+def test_an_argument_that_is_none_is_named(
+    call: Callable[[], object], kind: type[Exception], said: str, asynchronous: None
+) -> None:
+    assert said in message(call, kind)
+
+
+def test_a_placeholder_has_a_name_that_is_a_str() -> None:
+    name: Any = 3
+    with engine.Graph().as_default():
+        assert "name must be a str or None, but got 3" in message(
+            lambda: engine.placeholder("f8", (1,), name=name), TypeError
+        )
+
+
+def test_a_scope_in_a_plain_with_says_how_it_is_entered(mode: engine.ExecutionMode) -> None:
+    scope: Any = engine.scope()
+    with pytest.raises(TypeError, match=r"async with engine\.scope\(\.\.\.\):.*engine\.wait\(\)"), scope:
+        pass
+
+
 # Names that are not there
 
 
@@ -151,6 +214,9 @@ def test_enabling_again_names_the_fields_that_differ_and_no_others() -> None:
         (ops.fft, "ftt", "did you mean engine.ops.fft.fft?"),
         (engine, "enable_eager", "did you mean engine.enable_eager_execution?"),
         (engine, "Exectuor", "did you mean engine.Executor?"),
+        (engine, "add", "did you mean engine.ops.add?"),
+        (engine, "linalg", "did you mean engine.ops.linalg?"),
+        (engine.random, "normal", "engine.random.default_rng(seed).normal(...)"),
     ],
 )
 def test_a_name_that_is_not_there(module: Any, name: str, hint: str) -> None:
@@ -186,6 +252,18 @@ def test_dir_shows_public_names_only() -> None:
     assert set(dir(engine)) == {*engine.__all__, "random", "__version__"}
     assert set(dir(ops)) == set(ops.__all__)
     assert all(hasattr(engine, name) for name in dir(engine))
+    for module in (engine.asgi, engine.devices, engine.observe, engine.random, engine.testing, handles):
+        assert set(dir(module)) == set(module.__all__)
+
+
+async def test_a_draw_that_is_not_there_names_one_that_is(mode: engine.ExecutionMode) -> None:
+    generator: Any = engine.random.default_rng(0)
+    said = message(lambda: generator.laplace(size=3), AttributeError)
+    assert "engine.op(numpy.random.default_rng(seed).laplace)(...)" in said
+    drawn = engine.op(np.random.default_rng(0).laplace)(size=3)
+    assert (await drawn).tolist() == np.random.default_rng(0).laplace(size=3).tolist()
+    assert message(lambda: generator.no_such_draw, AttributeError).endswith("has no attribute 'no_such_draw'")
+    assert not hasattr(generator, "__array__")
 
 
 def test_the_config_documents_each_field() -> None:
