@@ -103,7 +103,9 @@ class ScopeMiddleware:
     come out as they are. Raises `TypeError` and `ValueError` for arguments of another kind.
 
     >>> async def app(scope, receive, send): ...
-    >>> app = engine.asgi.ScopeMiddleware(app, timeout=5.0)  # or app.add_middleware(engine.asgi.ScopeMiddleware, ...)
+    >>> app = engine.asgi.ScopeMiddleware(app, timeout=5.0)
+
+    FastAPI and Starlette have `app.add_middleware(engine.asgi.ScopeMiddleware, timeout=5.0)` for it.
     """
 
     def __init__(

@@ -314,11 +314,20 @@ MIX = ("search:4", "image:4", "value:4", "predict:4")
 def main(say: Callable[[str], object] = print) -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mix", nargs="*", type=mixture, metavar="KIND:CONNECTIONS", help=f"default: {' '.join(MIX)}")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of load, all servers together")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--pause", type=float, default=0.0, help="milliseconds of each connection between two requests")
-    parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=list(SERVERS))
+    parser.add_argument(
+        "mix",
+        nargs="*",
+        type=mixture,
+        metavar="KIND:CONNECTIONS",
+        help=f"connections of each kind; default: {' '.join(MIX)}",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="seconds of load, for all servers together; default: 30"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="turns in which the seconds are shared out; default: 1")
+    pause = "milliseconds that each connection waits, on average, between two requests; default: 0"
+    parser.add_argument("--pause", type=float, default=0.0, metavar="MS", help=pause)
+    parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=list(SERVERS), help="only these servers")
     parser.add_argument(
         "--equal-median",
         type=mixture,

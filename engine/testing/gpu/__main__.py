@@ -111,13 +111,21 @@ def write(file: Path, result: dict[str, Any]) -> None:
 
 def parsed(arguments: Sequence[str] | None) -> Any:
     """The options of the program."""
-    parser = argparse.ArgumentParser(prog="python -m engine.testing.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where the outcome goes (gpu.json)")
-    parser.add_argument("--programs", type=int, default=1_000, help="random programs (1000)")
+    description = (
+        "Check a GPU and measure it, in four minutes at most, and write what was found to a file. Ends with 0 where "
+        "all checks passed, 1 where some did not, 3 where there is no GPU that can be used."
+    )
+    parser = argparse.ArgumentParser(prog="python -m engine.testing.gpu", description=description)
+    found = "where to write what was found; default: gpu.json"
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help=found)
+    programs = "random programs to run on both devices; default: 1000"
+    parser.add_argument("--programs", type=int, default=1_000, metavar="N", help=programs)
     names = [part.name for part in all_parts(1)]
-    parser.add_argument("--parts", nargs="+", choices=names, default=(), help="only these parts")
+    parts = f"only these parts: {', '.join(names)}"
+    parser.add_argument("--parts", nargs="+", choices=names, default=(), metavar="PART", help=parts)
     processes = max(1, min(12, (os.cpu_count() or 1) - 2))
-    parser.add_argument("--processes", type=int, default=processes, help=f"that share out the cases ({processes})")
+    sharing = f"processes that share out the cases; default, by the cores of this machine: {processes}"
+    parser.add_argument("--processes", type=int, default=processes, metavar="N", help=sharing)
     parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
     parser.add_argument("--runtime", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
