@@ -43,6 +43,15 @@ NOT_MADE_BY_USERS = {
     "engine.random.Generator",
 }
 
+DEFAULTS = {
+    "<factory>": "{'CPU': 1}",
+    "_INHERITED": "0",
+    "MOST_OPS": "1_000_000",
+    "NOT_GIVEN": "...",
+    "COMPUTED": "...",
+}
+"""What stands in signatures for defaults that have a name of the engine's own, or are made for each call."""
+
 
 class Names(SphinxDirective):
     """Documents the names in its body, all of the module that is its argument."""
@@ -72,9 +81,11 @@ def how(documented: object) -> tuple[str, tuple[str, ...]]:
 def process_signature(
     app: Sphinx, what: str, name: str, documented: object, options: object, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """Leave out how to make what users do not make, and show an alias by its name within other types as well."""
+    """Leave out how to make what users do not make, and show aliases by their names and defaults by their values."""
     if name in NOT_MADE_BY_USERS or (isclass(documented) and issubclass(documented, Enum)):
         return "", None
+    for own, value in DEFAULTS.items():
+        signature = signature and signature.replace(f"={own}", f"={value}").replace(f"= {own}", f"= {value}")
     alias = r"TypeAliasForwardRef\('(\w+)'\)"
     return signature and re.sub(alias, r"\1", signature), returned and re.sub(alias, r"\1", returned)
 

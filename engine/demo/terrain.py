@@ -46,7 +46,10 @@ def load(path: Path, cell: float) -> Terrain:
             loaded = np.load(file, allow_pickle=False)
             arrays = {"elevation": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except Exception as error:  # noqa: BLE001 - a corrupt file can make the parsers raise nearly anything
-        raise InputError(f"{path}: cannot be read as NumPy data: {_one_line(error)}") from None
+        why = _one_line(error)
+        if "allow_pickle" in why:  # NumPy's advice to load it nevertheless is none for a file of others
+            why = "expected arrays of numbers as numpy.save and numpy.savez write them, but it holds something else"
+        raise InputError(f"{path}: cannot be read as NumPy data: {why}") from None
     try:
         return _terrain(arrays, cell)
     except InputError as error:

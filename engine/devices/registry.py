@@ -37,7 +37,9 @@ def register_backend(kind: str, factory: Factory) -> None:
     Raises `TypeError` for a kind that is no str or a factory that cannot be called, and `ValueError` for a kind that
     is no identifier, or that the engine serves itself.
 
-    >>> engine.devices.register_backend("STEPPED", lambda: engine.devices.SteppedBackend(automatic=True))
+    >>> def stepped():
+    ...     return engine.devices.SteppedBackend(automatic=True)
+    >>> engine.devices.register_backend("STEPPED", stepped)
     >>> config = engine.Config(device_count={"STEPPED": 1})
     >>> async with engine.Executor(config, execution_mode=engine.ASYNC):
     ...     total = await ops.sum(ops.ones(3, device="STEPPED:0"))

@@ -51,7 +51,8 @@ class SteppedBackend(Backend[SteppedValue]):
 
     >>> stepped = engine.devices.SteppedBackend()
     >>> with engine.devices.registered("STEPPED", lambda: stepped):
-    ...     async with engine.Executor(engine.Config(device_count={"STEPPED": 1}), execution_mode=engine.ASYNC):
+    ...     config = engine.Config(device_count={"STEPPED": 1})
+    ...     async with engine.Executor(config, execution_mode=engine.ASYNC):
     ...         with engine.device("STEPPED:0"):
     ...             h = ops.add(1, 2)
     ...         (record,) = await asyncio.to_thread(stepped.wait_pending)

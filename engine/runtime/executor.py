@@ -32,7 +32,8 @@ class Executor:
     Options that are None are those of the program where eager execution is enabled, else `Config()`, `SILENT` and
     `SYNC`. Raises what `enable_eager_execution` raises for values that are not options.
 
-    >>> async with engine.Executor(engine.Config(max_pending_ops=1_000), execution_mode=engine.ASYNC) as executor:
+    >>> config = engine.Config(max_pending_ops=1_000)
+    >>> async with engine.Executor(config, execution_mode=engine.ASYNC) as executor:
     ...     total = ops.sum(ops.ones(1_000))
     >>> await total, executor.state
     (np.float64(1000.0), 'closed')

@@ -85,11 +85,11 @@ def saved(**arrays: Any) -> bytes:
 UNUSABLE = {
     "wrong-suffix": ("hills.tif", saved(only=hills()), "expected an .npy or .npz file"),
     "empty-file": ("hills.npz", b"", "cannot be read as NumPy data"),
-    "not-numpy": ("hills.npz", b"elevation, in words\n", "cannot be read as NumPy data"),
+    "not-numpy": ("hills.npz", b"elevation, in words\n", "cannot be read as NumPy data: expected arrays of numbers"),
     "truncated-npz": ("hills.npz", saved(elevation=hills())[:300], "cannot be read as NumPy data"),
     "truncated-npy": ("hills.npy", saved(only=hills())[:150], "cannot be read as NumPy data"),
     "damaged-header": ("hills.npy", saved(only=hills())[:12] + b"\xff" * 116, "cannot be read as NumPy data"),
-    "objects": ("hills.npy", saved(only=np.array([[{}]])), "cannot be read as NumPy data"),
+    "objects": ("hills.npy", saved(only=np.array([[{}]])), "cannot be read as NumPy data: expected arrays of numbers"),
     "one-dimension": ("hills.npy", saved(only=np.arange(9)), "its shape is (9,)"),
     "three-dimensions": ("hills.npz", saved(elevation=np.zeros((2, 3, 4))), "its shape is (2, 3, 4)"),
     "one-row": ("hills.npy", saved(only=np.zeros((1, 9))), "its shape is (1, 9)"),
