@@ -50,5 +50,9 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 # Names that say more than what they stand for; docs/reference/index.rst explains them.
 autodoc_type_aliases = {
-    name: name for name in ("Array", "Axes", "Axis", "Lengths", "Norm", "Number", "Operand", "Order", "Place", "Size")
+    name: name
+    for name in (
+        *("Application", "Array", "Axes", "Axis", "Lengths", "Norm", "Number", "Operand", "Order", "Place", "Priority"),
+        "Size",
+    )
 }
