@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.fusion.native.blueprint import Blueprint
-from engine.fusion.native.emit import FLOATS, Lanes, bits_of, sign_bit, stored_type_of
+from engine.fusion.native.emit import FLOATS, Lanes, integer_type_of, sign_bit, stored_type_of
 from engine.fusion.native.primitives import of_numbers, primitive, truth
 from engine.fusion.native.structure import Reduction
 
@@ -101,7 +101,7 @@ class Zeros:
     """
 
     def __init__(self, made: Blueprint, code: str, *, largest: bool) -> None:
-        self._made, self._code, self._bits = made, code, bits_of(code)
+        self._made, self._code, self._bits = made, code, integer_type_of(code)
         self._rarer = sign_bit(code) if largest else 0
         """The bits of the zero that is looked for."""
         self._unit, self._meet = (-1, "and") if largest else (0, "or")

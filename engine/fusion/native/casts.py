@@ -6,7 +6,7 @@ without compiled code.
 
 from __future__ import annotations
 
-from engine.fusion.native.emit import CODES, FLOATS, Lanes, bits_of, bytes_of, infinity, magnitude_bits, type_of
+from engine.fusion.native.emit import CODES, FLOATS, Lanes, bytes_of, infinity, integer_type_of, magnitude_bits, type_of
 from engine.fusion.native.primitives import truth
 
 PARTS = {"c8": "f4", "c16": "f8"}
@@ -81,7 +81,7 @@ def _odd(lanes: Lanes, value: str) -> str:
 
 def doubt_signalling(lanes: Lanes, code: str, value: str) -> None:
     """Doubt NaNs that signal: converting one gives a quiet one, but NumPy moves bits for floats of 16 bits."""
-    scalar, quiet = bits_of(code), {"f2": 9, "f4": 22, "f8": 51}[code]
+    scalar, quiet = integer_type_of(code), {"f2": 9, "f4": 22, "f8": 51}[code]
     size = lanes.binary("and", scalar, lanes.bits(code, value), lanes.constant(scalar, magnitude_bits(code)))
     beyond = lanes.binary("sub", scalar, size, lanes.constant(scalar, infinity(code) + 1))
     lanes.doubt(lanes.compare("ult", scalar, beyond, lanes.constant(scalar, (1 << quiet) - 1)))
@@ -95,7 +95,7 @@ def _to_complex(lanes: Lanes, source: str, target: str, value: str) -> str:
         parts = both.resize(parts, PARTS[source], part)
         return lanes.op(f"bitcast {both.type(part)} {parts} to {lanes.type(target)}")
     real = lanes.bits(part, cast(lanes, source, part, value))
-    return lanes.convert("zext", real, bits_of(part), bits_of(target))
+    return lanes.convert("zext", real, integer_type_of(part), integer_type_of(target))
 
 
 def _to_integer(lanes: Lanes, source: str, target: str, value: str) -> str:

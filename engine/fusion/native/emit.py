@@ -39,7 +39,7 @@ def bytes_of(code: str) -> int:
     return np.dtype(code).itemsize
 
 
-def bits_of(code: str) -> str:
+def integer_type_of(code: str) -> str:
     """The integer type that has the bits of one element."""
     return f"i{8 * bytes_of(code)}"
 
@@ -48,7 +48,7 @@ def type_of(code: str) -> str:
     """The type that one element has in registers: a bool is one bit there, a float of 16 bits an integer."""
     if code == "b1":
         return "i1"
-    return FLOATS[code] if code in ("f4", "f8") else bits_of(code)
+    return FLOATS[code] if code in ("f4", "f8") else integer_type_of(code)
 
 
 def stored_type_of(code: str) -> str:
@@ -153,12 +153,12 @@ class Lanes:
         """The bits of floats, as integers."""
         if code == "f2":
             return value
-        return self.op(f"bitcast {self.type(code)} {value} to {self.vector(bits_of(code))}")
+        return self.op(f"bitcast {self.type(code)} {value} to {self.vector(integer_type_of(code))}")
 
     def from_bits(self, code: str, value: str) -> str:
         if code == "f2":
             return value
-        return self.op(f"bitcast {self.vector(bits_of(code))} {value} to {self.type(code)}")
+        return self.op(f"bitcast {self.vector(integer_type_of(code))} {value} to {self.type(code)}")
 
     def convert(self, name: str, value: str, source: str, target: str) -> str:
         """An instruction that makes a value of one scalar type from another."""
@@ -235,7 +235,7 @@ class Lanes:
         return self.convert("bitcast", value, "half", "i16") if target == "f2" else value
 
     def is_nan(self, code: str, value: str) -> str:
-        scalar = bits_of(code)
+        scalar = integer_type_of(code)
         magnitude = self.binary("and", scalar, self.bits(code, value), self.constant(scalar, _magnitude(code)))
         return self.compare("sgt", scalar, magnitude, self.constant(scalar, infinity(code)))
 

@@ -9,7 +9,7 @@ import numpy as np
 from engine.fusion.native.arguments import Arguments
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.elements import Elements
-from engine.fusion.native.emit import FLOATS, bits_of, bytes_of, sign_bit, stored_type_of
+from engine.fusion.native.emit import FLOATS, bytes_of, integer_type_of, sign_bit, stored_type_of
 from engine.fusion.native.flagging import Flagging
 from engine.fusion.native.primitives import truth
 from engine.fusion.native.rows import Rows
@@ -95,7 +95,7 @@ class LoopCalls:
 
     def _doubt_zeros(self, code: str, extreme: str, values: str, length: str) -> None:
         """Where zeros of both signs are the extreme, the order of instructions decides which one it is."""
-        made, source, single, bits = self._made, self._made.source, self._made.single, bits_of(code)
+        made, source, single, bits = self._made, self._made.source, self._made.single, integer_type_of(code)
         scan, scanned = self._rows.label("scan", "scanned")
         zero = single.negated(truth(single, code, extreme))
         source.line(f"br i1 {zero}, label %{scan}, label %{scanned}")

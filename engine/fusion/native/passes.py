@@ -6,7 +6,7 @@ from engine.fusion.native.arguments import Arguments, loaded, spread
 from engine.fusion.native.blueprint import Blueprint
 from engine.fusion.native.casts import cast
 from engine.fusion.native.elements import Elements
-from engine.fusion.native.emit import Lanes, bits_of, stored_type_of
+from engine.fusion.native.emit import Lanes, integer_type_of, stored_type_of
 from engine.fusion.native.llvm import breathe
 from engine.fusion.native.primitives import of_numbers, primitive
 from engine.fusion.native.reducing import Reducing
@@ -105,7 +105,7 @@ class Pass:
 def doubt_nans(lanes: Lanes, code: str, left: str, right: str) -> None:
     """Which of two NaNs is the result, NumPy's instructions decide."""
     both = lanes.binary("and", "i1", lanes.is_nan(code, left), lanes.is_nan(code, right))
-    differ = lanes.compare("ne", bits_of(code), lanes.bits(code, left), lanes.bits(code, right))
+    differ = lanes.compare("ne", integer_type_of(code), lanes.bits(code, left), lanes.bits(code, right))
     lanes.doubt(lanes.binary("and", "i1", both, differ))
 
 

@@ -14,9 +14,9 @@ from engine.fusion.native.emit import (
     CODES,
     FLOATS,
     Lanes,
-    bits_of,
     bytes_of,
     infinity,
+    integer_type_of,
     magnitude_bits,
     sign_bit,
     type_of,
@@ -103,7 +103,7 @@ def _on_bits(name: str, mask: Callable[[str], int]) -> Emit:
     """An operation on the bits of each float, with a constant."""
 
     def emit(lanes: Lanes, code: str, args: list[str]) -> str:
-        scalar = bits_of(code)
+        scalar = integer_type_of(code)
         bits = lanes.bits(code, args[0])
         return lanes.from_bits(code, lanes.binary(name, scalar, bits, lanes.constant(scalar, mask(code))))
 
@@ -111,7 +111,7 @@ def _on_bits(name: str, mask: Callable[[str], int]) -> Emit:
 
 
 def _copysign(lanes: Lanes, code: str, args: list[str]) -> str:
-    scalar = bits_of(code)
+    scalar = integer_type_of(code)
     size, sign = (lanes.bits(code, each) for each in args)
     size = lanes.binary("and", scalar, size, lanes.constant(scalar, magnitude_bits(code)))
     sign = lanes.binary("and", scalar, sign, lanes.constant(scalar, sign_bit(code)))
@@ -139,7 +139,7 @@ def _is_nan(lanes: Lanes, code: str, args: list[str]) -> str:
 
 def _against_infinity(predicate: str) -> Emit:
     def emit(lanes: Lanes, code: str, args: list[str]) -> str:
-        scalar = bits_of(code)
+        scalar = integer_type_of(code)
         mask = lanes.constant(scalar, magnitude_bits(code))
         magnitude = lanes.binary("and", scalar, lanes.bits(code, args[0]), mask)
         return lanes.compare(predicate, scalar, magnitude, lanes.constant(scalar, infinity(code)))
@@ -148,7 +148,9 @@ def _against_infinity(predicate: str) -> Emit:
 
 
 def _signbit(lanes: Lanes, code: str, args: list[str]) -> str:
-    return lanes.compare("slt", bits_of(code), lanes.bits(code, args[0]), lanes.constant(bits_of(code), 0))
+    return lanes.compare(
+        "slt", integer_type_of(code), lanes.bits(code, args[0]), lanes.constant(integer_type_of(code), 0)
+    )
 
 
 # Integers and booleans
