@@ -182,7 +182,8 @@ class OpScope(_AsyncOnly):
 
     def __repr__(self) -> str:
         state = "not entered yet" if self._loop is None else "open" if self._open else "left"
-        return f"<OpScope {state}, {self.in_flight} ops in flight>"
+        count = self.in_flight
+        return f"<OpScope {state}, {count} op{'s' * (count != 1)} in flight>"
 
     def cancel(self) -> None:
         """Drop the ops that have not started, abandon those that run, and leave the block. Callable on any thread."""

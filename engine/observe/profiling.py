@@ -166,7 +166,9 @@ class Profile:
         if self._recorder is None:
             return "<Profile not entered yet>"
         begin, end = self.span
-        return f"<Profile {'running' if self._running else 'ended'}, {len(self.ops)} ops in {end - begin:.3g} s>"
+        count = len(self.ops)
+        state = "running" if self._running else "ended"
+        return f"<Profile {state}, {count} op{'s' * (count != 1)} in {end - begin:.3g} s>"
 
 
 def profile(most_ops: int = MOST_OPS) -> Profile:

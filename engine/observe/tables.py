@@ -97,7 +97,10 @@ def headline(
     """The lines that come first."""
     outcomes = Counter(op.outcome or "in flight" for op in ops)
     parts = [f"{count:,} {name}" for name, count in sorted(outcomes.items())]
-    lines = [f"{len(ops):,} ops in {duration(span[1] - span[0])}" + (": " + ", ".join(parts) if parts else "")]
+    lines = [
+        f"{len(ops):,} op{'s' * (len(ops) != 1)} in {duration(span[1] - span[0])}"
+        + (": " + ", ".join(parts) if parts else "")
+    ]
     if dropped:
         lines.append(f"{dropped:,} further ops were not recorded: engine.profile(most_ops=...) takes more")
     if lags:

@@ -74,7 +74,7 @@ async def test_executors_and_scopes_say_in_text_how_they_are(gate: GateOp) -> No
         assert repr(scope) == "<OpScope not entered yet, 0 ops in flight>"
         async with scope:
             held = gate(1.0)
-            assert repr(scope) == "<OpScope open, 1 ops in flight>"
+            assert repr(scope) == "<OpScope open, 1 op in flight>"
             await asyncio.to_thread(gate.wait_entered)
             assert repr(executor) == "<Executor open, ASYNC: 1 pending, 1 running>"
             gate.open()

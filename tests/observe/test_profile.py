@@ -198,6 +198,13 @@ def test_a_profile_that_was_not_entered_lasted_no_time() -> None:
     assert profile.summary().startswith("0 ops in 0\n")
 
 
+def test_a_profile_of_one_op_counts_one_op(mode: engine.ExecutionMode) -> None:
+    with engine.profile() as profile:
+        ops.add(1, 2).result()
+    assert profile.summary().startswith("1 op in ")
+    assert repr(profile).startswith("<Profile ended, 1 op in ")
+
+
 def test_an_empty_profile_shows_itself(tmp_path: Path) -> None:
     with engine.profile() as profile:
         pass
