@@ -52,7 +52,7 @@ def operand(value: Any, *, keep: bool) -> Any:
         return checked(np.array(value))
     raise TypeError(
         "operands must be handles, arrays, Python scalars, strings, dates or nested sequences of them, "
-        f"but got {type(value).__module__}.{type(value).__qualname__}"
+        f"but got {'None' if value is None else f'{type(value).__module__}.{type(value).__qualname__}'}"
     )
 
 

@@ -162,6 +162,7 @@ def test_what_is_frozen_by_an_op_names_ways_that_work(mode: engine.ExecutionMode
         (lambda: untyped.wait(timeout="soon"), ValueError, "timeout must be None or a number of seconds"),
         (lambda: untyped.wait(timeout=-1), ValueError, "but got -1"),
         (lambda: untyped.wait(timeout=float("nan")), ValueError, "but got nan"),
+        (lambda: untyped.ops.add(1.0, None), TypeError, "or nested sequences of them, but got None"),
         (lambda: untyped.op(abs, name=3), TypeError, "name must be a str or None, but got 3"),
         (lambda: untyped.op(abs, shape=3), TypeError, "shape must be a (shape, dtype) pair, or a function"),
         (lambda: untyped.op(abs, shape=(2, 3, 4)), TypeError, "but got (2, 3, 4)"),
