@@ -40,7 +40,7 @@ def default_rng(seed: Seed = None) -> Generator:
     """A generator of the numbers that `numpy.random.default_rng(seed)` gives, in the order in which draws are called.
 
     `seed` is an integer, a sequence of integers, a `SeedSequence`, a bit generator, a generator of NumPy's (whose state
-    the draws then advance), or None for one that no one can foresee. Raises what NumPy raises for a seed that is none.
+    the draws then advance), or None for one that the system gives. Raises what NumPy raises for a seed that is none.
 
     >>> rng = engine.random.default_rng(2026)
     >>> noise = rng.normal(size=3)

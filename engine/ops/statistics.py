@@ -27,8 +27,8 @@ prod = typed_reduction("prod", np.prod, "Product of the elements over the axes."
 mean = reduction("mean", np.mean, "Arithmetic mean of the elements over the axes.")
 max = reduction("max", np.max, "Largest element over the axes; NaN where one is.")
 min = reduction("min", np.min, "Smallest element over the axes; NaN where one is.")
-all = reduction("all", np.all, "Whether all elements over the axes are true.")
-any = reduction("any", np.any, "Whether any element over the axes is true.")
+all = reduction("all", np.all, "True where all elements over the axes are true.")
+any = reduction("any", np.any, "True where any element over the axes is true.")
 
 
 def _spread(name: str, kernel: Callable[..., object], doc: str, over_all: Parallel) -> SpreadRow:
