@@ -11,6 +11,7 @@ one particular thread to be free. Guarded by the queue's lock: the slice; the re
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
 from time import perf_counter
@@ -31,6 +32,15 @@ GRACE = 0.001
 
 SAME_TURN = 0.000_1
 """Seconds after a drive of the loop within which a task that dispatches is taken to do so in the same turn."""
+
+
+def _sent(drive: Callable[[], None]) -> bool:
+    """Send a worker to drive; False where the system has no thread for one: then the thread that waits drives."""
+    try:
+        workers.submit(drive)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Driver:
@@ -67,8 +77,8 @@ class Driver:
             if loop is not None and call_soon(loop, self._drive_on_loop):
                 now = perf_counter()
                 self.turn_ends = now + SLICE - (self._used if now < self._used_until else 0.0)
-            else:
-                workers.submit(self._drive_later)
+            elif not _sent(self._drive_later):
+                queue.scheduled = False
         except BaseException:  # an interrupt: the next caller schedules again
             queue.scheduled = False
             raise
@@ -92,7 +102,12 @@ class Driver:
     def _schedule_worker(self) -> None:
         if self._queue.runnable() and not self._worker_scheduled:
             self._worker_scheduled = True
-            workers.submit(self._drive_on_worker)
+            try:
+                if not _sent(self._drive_on_worker):
+                    self._worker_scheduled = False
+            except BaseException:  # an interrupt
+                self._worker_scheduled = False
+                raise
 
     # Those who wait outside the loop
 

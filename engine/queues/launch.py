@@ -168,11 +168,14 @@ class Launcher:
             self._working = True
             try:
                 workers.submit(self._work)
-            except BaseException:  # an interrupt: the records are launched another time
+            except BaseException as error:
                 self._working = False
                 if batch in self._batches:
                     self._batches.remove(batch)
-                raise
+                if not isinstance(error, RuntimeError):  # an interrupt: the records are launched another time
+                    raise
+                for record in batch:  # the system has no thread for them
+                    record.fail_unended(error)
 
     def start_over(self) -> None:
         """In a forked child: the backend's threads stayed behind."""

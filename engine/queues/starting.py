@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.op import Op
 from engine.devices.base import Backend
+from engine.failures import failed
 from engine.fusion.groups import can_begin
 from engine.queues.demand import Demand
 from engine.queues.execution import is_part_of_call
@@ -224,7 +225,10 @@ class Starting:
             if jobs is not None and not jobs:
                 jobs.append(Job(self._queue, entry, values))
                 return
-            workers.submit(Job(self._queue, entry, values).run)
+            try:
+                workers.submit(Job(self._queue, entry, values).run)
+            except RuntimeError as error:  # the system has no thread for it
+                self._queue.outcomes.add(entry, failed(entry.record, error))
         except BaseException:  # an interrupt: the op is started another time
             self._take_back(entry)
             raise

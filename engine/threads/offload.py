@@ -27,13 +27,20 @@ class Offload:
         self._working = 0
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Run `job` on a worker."""
+        """Run `job` on a worker; raises `RuntimeError` where the system has no thread for it."""
         with self._lock:
             self._jobs.append(job)
             if self._working >= MOST:
                 return
             self._working += 1
-        workers.submit(self._work)
+        try:
+            workers.submit(self._work)
+        except BaseException:  # no thread, or an interrupt: the next job is given a worker
+            with self._lock:
+                self._working -= 1
+                if job in self._jobs:
+                    self._jobs.remove(job)
+            raise
 
     def _work(self) -> None:
         while True:

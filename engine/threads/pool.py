@@ -4,7 +4,10 @@ A worker belongs to the executor that submitted its job, and goes back to the ca
 executor has let go of the cache, idle workers end at once and busy ones when their job does. Threads are daemons: a
 kernel that never ends cannot keep the interpreter from exiting.
 
-`Workers._lock` guards which workers are idle; a job goes from the submitter to its worker through the worker's inbox.
+Where the system has no more threads, a job waits for the first worker that is free.
+
+`Workers._lock` guards which workers are idle, and which jobs wait; a job goes from the submitter to its worker through
+the worker's inbox.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -79,6 +83,8 @@ class Workers:
         self._all: set[Worker] = set()
         self._abandoned: set[Worker] = set()
         """Workers that were busy when their executor let go: their threads are not waited for."""
+        self._waiting: deque[Job] = deque()
+        """Jobs for which there was no thread: the next workers that are free take them."""
         self._started = 0
 
     def retain(self) -> None:
@@ -116,11 +122,31 @@ class Workers:
                     return
 
     def submit(self, job: Job) -> None:
-        """Run `job` on a worker."""
+        """Run `job` on a worker: on the first that is free, where the system has no more threads.
+
+        Raises `RuntimeError` where it has none, and there is no worker that will be free.
+        """
+        try:
+            self.start(job)
+        except RuntimeError:
+            with self._lock:
+                if not self._give(job):
+                    if self._all <= self._abandoned:
+                        raise
+                    self._waiting.append(job)
+
+    def _give(self, job: Job) -> bool:
+        """Give a job to an idle worker; False where there is none. Under the lock."""
+        if not self._idle:
+            return False
+        self._idle[-1].inbox.put(job)  # first of all: an interrupt must not lose the worker
+        self._idle.pop()
+        return True
+
+    def start(self, job: Job) -> None:
+        """Run `job` on a worker at once; raises `RuntimeError` where none is idle and no thread can be started."""
         with self._lock:
-            if self._idle:
-                self._idle[-1].inbox.put(job)  # first of all: an interrupt must not lose the worker
-                self._idle.pop()
+            if self._give(job):
                 return
             self._started += 1
             number = self._started
@@ -131,7 +157,8 @@ class Workers:
             self._all.add(worker)
 
     def serve(self, worker: Worker) -> None:
-        while (job := worker.inbox.get()) is not None:
+        job = worker.inbox.get()
+        while job is not None:
             with self._lock:
                 if worker in self._idle:  # an interrupt came when the job had been put into the box
                     self._idle.remove(worker)
@@ -140,12 +167,16 @@ class Workers:
             except BaseException as error:  # noqa: BLE001 - a defect of the engine: show it, keep the worker
                 if not _at_the_end(error):
                     sys.excepthook(*sys.exc_info())
-            del job
+            job = None
             with self._lock:
                 self._abandoned.discard(worker)
+                if self._waiting:
+                    job = self._waiting.popleft()
+                    continue
                 if self._users <= 0 or worker.ending:
                     break
                 self._idle.append(worker)
+            job = worker.inbox.get()
         with self._lock:
             self._all.discard(worker)
 
@@ -176,7 +207,7 @@ def together(work: Job, threads: int) -> None:
     try:
         with suppress(RuntimeError):  # the system has no more threads: those that there are do it all
             for number in range(1, threads):
-                workers.submit(partial(help_out, number))
+                workers.start(partial(help_out, number))
                 helpers += 1
         apart(work, 0, threads, shared)
     finally:

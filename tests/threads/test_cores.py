@@ -137,15 +137,15 @@ def test_scratch_memory_of_transforms_is_faulted_in_once() -> None:
 def test_where_the_system_has_no_more_threads_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.enable_eager_execution(engine.Config(intra_op_parallelism_threads=3), execution_mode=engine.ASYNC)
     monkeypatch.setattr("engine.threads.slots.core_count", lambda: 1_000)
-    submit, refused = workers.submit, []
+    start, refused = workers.start, []
 
-    def submit_from_outside(job: Callable[[], None]) -> None:
+    def start_from_outside(job: Callable[[], None]) -> None:
         if threading.current_thread().name.startswith("eagerloop-"):
             refused.append(job)
             raise RuntimeError("can't start new thread")
-        submit(job)
+        start(job)
 
-    monkeypatch.setattr(workers, "submit", submit_from_outside)
+    monkeypatch.setattr(workers, "start", start_from_outside)
     x = np.ones((2_000, 1_000))
     assert (ops.add(x, 1).result() == 2).all()
     assert (ops.sort(ops.asarray(x), axis=0).result() == 1).all()
