@@ -69,7 +69,10 @@ class Holdings:
         """Tell the backends of other kinds of devices that no record will come. On workers: it may block."""
         backends, self._open_backends = self._open_backends, []
         for backend in backends:
-            workers.submit(backend.close)
+            try:
+                workers.submit(backend.close)
+            except RuntimeError:  # the system has no thread for it
+                backend.close()
 
     def release_workers(self, running: Callable[[], int]) -> None:
         """Give the workers back; wait for their threads to end unless some are `running` ops that were abandoned."""

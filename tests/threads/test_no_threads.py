@@ -148,3 +148,11 @@ async def test_ops_for_another_device_fail_and_the_next_ones_go_on(limit: Limit)
             limit.left = 8
             values: Any = await ops.add(np.ones(3), 1)
     assert values.tolist() == [2, 2, 2]
+
+
+async def test_an_executor_ends_and_closes_its_backends(limit: Limit) -> None:
+    backend = SteppedBackend()
+    register_backend("STEPPED", lambda: backend)
+    async with engine.Executor(config=engine.Config(device_count={"CPU": 1, "STEPPED": 1})):
+        pass
+    assert backend.closed
