@@ -123,9 +123,12 @@ def run(systems: list[str], names: list[str], *, rounds: int, quick: bool) -> Re
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, three rounds; writes no docs")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", choices=[row.name for row in WORKLOADS])
-    parser.add_argument("--systems", nargs="+", metavar="SYSTEM", choices=list(SYSTEMS))
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each workload; default: 7")
+    names = [row.name for row in WORKLOADS]
+    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", choices=names, help=f"some of {', '.join(names)}")
+    parser.add_argument(
+        "--systems", nargs="+", metavar="SYSTEM", choices=list(SYSTEMS), help=f"some of {', '.join(SYSTEMS)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go as well")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
     parser.add_argument("--serve", metavar="SYSTEM", help=argparse.SUPPRESS)

@@ -288,7 +288,9 @@ ROWS = ("tiny_ops", "round_trip", "two_workers", "transfer", "chain", "whole", "
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, one round")
-    parser.add_argument("--only", nargs="+", metavar="ROW", choices=ROWS, default=ROWS)
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", choices=ROWS, default=ROWS, help=f"some of {', '.join(ROWS)}"
+    )
     parser.add_argument("--gigabytes", type=float, default=Sizes.gigabytes, help="of chunks, for CLUSTER")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes(gigabytes=options.gigabytes)

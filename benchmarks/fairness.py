@@ -325,9 +325,11 @@ def run(rows: Sequence[Row], sides: Sequence[str], rounds: int, *, quick: bool) 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, one round; writes no docs")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", metavar="ROW", choices=[row.name for row in ROWS])
-    parser.add_argument("--sides", nargs="+", metavar="SIDE", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each row; default: 3")
+    names = [row.name for row in ROWS]
+    parser.add_argument("--only", nargs="+", metavar="ROW", choices=names, help=f"some of {', '.join(names)}")
+    sides = f"some of {', '.join(SIDES)}"
+    parser.add_argument("--sides", nargs="+", metavar="SIDE", choices=SIDES, default=list(SIDES), help=sides)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go as well")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure single ops beside another checkout")

@@ -365,7 +365,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0, help="of load, all rounds together; default: an hour")
     parser.add_argument("--seed", type=int, default=None, help="of what clients do; default: another one each time")
-    parser.add_argument("--loop", default="asyncio", choices=["asyncio", "uvloop"])
+    parser.add_argument(
+        "--loop", default="asyncio", choices=["asyncio", "uvloop"], help="of the service; default: asyncio"
+    )
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 16) if options.seed is None else options.seed
     if not Path("/proc/self/status").exists():
