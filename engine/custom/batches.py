@@ -309,13 +309,16 @@ def _column(values: tuple[Any, ...], axis: int) -> Any:
 def parts(result: object, count: int, axis: int) -> list[Any]:
     """Divide a result among so many calls: a tuple or a dict of results is taken apart in its members.
 
+    Parts of a named tuple are named as it is.
+
     Raises `ValueError` for a result that has not one part for each call.
     """
     if result is None:
         return [None] * count
     if isinstance(result, tuple):
         columns = [parts(each, count, axis) for each in result]
-        return list(zip(*columns, strict=True)) if columns else [()] * count
+        rows = list(zip(*columns, strict=True)) if columns else [()] * count
+        return [type(result)(*row) for row in rows] if hasattr(result, "_fields") else rows
     if isinstance(result, dict):
         members = {name: parts(each, count, axis) for name, each in result.items()}
         return [{name: column[row] for name, column in members.items()} for row in range(count)]

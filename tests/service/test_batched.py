@@ -154,6 +154,19 @@ async def test_tuples_dicts_and_none_are_taken_apart(mode: engine.ExecutionMode)
         np.testing.assert_array_equal(more["all"], row)
 
 
+async def test_parts_of_a_named_tuple_are_named(mode: engine.ExecutionMode) -> None:
+    @engine.batched
+    def decompose(x: Array) -> Any:
+        return {"eigen": np.linalg.eigh(x)}
+
+    matrices = [np.diag([1.0, number]) for number in range(2, 5)]
+    for matrix, parts in zip(matrices, await asyncio.gather(*map(decompose, matrices)), strict=True):
+        want = np.linalg.eigh(matrix)
+        assert type(parts["eigen"]) is type(want)
+        np.testing.assert_array_equal(parts["eigen"].eigenvalues, want.eigenvalues)
+        np.testing.assert_array_equal(parts["eigen"].eigenvectors, want.eigenvectors)
+
+
 async def test_a_part_keeps_nothing_alive_and_is_the_callers_own(mode: engine.ExecutionMode) -> None:
     buffer = np.zeros((1, 3))
 
