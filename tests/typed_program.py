@@ -16,7 +16,7 @@ def scaled(x: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
     return x * factor
 
 
-@engine.op(name="fetched", shape=(3,))
+@engine.op(name="fetched", shape=((3,), "float64"))
 async def fetched(delay: float) -> NDArray[np.float64]:
     await asyncio.sleep(delay)
     return np.ones(3)
