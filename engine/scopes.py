@@ -25,6 +25,7 @@ from engine.base.loops import AbstractEventLoop, CancelledError, TimerHandle, Wa
 from engine.observe.progress import NO_BAR, Bar, NoBar, Progress, bar, check
 from engine.queues.dropping import Droppable, drop_by_callbacks, drop_in_turns
 from engine.queues.hooks import hooks, numbers
+from engine.queues.leftovers import counted
 from engine.queues.waiting import state_of, timed_out
 from engine.runtime.current import queueing_core
 from engine.runtime.interruption import Interruption
@@ -135,21 +136,7 @@ class _Entry(NamedTuple):
     progress: Progress
 
 
-class _AsyncOnly:
-    """A block whose end waits, so that it is entered with `async with`: a plain `with` is told so."""
-
-    if not TYPE_CHECKING:  # a type checker says so itself, as it finds no `__enter__`
-
-        def __enter__(self) -> NoReturn:
-            raise TypeError(
-                "engine.scope() waits for its ops at the end, which only a coroutine can: write `async with "
-                "engine.scope(...):`; in plain code dispatch the ops, then call engine.wait()"
-            )
-
-        def __exit__(self, *error: object) -> None: ...
-
-
-class OpScope(_AsyncOnly):
+class OpScope:
     """Returned by `engine.scope()`; use it with `async with`, once."""
 
     def __init__(self, timeout: float | None, priority: int | None, wait: bool, progress: Progress = None) -> None:
@@ -182,8 +169,7 @@ class OpScope(_AsyncOnly):
 
     def __repr__(self) -> str:
         state = "not entered yet" if self._loop is None else "open" if self._open else "left"
-        count = self.in_flight
-        return f"<OpScope {state}, {count} op{'s' * (count != 1)} in flight>"
+        return f"<OpScope {state}, {counted(self.in_flight)} in flight>"
 
     def cancel(self) -> None:
         """Drop the ops that have not started, abandon those that run, and leave the block. Callable on any thread."""
@@ -248,6 +234,16 @@ class OpScope(_AsyncOnly):
             self._idle.wake()
 
     # The block
+
+    if not TYPE_CHECKING:  # a type checker says so itself, as it finds no `__enter__`
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "engine.scope() waits for its ops at the end, which only a coroutine can: write `async with "
+                "engine.scope(...):`; in plain code dispatch the ops, then call engine.wait()"
+            )
+
+        def __exit__(self, *error: object) -> None: ...
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:

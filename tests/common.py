@@ -26,12 +26,8 @@ def sampled(cases: Sequence[T], count: int, of: str = "") -> list[T]:
     """
     if WHOLE_SWEEPS:
         return list(cases)
-    return [cases[place] for place in sorted(chosen(len(cases), count, of))]
-
-
-def chosen(cases: int, count: int, of: str) -> set[int]:
-    """Choose by the seed the places of so many cases; each sweep, which is named by `of`, has a sample of its own."""
-    return set(random.Random(f"{SWEEP_SEED}{of}").sample(range(cases), count))
+    chosen = random.Random(f"{SWEEP_SEED}{of}").sample(range(len(cases)), count)
+    return [cases[index] for index in sorted(chosen)]
 
 
 def examples(whole: int, sample: int) -> int:

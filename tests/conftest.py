@@ -21,7 +21,7 @@ from engine.dispatch.executor import Core, State
 from engine.queues import forking
 from engine.queues.device_queue import DeviceQueue
 from engine.testing import GateOp
-from tests.common import SWEEP_SEED, WHOLE_SWEEPS, chosen
+from tests.common import SWEEP_SEED, sampled
 
 os.environ["SCIPY_ARRAY_API"] = (
     "1"  # read when SciPy is imported, which is when the first test that needs it is collected
@@ -113,18 +113,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     It comes before other choices, such as of what failed last: the sample depends on the seed alone.
     """
-    if WHOLE_SWEEPS or any("::" in argument for argument in config.args):
+    if any("::" in argument for argument in config.args):
         return
-    sweeps: dict[str, list[pytest.Item]] = {}
+    sweeps: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sweep") is not None:
-            sweeps.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if (marker := item.get_closest_marker("sweep")) is not None:
+            sweep = item.nodeid.partition("[")[0], marker.kwargs.get("one_in", 3)
+            sweeps.setdefault(sweep, []).append(item)
     left_out: set[pytest.Item] = set()
-    for name, cases in sweeps.items():
-        marker = cases[0].get_closest_marker("sweep")
-        assert marker is not None
-        sample = chosen(len(cases), math.ceil(len(cases) / marker.kwargs.get("one_in", 3)), name)
-        left_out.update(case for place, case in enumerate(cases) if place not in sample)
+    for (name, one_in), cases in sweeps.items():
+        left_out.update(cases)
+        left_out.difference_update(sampled(cases, math.ceil(len(cases) / one_in), name))
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 

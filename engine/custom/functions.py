@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -124,7 +125,6 @@ def op(
         raise TypeError(f"coalesce must be True or False, but got {coalesce!r}")
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, but got {name!r}")
-    _check_shape(shape, num_outputs)
     name = name or str(getattr(function, "__name__", type(function).__name__))
     limit = None if max_concurrency is None else Slots(max_concurrency)
     return _make(function, name, num_outputs, shape, limit, coalesce)
@@ -149,19 +149,6 @@ def _check_max_concurrency(value: object) -> None:
         raise TypeError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
     if value < 1:
         raise ValueError(f"max_concurrency must be None or an integer, 1 or more, but got {value!r}")
-
-
-def _check_shape(shape: Any, outputs: int) -> None:
-    """Raise `TypeError` for a `shape` that says neither shape nor dtype; what a function says is seen at each call."""
-    if shape is None or callable(shape):
-        return
-    try:
-        said = [_described(shape)] if outputs == 1 else [_described(each) for each in shape]
-    except (TypeError, ValueError):
-        said = []
-    if len(said) != outputs:
-        wanted = "a (shape, dtype) pair" if outputs == 1 else f"a tuple of {outputs} (shape, dtype) pairs"
-        raise TypeError(f"shape must be {wanted}, or a function that returns one, but got {shape!r}")
 
 
 def _make(
@@ -217,15 +204,32 @@ def _inference(shape: Any, outputs: int) -> Callable[..., Any] | None:
     if shape is None:
         return None
 
+    if not callable(shape):
+        fixed = _fixed(shape, outputs)
+        return lambda *operands, arguments: fixed
+
     def infer(*operands: Any, arguments: Any) -> Any:
         args, kwargs = fill(arguments, operands)
-        result = shape(*args, **kwargs) if callable(shape) else shape
-        return _described(result) if outputs == 1 else tuple(map(_described, result))
+        return _described(shape(*args, **kwargs), outputs)
 
     return infer
 
 
-def _described(said: Any) -> ShapeDtype:
-    """The shape and dtype of one output, as a function's `shape` says them."""
+def _fixed(shape: Any, outputs: int) -> Any:
+    """The shapes and dtypes that a `shape` says which is no function; raises `TypeError` where it says none."""
+    with suppress(TypeError, ValueError):
+        said = _described(shape, outputs)
+        if outputs == 1 or len(said) == outputs:
+            return said
+    wanted = "a (shape, dtype) pair" if outputs == 1 else f"a tuple of {outputs} (shape, dtype) pairs"
+    raise TypeError(f"shape must be {wanted}, or a function that returns one, but got {shape!r}")
+
+
+def _described(said: Any, outputs: int) -> Any:
+    """The shape and dtype of each output, as `shape` says them; of one output by itself."""
+    return _pair(said) if outputs == 1 else tuple(map(_pair, said))
+
+
+def _pair(said: Any) -> ShapeDtype:
     lengths, dtype = said
     return ShapeDtype((lengths,) if isinstance(lengths, int) else tuple(lengths), np.dtype(dtype))

@@ -19,6 +19,7 @@ from engine.observe.extras import needed
 from engine.observe.hub import hub
 from engine.observe.pictures import as_html, plot
 from engine.observe.recorder import CALLED, DISPATCHED, Raw, Recorder
+from engine.queues.leftovers import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,9 +167,8 @@ class Profile:
         if self._recorder is None:
             return "<Profile not entered yet>"
         begin, end = self.span
-        count = len(self.ops)
         state = "running" if self._running else "ended"
-        return f"<Profile {state}, {count} op{'s' * (count != 1)} in {end - begin:.3g} s>"
+        return f"<Profile {state}, {counted(len(self.ops))} in {end - begin:.3g} s>"
 
 
 def profile(most_ops: int = MOST_OPS) -> Profile:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.observe.assembly import Lag, Stall
 from engine.observe.events import OpRecord
+from engine.queues.leftovers import counted
 
 
 @dataclass
@@ -97,10 +98,7 @@ def headline(
     """The lines that come first."""
     outcomes = Counter(op.outcome or "in flight" for op in ops)
     parts = [f"{count:,} {name}" for name, count in sorted(outcomes.items())]
-    lines = [
-        f"{len(ops):,} op{'s' * (len(ops) != 1)} in {duration(span[1] - span[0])}"
-        + (": " + ", ".join(parts) if parts else "")
-    ]
+    lines = [f"{counted(len(ops), ',')} in {duration(span[1] - span[0])}" + (": " + ", ".join(parts) if parts else "")]
     if dropped:
         lines.append(f"{dropped:,} further ops were not recorded: engine.profile(most_ops=...) takes more")
     if lags:

@@ -102,12 +102,12 @@ class Driver:
     def _schedule_worker(self) -> None:
         if self._queue.runnable() and not self._worker_scheduled:
             self._worker_scheduled = True
+            sent = False
             try:
-                if not _sent(self._drive_on_worker):
+                sent = _sent(self._drive_on_worker)
+            finally:  # also after an interrupt
+                if not sent:
                     self._worker_scheduled = False
-            except BaseException:  # an interrupt
-                self._worker_scheduled = False
-                raise
 
     # Those who wait outside the loop
 

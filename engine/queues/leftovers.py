@@ -41,7 +41,7 @@ class Leftovers:
     def _said(self) -> str:
         """Word the numbers. What a worker was given may not have begun, and what has begun is cut off."""
         idle = self.count - self.begun
-        said = f"{_ops(idle)} never ran" if idle else f"{_ops(self.begun)} had not ended"
+        said = f"{counted(idle)} never ran" if idle else f"{counted(self.begun)} had not ended"
         if idle and self.begun:
             said += f" and {self.begun} had not ended"
         return said if self.count == 1 else f"{said}, the oldest"
@@ -52,8 +52,9 @@ class Leftovers:
         self.oldest = ""
 
 
-def _ops(count: int) -> str:
-    return "1 op" if count == 1 else f"{count} ops"
+def counted(count: int, form: str = "") -> str:
+    """Word so many ops, the number in this format: "1 op", "2 ops"."""
+    return f"{count:{form}} {'op' if count == 1 else 'ops'}"
 
 
 leftovers = Leftovers()
