@@ -1,6 +1,7 @@
 """The code that readers are shown runs: each program of the README and docs, and each notebook."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +20,30 @@ NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 TIMEOUT_SECONDS = 120
 
 
-def run_program(page: Path, index: int, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run one program of a page in its own interpreter, in `folder`, with warnings as errors."""
+def run_program(
+    page: Path, index: int, folder: Path, seconds: float = TIMEOUT_SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """Run one program of a page in its own interpreter, in `folder`, with warnings as errors.
+
+    One that does not end is told to abort, upon which it prints the stacks of all its threads.
+    """
     # -P: what lies beside the runner is not what a reader can import.
-    command = [sys.executable, "-P", "-W", "error", str(ROOT / "tests" / "markdown_programs.py"), str(page), str(index)]
-    return subprocess.run(
+    options = ["-P", "-W", "error", "-X", "faulthandler"]
+    command = [sys.executable, *options, str(ROOT / "tests" / "markdown_programs.py"), str(page), str(index)]
+    with subprocess.Popen(
         command,
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def run_notebook(notebook: nbformat.NotebookNode, folder: Path) -> None:
@@ -124,6 +136,16 @@ def test_blocks_are_one_program_until_a_fresh_one(page: Path) -> None:
 def test_blocks_share_names_and_may_await(page: Path, tmp_path: Path) -> None:
     completed = run_program(page, 0, tmp_path)
     assert (completed.returncode, completed.stdout) == (0, "first 1\n"), completed.stderr
+
+
+def test_a_program_that_does_not_end_shows_where_it_stands(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nimport threading\ndef stand():\n    threading.Event().wait()\nstand()\n```\n", encoding="utf-8"
+    )
+    completed = run_program(page, 0, tmp_path, seconds=2)
+    assert completed.returncode == -signal.SIGABRT
+    assert f'File "{page}", line 4 in stand' in completed.stderr
 
 
 def test_a_failing_block_is_traced_to_its_line_of_the_page(page: Path, tmp_path: Path) -> None:
