@@ -333,6 +333,13 @@ def tell_group(cell: Cell) -> None:
         group.note(cell)
 
 
+def tell_settled(cell: Cell) -> None:
+    """Tell the group and the waiters of a settled cell, where an interrupt came before that."""
+    tell_group(cell)
+    if cell.waiters is not None:
+        call_waiters(cell)
+
+
 def has_to_tell(cell: Cell) -> bool:
     """Tell whether a group or waiters of a settled cell were not told, because an interrupt came before."""
     return cell.group is not None or cell.waiters is not None

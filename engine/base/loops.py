@@ -83,6 +83,13 @@ def call_soon(loop: AbstractEventLoop, callback: Callable[[Unpack[Arguments]], o
     return True
 
 
+LOST = 0.1
+"""Seconds after which a callback that the loop was to make in its next turn is taken to be lost.
+
+An interrupt may end one before it has begun: then a loop that is run again, as a shell does, does not make it.
+"""
+
+
 @coroutine
 def turn() -> Generator[None, None, None]:
     """Let the loop turn once."""
@@ -217,15 +224,11 @@ def start_task(
     coroutine: Coroutine[object, object, Result],
     context: Context,
     done: Callable[[Task[Result]], None],
-) -> Callable[[], None]:
-    """Run the coroutine as a task of the running loop; returns a function that cancels it."""
+) -> Task[Result]:
+    """Run the coroutine as a task of the running loop."""
     task = loop.create_task(coroutine, context=context)
     task.add_done_callback(done)
-
-    def cancel() -> None:
-        call_soon(loop, task.cancel)
-
-    return cancel
+    return task
 
 
 async def done_elsewhere(submit: Callable[[Callable[[], None]], None], job: Callable[[], Result]) -> Result:

@@ -113,10 +113,14 @@ class Batcher:
             state = "it waits for a batch" if call.ticket is None else "its batch runs"
             raise TimeoutError(f"a call of {self._row.name!r} was not ready after {patience.timeout:.3g} s: {state}")
         if call.ticket is None:
-            ticket = self._tickets.hurry(call)
+            ticket = self._tickets.hurry(call, perf_counter())
             if ticket is not None:
                 self._start(ticket, call)
             patience.double()
+        awaited = self._tickets.awaited(call)
+        cell = None if awaited is None else awaited.cell()
+        if cell is not None and isinstance(cell.home, DeviceQueue):
+            cell.home.keep_going(cell)  # the loop may have been told to, and an interrupt have kept it from that
 
     def _block_once(self, call: Call, patience: Patience) -> bool:
         """Block until a ticket has ended that the call waits for; False when that took too long."""
@@ -156,11 +160,13 @@ class Batcher:
     def _start(self, ticket: Ticket, head: Call) -> None:
         """Dispatch a ticket, in the context of a call."""
         try:
+            ticket.sent = True
             head.context.copy().run(self._dispatch, ticket, head)
-        except BaseException as error:
-            self._kernel.fail(self._tickets.refused(ticket), error, None)
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # noqa: BLE001 - the calls fail with it
+            self._kernel.fail(self._tickets.refused(ticket, for_all=True), error, None)
+        except BaseException:  # an interrupt of this caller, and of no other one
+            self._tickets.refused(ticket, for_all=False)
+            raise
 
     def _dispatch(self, ticket: Ticket, head: Call) -> None:
         its = head.dispatcher

@@ -87,12 +87,14 @@ class Waiting:
         tag = max(self._virtual, self._tags.get(call.caller, 0)) + 1
         self._tags[call.caller] = tag
         self._number += 1
-        self._count += 1
         call.rank = (-call.priority, tag, self._number)
-        group = self._groups.get(call.key)
-        if group is None:
-            group = self._groups[call.key] = _Group()
-        group.add(call)
+        known = self._groups.get(call.key)
+        group = known or _Group()
+        group.push(call.rank)
+        group.calls[self._number] = call  # it waits; where an interrupt came before this, nothing has changed
+        if known is None:
+            self._groups[call.key] = group
+        self._count += 1
         return len(group.calls)
 
     def remove(self, call: Call) -> bool:
@@ -137,7 +139,7 @@ class Waiting:
 
 
 class _Group:
-    """Calls of one key: by age in a dict, by rank in a heap, which still has those that were removed."""
+    """Calls of one key: by age in a dict, by rank in a heap, which has those as well that do not wait any more."""
 
     __slots__ = ("_heap", "calls")
 
@@ -145,9 +147,8 @@ class _Group:
         self.calls: dict[int, Call] = {}
         self._heap: list[tuple[int, int, int]] = []
 
-    def add(self, call: Call) -> None:
-        self.calls[call.rank[2]] = call
-        heapq.heappush(self._heap, call.rank)
+    def push(self, rank: tuple[int, int, int]) -> None:
+        heapq.heappush(self._heap, rank)
 
     def oldest(self) -> tuple[int, ...]:
         return (next(iter(self.calls)),)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from engine.base.loops import LOST
 from engine.custom.batches import Call, Waiting
 from engine.queues.demand import Demand
 from engine.threads.blas import core_count
@@ -21,15 +22,19 @@ from handles.cell import Cell
 class Ticket:
     """One op that runs batches; which calls they have is settled when they begin."""
 
-    __slots__ = ("alone", "calls", "cell", "demand", "over")
+    __slots__ = ("alone", "by", "calls", "cell", "demand", "over", "sent")
 
-    def __init__(self, alone: Call | None = None) -> None:
+    def __init__(self, alone: Call | None = None, by: Call | None = None) -> None:
         self.alone = alone
         """The call that is to run by itself; None once it has begun, and for all other tickets."""
         self.calls: list[Call] = []
         """The calls of its batch."""
         self.cell: Callable[[], Cell | None] = lambda: None
         self.demand: Demand | None = None
+        self.by = by
+        """The call whose caller is to start it."""
+        self.sent = False
+        """True once it is started; an interrupt may keep its caller, or the loop, from that."""
         self.over = False
         """True once its op has ended; where that was cancelled, its code may still run, and takes no more calls."""
 
@@ -57,12 +62,15 @@ class Tickets:
             together = self._waiting.add(call)
             busy = len(self._running)
             full = together >= self._size and busy < core_count()
-            return (self._next() if not busy or full else None), full
+            return (self._next(call) if not busy or full else None), full
 
-    def hurry(self, call: Call) -> Ticket | None:
+    def hurry(self, call: Call, now: float) -> Ticket | None:
         """Return the ticket to start for a call that has waited long enough for the batches that run."""
         with self._lock:
-            return self._next() if call.ticket is None and not call.done else None
+            coming = self._coming
+            if coming is not None and not coming.sent and coming.by is not None and now > coming.by.began + LOST:
+                self._coming = None
+            return self._next(call) if call.ticket is None and not call.done else None
 
     def leave(self, call: Call) -> bool:
         """The caller waits no longer: a batch that has not begun goes without it. Returns whether it was not done."""
@@ -70,6 +78,8 @@ class Tickets:
             left = not call.done
             call.done = True
             self._waiting.remove(call)
+            if call.loop is None and self._coming is not None and self._coming.by is call and not self._coming.sent:
+                self._coming = None  # an interrupt: a call that waits starts another one when its patience is over
             return left
 
     def awaited(self, call: Call) -> Ticket | None:
@@ -87,16 +97,17 @@ class Tickets:
 
     # For tickets
 
-    def _next(self) -> Ticket | None:
+    def _next(self, by: Call | None = None) -> Ticket | None:
         """Make the next ticket, unless one is on its way. Under the lock."""
         if self._coming is not None or not self._waiting:
             return None
-        self._coming = Ticket()
+        self._coming = Ticket(by=by)
         return self._coming
 
     def begin(self, ticket: Ticket) -> list[Call]:
         """Settle which calls the next batch of a ticket has; none where none waits."""
         with self._lock:
+            ticket.by = None
             if self._coming is ticket:
                 self._coming = None
             if ticket.over:
@@ -111,12 +122,17 @@ class Tickets:
                 call.ticket = ticket
             return ticket.calls
 
-    def refused(self, ticket: Ticket) -> list[Call]:
-        """A ticket could not be dispatched; returns the calls that wait, which no other one will take."""
+    def refused(self, ticket: Ticket, *, for_all: bool) -> list[Call]:
+        """A ticket could not be dispatched; returns the calls that wait, where no other one can be either.
+
+        After an interrupt it may have been: then it takes no more calls.
+        """
         with self._lock:
             if self._coming is ticket:
                 self._coming = None
-            return self._waiting.drain()
+            self._running.pop(ticket, None)
+            ticket.over = True
+            return self._waiting.drain() if for_all else []
 
     def ended(self, ticket: Ticket, *, all_cancelled: bool) -> tuple[list[Call], bool]:
         """A ticket has ended; returns its calls that are not done, and whether another ticket is to be started.

@@ -18,14 +18,14 @@ All of it is guarded by the lock of the queue, but `arrived`, which any thread m
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterator
 
 from engine.queues.demand import Demand
 from engine.queues.lane import Lane
 from engine.queues.records import NEVER, entry_of, pending_operands
 from engine.queues.states import ENDS, TRANSITIONS, Entry, State
-from handles.cell import PENDING, Cell
+from handles.cell import PENDING, Cell, Failure, Rare
 
 IN_ORDER = 4
 """Slices in which records on the queue are run in order before what is demanded is looked for among them."""
@@ -111,9 +111,8 @@ class Backlog:
         entry.lane = lane
         entry.state = State.LAUNCHED  # of a new entry the only way there, which needs no look at the table
         self._counts[State.LAUNCHED] += 1
-        self._link(entry)
+        self._link(entry, rare)
         self.running.add(entry)
-        rare.entry = entry
         rare.running = True
 
     def put_back(self, entry: Entry) -> None:
@@ -149,6 +148,9 @@ class Backlog:
         """A record has ended, and nothing computes it any more."""
         self.settled(entry)
         self._move(entry, state)
+        self._ended(entry)
+
+    def _ended(self, entry: Entry) -> None:
         self.running.discard(entry)
         self._unlink(entry)
         entry.record.extend().entry = None
@@ -156,6 +158,34 @@ class Backlog:
         entry.demands = []
         entry.relying = {}
         entry.missing = entry.lane = None
+
+    def mend(self) -> list[Cell]:
+        """Put in order what an interrupt may have left half done: all that does not run is to be looked at anew.
+
+        Whether a record stands in the list of all changes in one step, and so does its own state; what follows from
+        those is made anew. Returns the records that have a value: nobody may have been told.
+        """
+        for lane in self.lanes.values():
+            lane.clear()
+        ended = []
+        for entry in list(self.entries()):
+            record = entry.record
+            if entry in self.running:
+                continue
+            for demand in entry.demands:
+                demand.ready = None
+            if record.value is not PENDING:
+                self.settled(entry)
+                entry.state = State.FAILED if record.value.__class__ is Failure else State.DONE
+                self._ended(entry)
+                ended.append(record)
+            else:
+                entry.state = State.PARKED
+                entry.missing = entry.lane = None
+                self.arrived.append(entry)
+        counts = Counter(entry.state for entry in self.entries())
+        self._counts.update({state: counts[state] for state in State if state not in ENDS})
+        return ended
 
     # Events: what tasks wait for
 
@@ -329,16 +359,17 @@ class Backlog:
         rare = record.extend()
         entry: Entry | None = rare.entry
         if entry is None:
-            entry = rare.entry = Entry(record, self._made)
+            entry = Entry(record, self._made)
             self._made += 1
             self._counts[State.QUEUED] += 1
-            self._link(entry)
+            self._link(entry, rare)
         if demand is not None and demand.alive and demand not in entry.demands:
             entry.demands.append(demand)
             demand.mark(entry)
         return entry
 
-    def _link(self, entry: Entry) -> None:
+    def _link(self, entry: Entry, rare: Rare) -> None:
+        rare.entry = entry  # nothing is called from here on, so no interrupt comes in between
         self.aside += 1
         entry.before = self._last
         if self._last is None:

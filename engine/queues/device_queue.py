@@ -40,6 +40,7 @@ from engine.queues.execution import finish
 from engine.queues.launch import Launcher
 from engine.queues.leftovers import leftovers
 from engine.queues.loop_tasks import LoopTasks
+from engine.queues.mending import mended
 from engine.queues.outcomes import Outcomes
 from engine.queues.poll import Poll
 from engine.queues.records import BARRIER, NEVER, entry_of, pending_operands, record_of
@@ -203,7 +204,7 @@ class DeviceQueue(Queue):
     def cancel(self, cell: Cell, why: str = "handle.cancel() was called") -> CancelOutcome:
         """Drop a record that has not started, abandon one that has."""
         record = record_of(cell)
-        with self.lock:
+        with self.lock, mended(self):
             if record.value is not PENDING:
                 return CancelOutcome.TOO_LATE
             rare = record.rare
@@ -219,7 +220,7 @@ class DeviceQueue(Queue):
         """Cancel several records under one hold of the lock; returns how many of them had not ended."""
         tasks = []
         count = 0
-        with self.lock:
+        with self.lock, mended(self):
             for record in records:
                 if record.value is PENDING:
                     rare = record.rare
@@ -247,7 +248,7 @@ class DeviceQueue(Queue):
 
     def hold(self) -> None:
         """Start nothing until `resume` was called as often."""
-        with self.lock:
+        with self.lock, mended(self):
             self.held += 1
             self.starting.give_up()
 

@@ -17,7 +17,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine.base.loops import AbstractEventLoop, call_soon, running_loop
+from engine.base.loops import LOST, AbstractEventLoop, call_soon, running_loop
 from engine.queues.slice import SLICE
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from engine.threads.pool import workers
@@ -82,6 +82,14 @@ class Driver:
         except BaseException:  # an interrupt: the next caller schedules again
             queue.scheduled = False
             raise
+
+    def renew(self) -> None:
+        """On the loop: call again for what the loop was told to do, and an interrupt has kept from being done."""
+        queue = self._queue
+        if queue.scheduled and perf_counter() > self.turn_ends + LOST:
+            queue.scheduled = False
+        if len(queue.tasks):
+            queue.tasks.renew()
 
     def woken(self) -> None:
         """An operand that another queue computed is there, or a record was told so: call for a drive."""

@@ -75,14 +75,16 @@ def finish(cell: Cell, outcome: Any) -> bool:
     rare = cell.rare
     if rare is None:
         return settle(cell, outcome)
+    # What is let go of goes last: where an interrupt comes before, the record is settled, or even run, another time.
+    if rare.outputs:
+        failed = isinstance(outcome, Failure)
+        for index, output in enumerate(rare.outputs):
+            settle(output, outcome if failed else outcome[index])
+        rare.outputs = ()
+        outcome = outcome if failed else ()
+    settled = settle(cell, outcome)
     rare.context = None  # it refers to the cell, as the kernel that it is inside of
-    if not rare.outputs:
-        return settle(cell, outcome)
-    outputs, rare.outputs = rare.outputs, ()
-    failed = isinstance(outcome, Failure)
-    for index, output in enumerate(outputs):
-        settle(output, outcome if failed else outcome[index])
-    return settle(cell, outcome if failed else ())
+    return settled
 
 
 holding: ContextVar[frozenset[Slots]] = ContextVar("eagerloop_holding", default=frozenset())

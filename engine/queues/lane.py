@@ -20,6 +20,15 @@ class Lane:
         self._by_age: deque[Entry] = deque()
         self._turns: dict[int, deque[Demand]] = {}
 
+    def clear(self) -> None:
+        """Forget all records, and what demands have found here."""
+        self._by_age.clear()
+        for turns in self._turns.values():
+            for demand in turns:
+                demand.ready = None
+        self._turns.clear()
+        self.passed = 0
+
     def add(self, entry: Entry) -> None:
         """Take a record that is ready."""
         self._by_age.append(entry)

@@ -43,12 +43,14 @@ Outcome = Any
 class Job:
     """One op that a worker of the engine computes."""
 
-    __slots__ = ("_queue", "entry", "operands")
+    __slots__ = ("_queue", "entry", "operands", "void")
 
     def __init__(self, queue: DeviceQueue, entry: Entry, operands: list[Any]) -> None:
         self._queue = queue
         self.entry = entry
         self.operands = operands
+        self.void = False
+        """True where an interrupt came when it may have been given to a worker: the op is started another time."""
 
     @property
     def record(self) -> Cell:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import BlockingSyncError
-from engine.base.loops import call_soon, running_loop, start_task
+from engine.base.loops import LOST, call_soon, running_loop, start_task
 from engine.failures import describe, failed
 from engine.memory.references import HELD_BY_TASK
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
@@ -30,6 +31,10 @@ class LoopTasks:
     def __init__(self, queue: DeviceQueue) -> None:
         self._queue = queue
         self._entries: dict[Cell, Entry] = {}
+        self._called: dict[Cell, tuple[float, list[Any]]] = {}
+        """Those that the loop has not started yet: when it was told to, and the operands."""
+        self._tasks: dict[Cell, asyncio.Task[Any]] = {}
+        """Those that it has."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,10 +50,29 @@ class LoopTasks:
         if loop is None:
             return False
         self._entries[entry.record] = entry
-        if call_soon(loop, self._start_on_loop, entry, values):
-            return True
-        del self._entries[entry.record]
-        return False
+        self._called[entry.record] = perf_counter(), values
+        called = False
+        try:
+            called = call_soon(loop, self._start_on_loop, entry)
+        finally:
+            if not called:  # also after an interrupt: a call that comes nevertheless finds nothing to start
+                self._entries.pop(entry.record, None)
+                self._called.pop(entry.record, None)
+        return called
+
+    def renew(self) -> None:
+        """On the loop: start and end again what it was told to and has not, as an interrupt came.
+
+        A call that comes twice, as the loop was only late, changes nothing.
+        """
+        now = perf_counter()
+        for cell, (called, values) in list(self._called.items()):
+            if now > called + LOST:
+                self._called[cell] = now, values
+                self._start_on_loop(self._entries[cell])
+        for cell, task in list(self._tasks.items()):
+            if task.done():
+                self._end_on_loop(self._entries[cell], task)
 
     def check_can_end(self, record: Cell) -> None:
         """Raise `BlockingSyncError` when an async op cannot end while this thread is blocked."""
@@ -67,22 +91,22 @@ class LoopTasks:
 
     def forget_all(self) -> None:
         """Their loop has ended, and will end none of them. Under the queue's lock, when they were cancelled."""
-        entries = list(self._entries.values())
-        self._entries.clear()
-        for entry in entries:
+        for entry in self.start_over():
             self._queue.starting.release(entry)
             self._queue.completions.complete_started(entry.record, None)
 
     def start_over(self) -> list[Entry]:
         """In a forked child: their loop stayed behind."""
         entries = list(self._entries.values())
-        self._entries.clear()
+        for each in (self._entries, self._called, self._tasks):
+            each.clear()
         return entries
 
-    def _start_on_loop(self, entry: Entry, values: list[Any]) -> None:
+    def _start_on_loop(self, entry: Entry) -> None:
         cell = entry.record
         queue = self._queue
-        if cell not in self._entries:
+        called = self._called.get(cell)
+        if called is None:
             return  # it was cancelled with its loop
         if cell.value is not PENDING:
             self._end(entry, None)
@@ -91,13 +115,19 @@ class LoopTasks:
         assert loop is not None
         if hooks.listeners:
             hooks.started(cell)
-        context = cell.extend().context or copy_context()
-        context.run(enter_async_kernel, cell)
         try:
-            coroutine = context.run(start_coroutine, cell, values, queue.device, queue.backend)
-            cell.extend().task = start_task(loop, coroutine, context, partial(self._end_on_loop, entry))
+            context = cell.extend().context or copy_context()
+            context.run(enter_async_kernel, cell)
+            coroutine = context.run(start_coroutine, cell, called[1], queue.device, queue.backend)
+            del self._called[cell]  # where an interrupt came before this, it is started another time
+            task = self._tasks[cell] = start_task(loop, coroutine, context, partial(self._end_on_loop, entry))
+            cell.extend().task = partial(call_soon, loop, task.cancel)
         except Exception as error:  # noqa: BLE001 - the op's failure
             self._end(entry, failed(cell, error))
+        except BaseException:
+            if cell not in self._called:
+                self._end(entry, cancellation(cell, "an interrupt came when the loop was starting it"))
+            raise
 
     def _end_on_loop(self, entry: Entry, task: asyncio.Task[Any]) -> None:
         cell = entry.record
@@ -119,7 +149,8 @@ class LoopTasks:
         queue = self._queue
         queue.starting.release(entry)
         with queue.lock:
-            self._entries.pop(entry.record, None)
+            for each in (self._entries, self._called, self._tasks):
+                each.pop(entry.record, None)
             queue.completions.complete_started(entry.record, outcome)
         queue.bells.ring()
         queue.driver.admit()

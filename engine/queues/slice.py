@@ -27,11 +27,22 @@ from engine.queues.demand import Demand
 from engine.queues.execution import execute, value_after
 from engine.queues.hooks import hooks
 from engine.queues.in_place import SEVERAL, InPlaceChains
+from engine.queues.mending import mend
 from engine.queues.operands import SCALARS
 from engine.queues.records import BARRIER, NEVER, entry_of, record_of
 from engine.queues.states import State
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
-from handles.cell import PENDING, Cell, Failure, Pending, add_waiter, call_waiters, has_to_tell, tell_group
+from handles.cell import (
+    PENDING,
+    Cell,
+    Failure,
+    Pending,
+    add_waiter,
+    call_waiters,
+    has_to_tell,
+    tell_group,
+    tell_settled,
+)
 
 if TYPE_CHECKING:
     from engine.queues.device_queue import DeviceQueue
@@ -64,12 +75,28 @@ class Slice:
         self.costs = Costs()
         self.early: set[int] = set()
         """Records that were demanded and dealt with, and still stand on the queue: their identities."""
+        self._torn = False
+        """True where an interrupt, or a defect, has ended a slice midway, until that is mended."""
 
     def run(self, ends: float, until: Cell | None = None, jobs: list[Job] | None = None) -> bool:
         """Work on the queue until then, or until a cell is settled; whether anything was done.
 
         `jobs` is where a worker wants the next large op, to run it itself: the slice is over once it has one.
         """
+        if self._torn:  # an interrupt came when it was mended, too
+            self._mend()
+        try:
+            return self._take_turns(ends, until, jobs)
+        except BaseException:
+            self._torn = True
+            self._mend()
+            raise
+
+    def _mend(self) -> None:
+        mend(self._queue)
+        self._torn = False
+
+    def _take_turns(self, ends: float, until: Cell | None, jobs: list[Job] | None) -> bool:
         queue, pending = self._queue, self._pending
         requests, outcomes = queue.demands.requests, queue.outcomes.waiting
         before = self._completions.completed
@@ -344,9 +371,7 @@ class Slice:
     def deal_with(self, cell: Cell, demand: Demand | None = None) -> None:
         """Run a record in place, or set it aside; one that was dealt with before is skipped."""
         if cell.value is not PENDING:  # cancelled while it was queued, or settled when an interrupt came
-            tell_group(cell)
-            if cell.waiters is not None:
-                call_waiters(cell)
+            tell_settled(cell)
             return
         if entry_of(cell) is not None:
             return

@@ -22,7 +22,7 @@ from engine.queues.lane import Lane
 from engine.queues.launch import Batch, Job
 from engine.queues.reading import MOVE
 from engine.queues.records import pending_operands
-from engine.queues.states import Entry, Grant, State
+from engine.queues.states import Entry, State
 from engine.queues.straight import Straight
 from engine.threads.blas import blas_threads
 from engine.threads.pool import workers
@@ -106,17 +106,12 @@ class Starting:
         if claim is None:
             claim = self._claims[lane] = LaneClaim(self._queue.driver)
         rank = entry.rank
-        grants: list[Grant] = []
         for slots, need, most in self._wants(entry):
-            granted = slots.claim(claim, need, most, rank)
-            if not granted:
+            if not slots.claim(claim, need, most, rank, noted=entry.grants):
                 claim.wait_for(slots)
-                for other, count in grants:
-                    other.release(count)
+                self.release(entry)
                 return False
-            grants.append((slots, granted))
         claim.wait_for(None)
-        entry.grants = grants
         return True
 
     def _wants(self, entry: Entry) -> list[tuple[Slots, int, int | None]]:
@@ -163,6 +158,22 @@ class Starting:
             claim.slots is not None for claim in list(self._claims.values())
         ):
             self.wanted = True
+
+    def mend(self) -> None:
+        """Put in order what an interrupt may have left half done: no lane waits, and all that is ready is tried again.
+
+        What was begun and not given to a thread or a backend was taken back where the interrupt came.
+        """
+        for entry in self._backlog.entries():
+            if entry.grants and entry not in self._backlog.running:
+                self.release(entry)
+        for lane, claim in self._claims.items():
+            limit = [lane.key.limit] if isinstance(lane.key, Op) and lane.key.limit is not None else []
+            for slots in (core_slots, self._calls, *([self._width] if self._width is not None else []), *limit):
+                slots.leave(claim)
+            claim.slots = None
+        self._blocked.clear()
+        self.wanted = True
 
     def start_over(self) -> None:
         """In a forked child: what was to be launched will not be."""
@@ -218,18 +229,22 @@ class Starting:
         if self._runs_on_device(entry.record.op):
             self._launch_one(entry)
             return
+        job: Job | None = None
         try:
             values = self._begin(entry, State.RUNNING)
             if entry.record.op.coroutine and self._queue.tasks.start(entry, values):
                 return  # the loop, or the worker, tells listeners when it begins
+            job = Job(self._queue, entry, values)
             if jobs is not None and not jobs:
-                jobs.append(Job(self._queue, entry, values))
+                jobs.append(job)
                 return
             try:
-                workers.submit(Job(self._queue, entry, values).run)
+                workers.submit(job.run)
             except RuntimeError as error:  # the system has no thread for it
                 self._queue.outcomes.add(entry, failed(entry.record, error))
         except BaseException:  # an interrupt: the op is started another time
+            if job is not None:
+                job.void = True
             self._take_back(entry)
             raise
 

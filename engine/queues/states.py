@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from engine.queues.demand import Demand
-from engine.threads.slots import BACKGROUND, Slots
+from engine.threads.slots import BACKGROUND, Grant
 from handles.cell import Cell
 
 if TYPE_CHECKING:
@@ -51,10 +51,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 A PARKED record may be launched together with what it waits for, a QUEUED one right off the queue. Back to READY, or to
 PARKED, goes what an interrupt or a fork kept from being done.
 """
-
-
-Grant = tuple[Slots, int]
-"""Slots of one kind, and how many."""
 
 
 class Entry:

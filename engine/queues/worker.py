@@ -115,7 +115,7 @@ class WorkerLane:
     def begin(self, offered: list[Job]) -> None:
         """Take what was offered, once the slice that did so has ended, and work it off."""
         with self._queue.lock:
-            jobs, offered[:] = offered[:], []
+            jobs, offered[:] = [job for job in offered if not job.void], []
         while jobs:
             self._queue.driver.schedule_next()  # the loop's thread may have met the lock, and gone on
             began = perf_counter()

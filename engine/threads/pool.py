@@ -57,7 +57,7 @@ def hand_over() -> None:
 
 
 class Worker:
-    """One thread and the box that its next job is put into; None ends it."""
+    """One thread, not started yet, and the box that its next job is put into; None ends it."""
 
     __slots__ = ("ending", "inbox", "thread")
 
@@ -66,7 +66,6 @@ class Worker:
         """True once it was told to end with its job, and takes no further one."""
         self.inbox: SimpleQueue[Job | None] = SimpleQueue()
         self.thread = threading.Thread(target=pool.serve, args=(self,), name=f"eagerloop-{number}", daemon=True)
-        self.thread.start()
 
 
 class Workers:
@@ -149,12 +148,16 @@ class Workers:
             if self._give(job):
                 return
             self._started += 1
-            number = self._started
-        # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
-        worker = Worker(self, number)
-        worker.inbox.put(job)
-        with self._lock:
+            worker = Worker(self, self._started)
+            worker.inbox.put(job)  # before there is a thread: after an interrupt it would wait for a job for ever
             self._all.add(worker)
+        # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
+        try:
+            worker.thread.start()
+        finally:
+            if worker.thread.ident is None:  # the system has no thread, or an interrupt came
+                with self._lock:
+                    self._all.discard(worker)
 
     def serve(self, worker: Worker) -> None:
         job = worker.inbox.get()

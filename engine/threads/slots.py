@@ -74,19 +74,28 @@ class Slots:
         """Slots that there are."""
         return self._capacity()
 
-    def claim(self, claimant: Claimant, need: int = 1, most: int | None = None, rank: int = 0) -> int:
+    def claim(
+        self,
+        claimant: Claimant,
+        need: int = 1,
+        most: int | None = None,
+        rank: int = 0,
+        *,
+        noted: list[Grant] | None = None,
+    ) -> int:
         """Take `need` slots, up to `most` where more are free and no other queue waits.
 
-        Returns how many were taken. With 0 the claimant is remembered, and called when its turn has come.
+        Returns how many were taken. With 0 the claimant is remembered, and called when its turn has come. What was
+        taken is in `noted` as well, also where an interrupt kept this from returning.
         """
         with self._lock:
-            granted = self._grant(claimant, need, most, rank)
+            granted = self._grant(claimant, need, most, rank, noted)
             called = self._next_that_fits() if self._waiting else None
         if called is not None and called is not claimant:  # its rank may have fallen since it was called
             called.slot_free()
         return granted
 
-    def _grant(self, claimant: Claimant, need: int, most: int | None, rank: int) -> int:
+    def _grant(self, claimant: Claimant, need: int, most: int | None, rank: int, noted: list[Grant] | None) -> int:
         need = max(1, min(need, self._capacity()))
         free = self._capacity() - self.taken
         claim = self._waiting.get(claimant)
@@ -100,23 +109,32 @@ class Slots:
         for other in self._waiting.values():
             other.overtaken += other.rank < rank
         granted = need if self._waiting or most is None else max(need, min(most, free))
-        self.taken += granted
+        self.taken += granted  # no interrupt comes between this and the note
+        if noted is not None:
+            noted.append((self, granted))
         return granted
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold one slot in the block; the calling thread waits until it has one."""
         caller = _Caller()
+        grants: list[Grant] = []
         try:
-            while not self.claim(caller):
+            while not self.claim(caller, noted=grants):
                 caller.called.acquire()
         except BaseException:  # an interrupt: those behind it would wait for a thread that has gone
             self.leave(caller)
+            if grants:
+                self.release(1)
             raise
         try:
             yield
         finally:
-            self.release(1)
+            with self._lock:  # not in a function of its own: where that begins, an interrupt would keep the slot
+                self.taken -= 1
+                called = self._next_that_fits()
+            if called is not None:
+                called.slot_free()
 
     def release(self, count: int) -> None:
         """Give slots back, and call the queue whose turn it is."""
@@ -165,6 +183,9 @@ class Slots:
             for claimant, claim in self._waiting.items():
                 assert claim.need >= 1, f"{claimant} waits for {claim.need} slots"
 
+
+Grant = tuple[Slots, int]
+"""Slots of one kind, and how many."""
 
 _all: weakref.WeakSet[Slots] = weakref.WeakSet()
 

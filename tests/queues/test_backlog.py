@@ -173,6 +173,26 @@ class Machine:
             self.backlog.end(entry, State.CANCELLED)
             del self.states[cell]
 
+    def mend(self) -> None:
+        """An interrupt has left half done what follows from states; all that waits is looked at anew."""
+        backlog = self.backlog
+        waiting = [entry for entry in backlog.entries() if entry not in backlog.running]
+        for state in self.random.sample(SET_ASIDE, 2):
+            backlog._counts[state] += self.random.choice((-1, 1))
+        for lane in backlog.lanes.values():
+            if lane._by_age and self.random.random() < 0.5:
+                lane._by_age.popleft()
+        settled = self.random.sample(waiting, min(len(waiting), self.random.randrange(2)))
+        for entry in settled:
+            settle(entry.record, 0)
+        told = [entry.record for entry in settled]
+        for entry in waiting:
+            self.states[entry.record] = State.PARKED
+        for cell in told:
+            del self.states[cell]
+        assert backlog.mend() == told
+        assert all(entry in backlog.arrived for entry in waiting if entry not in settled)
+
     # What a slice does with a record
 
     def deal_with(self, cell: Cell, demand: Demand | None = None) -> None:
@@ -275,6 +295,7 @@ class Machine:
 EVENTS = (
     *("dispatch", "take_first", "take_arrived", "start", "end", "walk", "demand") * 3,
     *("withdraw", "settle_abroad", "take", "put_back", "cancel", "walk_out") * 2,
+    "mend",
 )
 
 

@@ -656,11 +656,11 @@ async def test_a_stream_that_goes_on_has_no_deadline(executor: engine.Executor) 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(8):
-            await asyncio.sleep(0.05)  # the whole takes longer than the timeout
+            await asyncio.sleep(0.15)  # the whole takes longer than the timeout
             await send({"type": "http.response.body", "body": b".", "more_body": True})
         await send({"type": "http.response.body", "body": b"end"})
 
-    exchange = await Exchange().run(ScopeMiddleware(app, executor, timeout=0.3))
+    exchange = await Exchange().run(ScopeMiddleware(app, executor, timeout=1.0))
     assert (exchange.status, exchange.body) == (200, b"........end")
 
 
