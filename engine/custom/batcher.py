@@ -119,7 +119,7 @@ class Batcher:
             patience.double()
         awaited = self._tickets.awaited(call)
         cell = None if awaited is None else awaited.cell()
-        if cell is not None and isinstance(cell.home, DeviceQueue):
+        if cell is not None and cell.value is PENDING and isinstance(cell.home, DeviceQueue):
             cell.home.keep_going(cell)  # the loop may have been told to, and an interrupt have kept it from that
 
     def _block_once(self, call: Call, patience: Patience) -> bool:

@@ -35,6 +35,8 @@ class LoopTasks:
         """Those that the loop has not started yet: when it was told to, and the operands."""
         self._tasks: dict[Cell, asyncio.Task[Any]] = {}
         """Those that it has."""
+        self._looked = 0.0
+        """When it was looked for what an interrupt has kept from being done."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -63,16 +65,21 @@ class LoopTasks:
     def renew(self) -> None:
         """On the loop: start and end again what it was told to and has not, as an interrupt came.
 
-        A call that comes twice, as the loop was only late, changes nothing.
+        A call that comes twice, as the loop was only late, changes nothing. There may be many: it looks now and then.
         """
         now = perf_counter()
+        if now < self._looked + LOST:
+            return
+        self._looked = now
         for cell, (called, values) in list(self._called.items()):
-            if now > called + LOST:
+            entry = self._entries.get(cell)
+            if entry is not None and now > called + LOST:
                 self._called[cell] = now, values
-                self._start_on_loop(self._entries[cell])
+                self._start_on_loop(entry)
         for cell, task in list(self._tasks.items()):
-            if task.done():
-                self._end_on_loop(self._entries[cell], task)
+            entry = self._entries.get(cell)
+            if entry is not None and task.done():
+                self._end_on_loop(entry, task)
 
     def check_can_end(self, record: Cell) -> None:
         """Raise `BlockingSyncError` when an async op cannot end while this thread is blocked."""

@@ -844,7 +844,7 @@ async def test_a_batch_is_chosen_in_many_slices(
         before = backlog.slices
         if error is None:
             assert await handles[-1] == [40.0]
-            assert (backend.batches, backlog.slices - before > 40) == ([41], True)
+            assert (backend.batches, backlog.slices - before > 30) == ([41], True)  # some are chosen while it awaits
         else:
             for handle in handles[10:]:
                 with pytest.raises(error):
