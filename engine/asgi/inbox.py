@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import Any
 
 from engine.asgi.messages import GONE, Message, Receive, size_of
 from engine.asgi.newcomers import Newcomers
-from engine.base.loops import AbstractEventLoop, call_soon, start_task
+from engine.base.loops import AbstractEventLoop, start_task
 
 HELD_BYTES = 65_536
 """Bytes of messages that are held for the application, before the inbox reads no further."""
@@ -53,7 +52,7 @@ class Inbox:
         self._watching = False
         self._over = False
         """True if the client has gone, the server raised, or the application has returned: nothing is read ahead."""
-        self._stop_reading: Callable[[], object] | None = None
+        self._stop_reading: Callable[[], None] | None = None
         """Cancels the task that reads ahead, where there is one."""
         self._waiting: list[Any] = []
         """The futures of the application's calls that wait for the task."""
@@ -104,8 +103,7 @@ class Inbox:
 
     def _read_on(self) -> None:
         if self._watching and not (self._over or self._asking or self._stop_reading) and self._held < HELD_BYTES:
-            task = start_task(self._loop, self._read_ahead(), Context(), self._has_read)
-            self._stop_reading = partial(call_soon, self._loop, task.cancel)
+            self._stop_reading = start_task(self._loop, self._read_ahead(), Context(), self._has_read)
 
     async def _read_ahead(self) -> None:
         while self._held < HELD_BYTES and not self._over:

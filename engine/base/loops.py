@@ -100,6 +100,13 @@ BEAT = 0.05
 """Seconds after which a loop turns that has nothing to do but wait."""
 
 
+class Renewable(Protocol):
+    """What calls back on a loop."""
+
+    def renew(self) -> None:
+        """Call back again where the loop has lost the callback."""
+
+
 class Heartbeat:
     """Has its loop turn now and then while a task waits in the block, so that an interrupt gets through.
 
@@ -107,13 +114,17 @@ class Heartbeat:
     would go on until what it awaits has ended. One timer serves all waiters of a loop, and runs out with the last.
     """
 
-    __slots__ = ("__weakref__", "_armed", "_loop", "_waiting")
+    __slots__ = ("__weakref__", "_armed", "_loop", "_waiting", "_watched")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        # Signal handlers run on the main thread, so no other loop needs a heartbeat.
-        self._armed = threading.current_thread() is not threading.main_thread()
+        self._armed = False
         self._waiting = 0
+        self._watched: weakref.WeakSet[Renewable] = weakref.WeakSet()
+
+    def watch(self, driver: Renewable) -> None:
+        """Have a driver look, in each turn that is made, whether the loop has lost a callback of its own."""
+        self._watched.add(driver)
 
     def __enter__(self) -> None:
         self._waiting += 1
@@ -127,14 +138,17 @@ class Heartbeat:
 
     def _arm(self) -> None:
         loop = self._loop()
-        if loop is not None:
-            self._armed = True
+        self._armed = True
+        # Signal handlers run on the main thread, so no other loop needs a heartbeat.
+        if loop is not None and threading.current_thread() is threading.main_thread():
             loop.call_later(BEAT, self._beat, context=Context())  # that of a waiter would keep its scope
 
     def _beat(self) -> None:
         self._armed = False
         if self._waiting:
             self._arm()
+            for driver in list(self._watched):
+                driver.renew()
 
 
 _heartbeats: weakref.WeakKeyDictionary[AbstractEventLoop, Heartbeat] = weakref.WeakKeyDictionary()
@@ -224,11 +238,15 @@ def start_task(
     coroutine: Coroutine[object, object, Result],
     context: Context,
     done: Callable[[Task[Result]], None],
-) -> Task[Result]:
-    """Run the coroutine as a task of the running loop."""
+) -> Callable[[], None]:
+    """Run the coroutine as a task of the running loop; returns a function that cancels it."""
     task = loop.create_task(coroutine, context=context)
     task.add_done_callback(done)
-    return task
+
+    def cancel() -> None:
+        call_soon(loop, task.cancel)
+
+    return cancel
 
 
 async def done_elsewhere(submit: Callable[[Callable[[], None]], None], job: Callable[[], Result]) -> Result:

@@ -119,8 +119,10 @@ class Batcher:
             patience.double()
         awaited = self._tickets.awaited(call)
         cell = None if awaited is None else awaited.cell()
-        if cell is not None and cell.value is PENDING and isinstance(cell.home, DeviceQueue):
-            cell.home.keep_going(cell)  # the loop may have been told to, and an interrupt have kept it from that
+        if call.loop is not None and cell is not None and isinstance(cell.home, DeviceQueue):
+            driver = cell.home.driver
+            if driver.loop is call.loop:
+                driver.renew()
 
     def _block_once(self, call: Call, patience: Patience) -> bool:
         """Block until a ticket has ended that the call waits for; False when that took too long."""

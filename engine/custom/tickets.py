@@ -22,9 +22,9 @@ from handles.cell import Cell
 class Ticket:
     """One op that runs batches; which calls they have is settled when they begin."""
 
-    __slots__ = ("alone", "by", "calls", "cell", "demand", "over", "sent")
+    __slots__ = ("alone", "by", "calls", "cell", "demand", "made", "over", "sent")
 
-    def __init__(self, alone: Call | None = None, by: Call | None = None) -> None:
+    def __init__(self, alone: Call | None = None, by: Call | None = None, made: float = 0.0) -> None:
         self.alone = alone
         """The call that is to run by itself; None once it has begun, and for all other tickets."""
         self.calls: list[Call] = []
@@ -33,6 +33,8 @@ class Ticket:
         self.demand: Demand | None = None
         self.by = by
         """The call whose caller is to start it."""
+        self.made = made
+        """When it was made, by the clock of the batcher."""
         self.sent = False
         """True once it is started; an interrupt may keep its caller, or the loop, from that."""
         self.over = False
@@ -62,15 +64,15 @@ class Tickets:
             together = self._waiting.add(call)
             busy = len(self._running)
             full = together >= self._size and busy < core_count()
-            return (self._next(call) if not busy or full else None), full
+            return (self._next(call, call.began) if not busy or full else None), full
 
     def hurry(self, call: Call, now: float) -> Ticket | None:
         """Return the ticket to start for a call that has waited long enough for the batches that run."""
         with self._lock:
             coming = self._coming
-            if coming is not None and not coming.sent and coming.by is not None and now > coming.by.began + LOST:
+            if coming is not None and not coming.sent and coming.by is not None and now > coming.made + LOST:
                 self._coming = None
-            return self._next(call) if call.ticket is None and not call.done else None
+            return self._next(call, now) if call.ticket is None and not call.done else None
 
     def leave(self, call: Call) -> bool:
         """The caller waits no longer: a batch that has not begun goes without it. Returns whether it was not done."""
@@ -97,11 +99,11 @@ class Tickets:
 
     # For tickets
 
-    def _next(self, by: Call | None = None) -> Ticket | None:
+    def _next(self, by: Call | None = None, made: float = 0.0) -> Ticket | None:
         """Make the next ticket, unless one is on its way. Under the lock."""
         if self._coming is not None or not self._waiting:
             return None
-        self._coming = Ticket(by=by)
+        self._coming = Ticket(by=by, made=made)
         return self._coming
 
     def begin(self, ticket: Ticket) -> list[Call]:

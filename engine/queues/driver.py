@@ -17,7 +17,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine.base.loops import LOST, AbstractEventLoop, call_soon, running_loop
+from engine.base.loops import LOST, AbstractEventLoop, call_soon, kept_turning, running_loop
 from engine.queues.slice import SLICE
 from engine.settings.scope import DEFAULT_ERRSTATE, errstate
 from engine.threads.pool import workers
@@ -61,6 +61,8 @@ class Driver:
         self._worker_scheduled = False
         self._going_on: set[int] = set()
         """Workers that have ended an op and will look at the queue again, by their threads."""
+        if loop is not None:
+            kept_turning(loop).watch(self)
 
     # Calling for a drive
 
@@ -84,12 +86,10 @@ class Driver:
             raise
 
     def renew(self) -> None:
-        """On the loop: call again for what the loop was told to do, and an interrupt has kept from being done."""
-        queue = self._queue
-        if queue.scheduled and perf_counter() > self.turn_ends + LOST:
-            queue.scheduled = False
-        if len(queue.tasks):
-            queue.tasks.renew()
+        """On the loop: call for a drive again where an interrupt has ended the one that was called for."""
+        if self._queue.scheduled and perf_counter() > self.turn_ends + LOST:
+            self._queue.scheduled = False
+            self.schedule_next()
 
     def woken(self) -> None:
         """An operand that another queue computed is there, or a record was told so: call for a drive."""
@@ -131,7 +131,9 @@ class Driver:
     def asked(self) -> None:
         """A caller polls, perhaps in a loop that never awaits."""
         loop = self.loop
-        if loop is None or loop.is_closed():
+        if loop is None:
+            self.schedule()
+        elif loop.is_closed():
             self._queue.detach()
             self.schedule()
         elif loop is not running_loop():

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import BlockingSyncError
-from engine.base.loops import LOST, call_soon, running_loop, start_task
+from engine.base.loops import call_soon, running_loop, start_task
 from engine.failures import describe, failed
 from engine.memory.references import HELD_BY_TASK
 from engine.queues.execution import adopt_results, enter_async_kernel, start_coroutine
@@ -31,12 +30,6 @@ class LoopTasks:
     def __init__(self, queue: DeviceQueue) -> None:
         self._queue = queue
         self._entries: dict[Cell, Entry] = {}
-        self._called: dict[Cell, tuple[float, list[Any]]] = {}
-        """Those that the loop has not started yet: when it was told to, and the operands."""
-        self._tasks: dict[Cell, asyncio.Task[Any]] = {}
-        """Those that it has."""
-        self._looked = 0.0
-        """When it was looked for what an interrupt has kept from being done."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -52,34 +45,13 @@ class LoopTasks:
         if loop is None:
             return False
         self._entries[entry.record] = entry
-        self._called[entry.record] = perf_counter(), values
         called = False
         try:
-            called = call_soon(loop, self._start_on_loop, entry)
+            called = call_soon(loop, self._start_on_loop, entry, values)
         finally:
-            if not called:  # also after an interrupt: a call that comes nevertheless finds nothing to start
+            if not called:  # also after an interrupt: then it is called for another time
                 self._entries.pop(entry.record, None)
-                self._called.pop(entry.record, None)
         return called
-
-    def renew(self) -> None:
-        """On the loop: start and end again what it was told to and has not, as an interrupt came.
-
-        A call that comes twice, as the loop was only late, changes nothing. There may be many: it looks now and then.
-        """
-        now = perf_counter()
-        if now < self._looked + LOST:
-            return
-        self._looked = now
-        for cell, (called, values) in list(self._called.items()):
-            entry = self._entries.get(cell)
-            if entry is not None and now > called + LOST:
-                self._called[cell] = now, values
-                self._start_on_loop(entry)
-        for cell, task in list(self._tasks.items()):
-            entry = self._entries.get(cell)
-            if entry is not None and task.done():
-                self._end_on_loop(entry, task)
 
     def check_can_end(self, record: Cell) -> None:
         """Raise `BlockingSyncError` when an async op cannot end while this thread is blocked."""
@@ -98,23 +70,23 @@ class LoopTasks:
 
     def forget_all(self) -> None:
         """Their loop has ended, and will end none of them. Under the queue's lock, when they were cancelled."""
-        for entry in self.start_over():
+        entries = list(self._entries.values())
+        self._entries.clear()
+        for entry in entries:
             self._queue.starting.release(entry)
             self._queue.completions.complete_started(entry.record, None)
 
     def start_over(self) -> list[Entry]:
         """In a forked child: their loop stayed behind."""
         entries = list(self._entries.values())
-        for each in (self._entries, self._called, self._tasks):
-            each.clear()
+        self._entries.clear()
         return entries
 
-    def _start_on_loop(self, entry: Entry) -> None:
+    def _start_on_loop(self, entry: Entry, values: list[Any]) -> None:
         cell = entry.record
         queue = self._queue
-        called = self._called.get(cell)
-        if called is None:
-            return  # it was cancelled with its loop
+        if cell not in self._entries or cell.extend().task is not None:
+            return  # it was cancelled with its loop, or called for twice
         if cell.value is not PENDING:
             self._end(entry, None)
             return
@@ -125,15 +97,12 @@ class LoopTasks:
         try:
             context = cell.extend().context or copy_context()
             context.run(enter_async_kernel, cell)
-            coroutine = context.run(start_coroutine, cell, called[1], queue.device, queue.backend)
-            del self._called[cell]  # where an interrupt came before this, it is started another time
-            task = self._tasks[cell] = start_task(loop, coroutine, context, partial(self._end_on_loop, entry))
-            cell.extend().task = partial(call_soon, loop, task.cancel)
+            coroutine = context.run(start_coroutine, cell, values, queue.device, queue.backend)
+            cell.extend().task = start_task(loop, coroutine, context, partial(self._end_on_loop, entry))
         except Exception as error:  # noqa: BLE001 - the op's failure
             self._end(entry, failed(cell, error))
         except BaseException:
-            if cell not in self._called:
-                self._end(entry, cancellation(cell, "an interrupt came when the loop was starting it"))
+            self._end(entry, cancellation(cell, "an interrupt came when the loop was starting it"))
             raise
 
     def _end_on_loop(self, entry: Entry, task: asyncio.Task[Any]) -> None:
@@ -156,8 +125,7 @@ class LoopTasks:
         queue = self._queue
         queue.starting.release(entry)
         with queue.lock:
-            for each in (self._entries, self._called, self._tasks):
-                each.pop(entry.record, None)
+            self._entries.pop(entry.record, None)
             queue.completions.complete_started(entry.record, outcome)
         queue.bells.ring()
         queue.driver.admit()

@@ -149,17 +149,17 @@ class Workers:
                 return
             self._started += 1
             worker = Worker(self, self._started)
-            worker.inbox.put(job)  # before there is a thread: after an interrupt it would wait for a job for ever
-            self._all.add(worker)
+        worker.inbox.put(job)  # before there is a thread: after an interrupt it would wait for a job for ever
         # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
         try:
             worker.thread.start()
-        finally:
-            if worker.thread.ident is None:  # the system has no thread, or an interrupt came
-                with self._lock:
-                    self._all.discard(worker)
+        except RuntimeError:
+            worker.inbox.get()  # nobody else will, and the job keeps its operands
+            raise
 
     def serve(self, worker: Worker) -> None:
+        with self._lock:
+            self._all.add(worker)
         job = worker.inbox.get()
         while job is not None:
             with self._lock:

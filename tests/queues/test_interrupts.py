@@ -5,6 +5,7 @@ CPython looks for signals, from another first one on, and asks then for all that
 """
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -195,8 +196,9 @@ def test_an_interrupt_loses_nothing_and_does_nothing_twice(
         runs.clear()
         kept: Kept = {}
         with engine.Executor(config, execution_mode=mode):  # which waits for what is left, when it is closed
+            # In a context of its own: where an interrupt comes as a block is left, its settings stay.
             with Interrupt(at) as interrupt:
-                program(kept)
+                copy_context().run(program, kept)
             try:
                 look(kept)
             except Exception as error:
