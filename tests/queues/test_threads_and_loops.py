@@ -579,3 +579,20 @@ def test_after_a_defect_of_the_engine_on_a_worker_another_worker_is_sent(monkeyp
 
     assert asyncio.run(main()) == [MANY]
     assert shown == [RuntimeError]
+
+
+def test_asking_for_an_async_op_leaves_it_alone_where_a_worker_runs_it() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    @engine.op
+    async def later(x: Any) -> Any:
+        begun.set()
+        await asyncio.to_thread(go.wait)
+        return x + 1
+
+    with engine.Executor(execution_mode=engine.ASYNC):  # on no loop
+        handle = later(1.0)
+        assert begun.wait(30)
+        assert not handle.is_ready()
+        go.set()
+        assert float(handle) == 2.0
