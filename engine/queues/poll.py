@@ -34,8 +34,8 @@ SOON = 512
 """Records that may be pending for a small one to be left to the next drives, which come to it within some slices."""
 TURNS = 4
 """Turns of the loop that a task lets pass for a small record before it waits to be woken."""
-PATIENCE = 4 * SLICE
-"""Seconds that the caller who asks for a shape waits for another drive."""
+PATIENCE = 0.03
+"""Seconds that the caller who asks for a shape waits for another drive, whose thread may have to wait for a core."""
 
 
 class Poll:
@@ -203,7 +203,7 @@ class Poll:
         return inferred
 
     def _run_up_to(self, record: Cell) -> None:
-        """Run what can run in place now. Another drive is waited for as long as its slice may take: it may be ours."""
+        """Run what can run in place now. Another drive is waited for as long as it may take: it may be ours."""
         queue = self._queue
         gives_up = perf_counter() + PATIENCE
         while record.value is PENDING:
