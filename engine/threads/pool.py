@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 
 from engine.threads.cores import allowed_cores, apart
@@ -153,8 +153,11 @@ class Workers:
         # Outside the lock: the new thread may, before it says that it runs, collect an executor, which takes it.
         try:
             worker.thread.start()
-        except RuntimeError:
-            worker.inbox.get()  # nobody else will, and the job keeps its operands
+        except RuntimeError as error:
+            try:
+                worker.inbox.get_nowait()  # nobody else will, and the job keeps its operands
+            except Empty:  # the thread runs: an interrupt has upset the lock on which `threading` waits for it
+                raise KeyboardInterrupt from error
             raise
 
     def serve(self, worker: Worker) -> None:
