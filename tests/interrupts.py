@@ -10,6 +10,7 @@ import functools
 import gc
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Self
@@ -36,10 +37,11 @@ def places(code: CodeType) -> dict[int, str]:
 
 
 class Interrupt:
-    """Interrupts the block at one place; `came` says whether the block came to it."""
+    """Interrupts the block at one place, of those in functions `within` where given; `came` says which it was."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, within: Collection[str] = ()) -> None:
         self._left = at
+        self._within = within
         self._returned = False
         """True where a function of Python has returned: CPython does not look behind the call of one."""
         self._armed = False
@@ -70,7 +72,8 @@ class Interrupt:
     def _step(self, frame: FrameType, event: str, _argument: object) -> Any:
         if self._armed and event == "opcode":
             looked = places(frame.f_code).get(frame.f_lasti)
-            if looked is not None and not (looked in CALLS and self._returned) and not _is_spared(frame):
+            there = not self._within or frame.f_code.co_name in self._within
+            if there and looked is not None and not (looked in CALLS and self._returned) and not _is_spared(frame):
                 self._left -= 1
                 if self._left == 0:
                     self._armed = False

@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import inspect
-import itertools
-import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -21,6 +18,7 @@ from engine.settings.scope import scope_var
 from engine.testing import GateOp
 from handles import Handle
 from tests.common import explode
+from tests.interrupts import Interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -48,24 +46,6 @@ def current_task_is_cancelled() -> bool:
     task = asyncio.current_task()
     assert task is not None
     return task.cancelling() > 0
-
-
-@contextlib.contextmanager
-def interrupted_at(step: int, names: Collection[str]) -> Iterator[None]:
-    """Raise `KeyboardInterrupt` at the call of a function of these names that comes after so many others."""
-    calls = itertools.count()
-
-    def trace(frame: FrameType, _event: str, _: object) -> None:
-        if frame.f_code.co_name in names and next(calls) == step:
-            sys.settrace(before)
-            raise KeyboardInterrupt
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 # The quiet end
@@ -119,7 +99,7 @@ async def test_an_op_that_nobody_waits_for_is_not_demanded_because_it_is_in_a_sc
     assert scope.in_flight == 0
 
 
-@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("step", range(9))
 @pytest.mark.parametrize(
     "dispatch",
     [
@@ -137,7 +117,7 @@ async def test_an_interrupt_while_an_op_ends_leaves_none_to_be_waited_for(
         async with engine.scope() as scope:
             handle = dispatch()
             queue: Any = handle._cell.home
-            with contextlib.suppress(KeyboardInterrupt), interrupted_at(step, {"settle", "tell_group", "note"}):
+            with Interrupt(step + 1, within={"settle", "tell_group", "note"}):
                 queue.drive(60.0)
             queue.drive(60.0)
             left = scope.in_flight

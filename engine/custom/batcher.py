@@ -13,6 +13,7 @@ thread.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
@@ -117,12 +118,6 @@ class Batcher:
             if ticket is not None:
                 self._start(ticket, call)
             patience.double()
-        awaited = self._tickets.awaited(call)
-        cell = None if awaited is None else awaited.cell()
-        if call.loop is not None and cell is not None and isinstance(cell.home, DeviceQueue):
-            driver = cell.home.driver
-            if driver.loop is call.loop:
-                driver.renew()
 
     def _block_once(self, call: Call, patience: Patience) -> bool:
         """Block until a ticket has ended that the call waits for; False when that took too long."""
@@ -162,7 +157,7 @@ class Batcher:
     def _start(self, ticket: Ticket, head: Call) -> None:
         """Dispatch a ticket, in the context of a call."""
         try:
-            ticket.sent = True
+            ticket.lost_after = math.inf
             head.context.copy().run(self._dispatch, ticket, head)
         except Exception as error:  # noqa: BLE001 - the calls fail with it
             self._kernel.fail(self._tickets.refused(ticket, for_all=True), error, None)

@@ -9,6 +9,7 @@ guarded by the lock of `Tickets`, which is never held while the engine is called
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -22,21 +23,20 @@ from handles.cell import Cell
 class Ticket:
     """One op that runs batches; which calls they have is settled when they begin."""
 
-    __slots__ = ("alone", "by", "calls", "cell", "demand", "made", "over", "sent")
+    __slots__ = ("alone", "calls", "cell", "demand", "lost_after", "over")
 
-    def __init__(self, alone: Call | None = None, by: Call | None = None, made: float = 0.0) -> None:
+    def __init__(self, alone: Call | None = None, lost_after: float = math.inf) -> None:
         self.alone = alone
         """The call that is to run by itself; None once it has begun, and for all other tickets."""
         self.calls: list[Call] = []
         """The calls of its batch."""
         self.cell: Callable[[], Cell | None] = lambda: None
         self.demand: Demand | None = None
-        self.by = by
-        """The call whose caller is to start it."""
-        self.made = made
-        """When it was made, by the clock of the batcher."""
-        self.sent = False
-        """True once it is started; an interrupt may keep its caller, or the loop, from that."""
+        self.lost_after = lost_after
+        """When it is taken to be lost, by the clock of the batcher; never once it is started.
+
+        An interrupt may keep its caller, or the loop, from starting it.
+        """
         self.over = False
         """True once its op has ended; where that was cancelled, its code may still run, and takes no more calls."""
 
@@ -64,15 +64,14 @@ class Tickets:
             together = self._waiting.add(call)
             busy = len(self._running)
             full = together >= self._size and busy < core_count()
-            return (self._next(call, call.began) if not busy or full else None), full
+            return (self._next(call.began) if not busy or full else None), full
 
     def hurry(self, call: Call, now: float) -> Ticket | None:
         """Return the ticket to start for a call that has waited long enough for the batches that run."""
         with self._lock:
-            coming = self._coming
-            if coming is not None and not coming.sent and coming.by is not None and now > coming.made + LOST:
+            if self._coming is not None and now > self._coming.lost_after:
                 self._coming = None
-            return self._next(call, now) if call.ticket is None and not call.done else None
+            return self._next(now) if call.ticket is None and not call.done else None
 
     def leave(self, call: Call) -> bool:
         """The caller waits no longer: a batch that has not begun goes without it. Returns whether it was not done."""
@@ -80,8 +79,6 @@ class Tickets:
             left = not call.done
             call.done = True
             self._waiting.remove(call)
-            if call.loop is None and self._coming is not None and self._coming.by is call and not self._coming.sent:
-                self._coming = None  # an interrupt: a call that waits starts another one when its patience is over
             return left
 
     def awaited(self, call: Call) -> Ticket | None:
@@ -99,17 +96,16 @@ class Tickets:
 
     # For tickets
 
-    def _next(self, by: Call | None = None, made: float = 0.0) -> Ticket | None:
+    def _next(self, now: float = math.inf) -> Ticket | None:
         """Make the next ticket, unless one is on its way. Under the lock."""
         if self._coming is not None or not self._waiting:
             return None
-        self._coming = Ticket(by=by, made=made)
+        self._coming = Ticket(lost_after=now + LOST)
         return self._coming
 
     def begin(self, ticket: Ticket) -> list[Call]:
         """Settle which calls the next batch of a ticket has; none where none waits."""
         with self._lock:
-            ticket.by = None
             if self._coming is ticket:
                 self._coming = None
             if ticket.over:

@@ -90,8 +90,6 @@ class Poll:
         driver = queue.driver
         loop = asyncio_loop()
         cells = tuple(cells)
-        if loop is driver.loop:
-            driver.renew()
         if loop is driver.loop and not driver.turn_is_over():
             driver.drive(SLICE, cells[0])
         left = [cell for cell in cells if cell.value is PENDING]

@@ -168,8 +168,8 @@ class Starting:
             if entry.grants and entry not in self._backlog.running:
                 self.release(entry)
         for lane, claim in self._claims.items():
-            limit = [lane.key.limit] if isinstance(lane.key, Op) and lane.key.limit is not None else []
-            for slots in (core_slots, self._calls, *([self._width] if self._width is not None else []), *limit):
+            limit = lane.key.limit if isinstance(lane.key, Op) else None
+            for slots in filter(None, (core_slots, self._calls, self._width, limit)):  # it may wait for any of them
                 slots.leave(claim)
             claim.slots = None
         self._blocked.clear()
