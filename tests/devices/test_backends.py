@@ -844,7 +844,8 @@ async def test_a_batch_is_chosen_in_many_slices(
         before = backlog.slices
         if error is None:
             assert await handles[-1] == [40.0]
-            assert (backend.batches, backlog.slices - before > 30) == ([41], True)  # some are chosen while it awaits
+            # Up to five drives of the await do not count.
+            assert (backend.batches, backlog.slices - before > 35) == ([41], True)
         else:
             for handle in handles[10:]:
                 with pytest.raises(error):
